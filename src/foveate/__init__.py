@@ -1,0 +1,55 @@
+"""Foveate: images that are cheap to send and store for the network that will look at them.
+
+A saliency map says where a classifier looks; a pre-filter keeps values and edges there and smooths
+the rest; any standard codec then needs fewer bytes and any standard decoder reads them.
+
+Names are imported when first used, so that ``import foveate`` loads none of the libraries it builds on.
+
+Example:
+    >>> import torch, foveate
+    >>> images = torch.rand(2, 3, 48, 64)
+    >>> encoded = foveate.Compressor("jpeg:30").encode(images)
+    >>> [e.size for e in encoded]
+    [(48, 64), (48, 64)]
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ActivationMap": "saliency",
+    "GradCam": "saliency",
+    "Saliency": "saliency",
+    "Prefilter": "prefilter",
+    "Codec": "codecs",
+    "CodecError": "codecs",
+    "Jpeg": "codecs",
+    "codec": "codecs",
+    "Compressor": "compressor",
+    "Encoded": "compressor",
+}
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:
+    from foveate.codecs import Codec as Codec
+    from foveate.codecs import CodecError as CodecError
+    from foveate.codecs import Jpeg as Jpeg
+    from foveate.codecs import codec as codec
+    from foveate.compressor import Compressor as Compressor
+    from foveate.compressor import Encoded as Encoded
+    from foveate.prefilter import Prefilter as Prefilter
+    from foveate.saliency import ActivationMap as ActivationMap
+    from foveate.saliency import GradCam as GradCam
+    from foveate.saliency import Saliency as Saliency
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'foveate' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"foveate.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,181 @@
+"""The command line: ``foveate demo`` and ``foveate evaluate``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from foveate import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: as on the command line, without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, or 2 when the input is at fault (with one line on standard error that says how).
+    """
+    args = _parser().parse_args(arguments)
+    try:
+        job = args.prepare(args)
+    except (ValueError, TypeError, OSError) as error:
+        # Preparing reads nothing but what the user gave, so what goes wrong there is told, not traced.
+        print(f"foveate: error: {error}", file=sys.stderr)
+        return 2
+    return int(job() or 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="foveate",
+        description="Make images cheap to send and store for the network that will look at them.",
+    )
+    parser.add_argument("--version", action="version", version=f"foveate {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="the main job on generated scenes, with no network and no data")
+    demo.add_argument(
+        "--out", type=Path, default=Path("foveate-demo"), help="folder to write to (default: %(default)s)"
+    )
+    demo.add_argument("--scenes", type=int, default=200, help="number of scenes (default: %(default)s)")
+    demo.add_argument("--strength", type=float, default=0.5, help="of the pre-filter, 0 to 1 (default: %(default)s)")
+    demo.set_defaults(prepare=_demo)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="rate and accuracy on your photos, for your classifiers",
+        description="Compress whole photos, decode them, and ask classifiers again. A model is a torchvision name (its "
+        "default pretrained weights), FILE.py:FUNCTION[:ARGUMENT] or package.module:FUNCTION[:ARGUMENT].",
+    )
+    evaluate.add_argument("images", metavar="IMAGES", type=Path, help="folder with one subfolder of photos a class")
+    evaluate.add_argument("--model", metavar="M", required=True, help="makes the saliency maps, and judges")
+    evaluate.add_argument(
+        "--judge", metavar="M", action="append", default=[], help="judges too; may be given several times"
+    )
+    evaluate.add_argument(
+        "--codec",
+        action="append",
+        help="short string such as jpeg or jpeg:subsampling=4:4:4; may be given several times (default: jpeg)",
+    )
+    evaluate.add_argument("--quality", type=_numbers(int), default=[12, 25, 50, 75], help="default: 12,25,50,75")
+    evaluate.add_argument(
+        "--strength", type=_numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5"
+    )
+    evaluate.add_argument(
+        "--scale", type=_numbers(float), default=[1.0], help="stored side over source side, default: 1"
+    )
+    evaluate.add_argument("--filter", default="blend", help="blend, scale-space or guided (default: %(default)s)")
+    evaluate.add_argument("--saliency", choices=("grad-cam", "activation"), default="grad-cam")
+    evaluate.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="at most N photos, spread evenly over the classes")
+    evaluate.add_argument(
+        "--out", type=Path, default=Path("foveate-report"), help="folder to write to (default: %(default)s)"
+    )
+    own = evaluate.add_argument_group("preprocessing of models that are not torchvision's own")
+    own.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
+    own.add_argument("--crop", type=int, default=224, help="side of the centre crop (default: %(default)s)")
+    own.add_argument("--mean", type=_numbers(float), help="three numbers (default: ImageNet's)")
+    own.add_argument("--std", type=_numbers(float), help="three numbers (default: ImageNet's)")
+    evaluate.set_defaults(prepare=_evaluate)
+    return parser
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        try:
+            return list(dict.fromkeys(kind(part) for part in text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
+
+    return parse
+
+
+def _demo(args: argparse.Namespace) -> Callable[[], None]:
+    from foveate.demo.run import run
+    from foveate.evaluation.report import text_table
+
+    if args.scenes < 10:
+        raise ValueError(f"--scenes: expected at least 10, one a class, got {args.scenes}")
+    if not 0 < args.strength <= 1:
+        raise ValueError(f"--strength: expected a number in (0, 1], got {args.strength}")
+
+    def job() -> None:
+        results = run(args.out, args.scenes, args.strength)
+        print(text_table(results, metric="top1"))
+        _say_where(args.out)
+
+    return job
+
+
+def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
+    from tqdm import tqdm
+
+    from foveate.codecs import codec
+    from foveate.compressor import Compressor
+    from foveate.evaluation import Judge, PhotoFolder, measure, summarise
+    from foveate.evaluation.report import page, text_table
+    from foveate.models import IMAGENET_MEAN, IMAGENET_STD, Preprocess, classifier
+    from foveate.prefilter import Prefilter
+    from foveate.saliency import ActivationMap, GradCam
+
+    codecs = [codec(text) for text in args.codec or ["jpeg"]]
+    photos = PhotoFolder(args.images, args.limit)
+    own = Preprocess(args.resize, args.crop, tuple(args.mean or IMAGENET_MEAN), tuple(args.std or IMAGENET_STD))
+    specs = list(dict.fromkeys([args.model, *args.judge]))
+    judges = [Judge(classifier(spec, None if ":" not in spec else own), spec == args.model) for spec in specs]
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--judge: two judges are called alike: {', '.join(names)}")
+    maker = judges[0].classifier
+    how = {"preprocess": maker.preprocess.whole(), "layer": args.layer}
+    saliency = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency](maker.model, **how)
+    compressors = [
+        Compressor(each.with_quality(quality), Prefilter(saliency, strength, args.filter) if strength else None, scale)
+        for each in codecs
+        for strength in args.strength
+        for scale in args.scale
+        for quality in args.quality
+    ]
+    outputs = {judge.classifier.classes() for judge in judges}
+    if len(outputs) > 1:
+        raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
+    photos.number_classes(outputs.pop())
+    if all(photo is None for photo in photos):
+        raise ValueError(f"IMAGES: no file of {args.images} is a readable picture, such as {photos.skipped[0]}")
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def job() -> int:
+        count = len(photos)
+        exhibits = {k * count // 6 for k in range(6)}
+        with tqdm(total=count, desc="photos", unit="photo") as bar:
+            measured = measure(photos, judges, compressors, sorted(exhibits), bar.update)
+        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "prepare"}
+        settings |= {"codec": [c.family for c in codecs], "layer": saliency.layer_name}
+        results = summarise(measured, settings, photos.skipped)
+        results.write(args.out / "results.json")
+        lead = (
+            f"{len(measured.labels)} whole photos from {args.images}, compressed, decoded, and shown to "
+            f"{' and '.join(names)}. The maps are {names[0]}'s own."
+        )
+        report = page(results, measured, "Rate and accuracy", lead, photos.class_names())
+        (args.out / "report.html").write_text(report, encoding="utf-8")
+        for name, reason in photos.skipped:
+            print(f"skipped {name}: {reason}", file=sys.stderr)
+        print(text_table(results))
+        if photos.skipped:
+            print(f"{len(photos.skipped)} of {count} files could not be read and were left out")
+        _say_where(args.out)
+        return 0
+
+    return job
+
+
+def _say_where(out: Path) -> None:
+    print(f"wrote {out / 'report.html'} and {out / 'results.json'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

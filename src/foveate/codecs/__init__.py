@@ -1,0 +1,40 @@
+"""Image codecs: a uint8 picture to a bitstream and back, in memory, behind one protocol.
+
+A new codec joins by one class, a subclass of :class:`Codec` in a file of its own, and one line in ``CODECS``.
+"""
+
+from foveate.codecs._codec import MAX_PIXELS, Codec, CodecError
+from foveate.codecs.jpeg import Jpeg
+
+__all__ = ["CODECS", "MAX_PIXELS", "Codec", "CodecError", "Jpeg", "codec"]
+
+CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Jpeg,)}
+
+
+def codec(text: "str | Codec") -> Codec:
+    """Return the codec that a short string describes.
+
+    Args:
+        text: ``name``, ``name:quality`` or ``name:quality,knob=value,...``: the names are those of ``CODECS``, the
+            knobs those of the codec's class. A name alone takes the class's defaults. A codec is returned as it is.
+
+    Returns:
+        The codec; ``str()`` of it gives a string that this function reads back to an equal codec.
+
+    Raises:
+        ValueError: if the name, a knob or a value is not one the codec has.
+
+    Example:
+        >>> codec("jpeg:30,subsampling=4:4:4")
+        Jpeg(quality=30, subsampling='4:4:4', progressive=False, tables=None)
+        >>> str(codec("jpeg"))
+        'jpeg:50'
+    """
+    if isinstance(text, Codec):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"codec: expected a string such as 'jpeg:50' or a Codec, got {type(text).__name__}")
+    name, _, rest = text.partition(":")
+    if name not in CODECS:
+        raise ValueError(f"codec: there is no {name!r} (in {text!r}); choose one of {', '.join(CODECS)}")
+    return CODECS[name].parse(rest)

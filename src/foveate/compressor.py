@@ -1,0 +1,174 @@
+"""Pre-filter, store and fetch: pictures to bitstreams of a standard codec and back to their own size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from foveate.codecs import Codec, codec
+from foveate.filters import resize
+from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
+from foveate.prefilter import Prefilter
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One compressed picture: any standard decoder reads ``data``.
+
+    Attributes:
+        data: the complete bitstream.
+        size: height and width of the source picture in pixels; that of the stored one is smaller where it was scaled.
+        codec: the codec that wrote it.
+        strength: of the pre-filter; 0 without one.
+        scale: stored side over source side.
+
+    Example:
+        >>> import torch
+        >>> encoded = Compressor("jpeg:50").encode(torch.rand(1, 3, 40, 50))[0]
+        >>> encoded.bpp == 8 * len(encoded.data) / (40 * 50)
+        True
+    """
+
+    data: bytes
+    size: tuple[int, int]
+    codec: Codec
+    strength: float = 0.0
+    scale: float = 1.0
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the source picture, whatever size is stored."""
+        return self.size[0] * self.size[1]
+
+    @property
+    def bpp(self) -> float:
+        """Bits a pixel of the source picture."""
+        return 8 * len(self.data) / self.pixels
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, JSON-able."""
+        return {"codec": str(self.codec), "strength": self.strength, "scale": self.scale}
+
+
+class Compressor:
+    """A codec, with a pre-filter before it where one is given.
+
+    Args:
+        codec: a codec or its short string, such as ``"jpeg:30"``.
+        prefilter: None stores the picture as it is.
+        scale: in (0, 1]: the sides of the stored picture over those of the source. The decoder's side gets the picture
+            back at source size, and the rate stays per source pixel. Scaling comes after the filter.
+
+    Raises:
+        TypeError: if ``prefilter`` is none.
+        ValueError: if the codec's string or the scale does not fit.
+
+    Example:
+        >>> import torch
+        >>> compressor = Compressor("jpeg:30", scale=0.5)
+        >>> encoded = compressor.encode(torch.rand(2, 3, 33, 48))
+        >>> [tuple(picture.shape) for picture in compressor.decode(encoded)]
+        [(3, 33, 48), (3, 33, 48)]
+    """
+
+    def __init__(self, codec: str | Codec = "jpeg", prefilter: Prefilter | None = None, scale: float = 1.0) -> None:
+        self.codec = _codec(codec)
+        if prefilter is not None and not isinstance(prefilter, Prefilter):
+            raise TypeError(f"prefilter: expected a foveate.Prefilter or None, got {type(prefilter).__name__}")
+        if isinstance(scale, bool) or not 0 < scale <= 1:
+            raise ValueError(f"scale: expected a number in (0, 1], got {scale!r}")
+        self.prefilter = prefilter
+        self.scale = float(scale)
+
+    def at(self, quality: int | None = None, strength: float | None = None) -> Self:
+        """Return this compressor at another operating point; what is None stays.
+
+        Raises:
+            ValueError: if a strength is given and there is no pre-filter, or a value is out of range.
+        """
+        other = type(self)(self.codec, self.prefilter, self.scale)
+        if quality is not None:
+            other.codec = self.codec.with_quality(quality)
+        if strength is not None:
+            if self.prefilter is None:
+                raise ValueError("strength: this Compressor has no prefilter; give it one")
+            other.prefilter = replace(self.prefilter, strength=strength)
+        return other
+
+    def encode(self, images: Tensor | Sequence[Picture], maps: Tensor | None = None) -> list[Encoded]:
+        """Compress pictures.
+
+        Args:
+            images: a batch (B, C, H, W), or a sequence of pictures of any sizes: tensors (C, H, W), uint8 arrays
+                (H, W, C) or PIL images. C is 3 or 1; tensors are uint8 or float in [0, 1], and floats are rounded to
+                uint8 for the codec. A batch is filtered as one, a sequence picture by picture.
+            maps: saliency maps (B, 1, h, w) to use instead of asking the pre-filter's saliency.
+
+        Returns:
+            One bitstream a picture, in order.
+
+        Raises:
+            TypeError, ValueError: if a picture is none, or the pre-filter or the codec refuses it.
+        """
+        pictures = as_batch(images)
+        if self.prefilter is not None and self.prefilter.strength > 0:
+            if isinstance(images, Tensor):
+                pictures = list(self.prefilter(images, maps))
+            else:
+                chosen = [None] * len(pictures) if maps is None else [m[None] for m in maps]
+                pictures = [self.prefilter(p[None], m)[0] for p, m in zip(pictures, chosen, strict=True)]
+        return self.store(pictures)
+
+    def store(self, pictures: Tensor | Sequence[Tensor]) -> list[Encoded]:
+        """Scale and encode pictures that went through the pre-filter already; :meth:`encode` does both.
+
+        Args:
+            pictures: (B, C, H, W), or tensors (C, H, W) of any sizes, uint8 or float in [0, 1].
+
+        Returns:
+            One bitstream a picture, in order, marked with this compressor's strength.
+        """
+        return [self._store(picture) for picture in pictures]
+
+    def decode(self, encoded: Sequence[Encoded]) -> list[Tensor]:
+        """Decompress pictures to their source sizes.
+
+        Args:
+            encoded: what :meth:`encode` returned, of this or another compressor.
+
+        Returns:
+            One uint8 tensor (C, H, W) on the CPU a bitstream, in order.
+
+        Raises:
+            CodecError: if a bitstream is damaged.
+        """
+        return [_fetch(one) for one in encoded]
+
+    def _store(self, picture: Tensor) -> Encoded:
+        height, width = picture.shape[-2:]
+        if self.scale < 1:
+            size = max(1, round(height * self.scale)), max(1, round(width * self.scale))
+            picture = resize(to_float(picture)[None], size)[0]
+        return Encoded(
+            self.codec.encode(to_array(picture)),
+            (height, width),
+            self.codec,
+            0.0 if self.prefilter is None else self.prefilter.strength,
+            self.scale,
+        )
+
+    def __repr__(self) -> str:
+        return f"Compressor({str(self.codec)!r}, {self.prefilter!r}, scale={self.scale:g})"
+
+
+def _fetch(encoded: Encoded) -> Tensor:
+    picture = from_array(encoded.codec.decode(encoded.data))
+    if tuple(picture.shape[-2:]) == encoded.size:
+        return picture
+    return like(resize(to_float(picture)[None], encoded.size)[0], torch.uint8)
+
+
+_codec = codec

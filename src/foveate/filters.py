@@ -1,0 +1,202 @@
+"""Differentiable smoothing filters with a strength of their own at every pixel, on Kornia's blurs.
+
+Convention: images are float tensors (B, C, H, W) of any H, W >= 1, on any device. float16 and bfloat16 are computed in
+float32 and cast back; autocast is off inside, so the result has the dtype of the image.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_HALF = (torch.float16, torch.bfloat16)
+# The variance of a window carries about this much rounding noise; an eps below it would amplify the noise.
+_SMALLEST_EPS = {torch.float32: 1e-6, torch.float64: 1e-12}
+
+
+def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor) -> Tensor:
+    r"""Smooth ``image`` but not across the edges of ``guide``, by an amount given for every pixel.
+
+    In every window of side :math:`2r+1` the output is the linear function of the guide nearest to the image, its slope
+    damped by ``eps`` (He, Sun, Tang, "Guided Image Filtering", ECCV 2010). For a constant ``eps`` this is
+    ``kornia.filters.guided_blur(guide, image, 2 * radius + 1, eps)``, which takes no map.
+
+    Args:
+        image: what is smoothed, float (B, C, H, W).
+        guide: whose edges are kept, float (B, 1, H, W) or (B, G, H, W). Often ``image`` itself or its luma.
+        radius: of the window, in pixels, at least 1. The border is mirrored (without repeating the edge pixel), as
+            often as a picture smaller than the window needs.
+        eps: a number, or a map (B, 1, H, W) or (1, 1, H, W), at least 0, in squared units of the guide: edges of a
+            contrast well above its square root survive. Where it is 0 the image is untouched, values and edges; a
+            large one smooths like a box blur. In float32 values between 0 and 1e-6 count as 1e-6.
+
+    Returns:
+        The filtered image, of the shape and dtype of ``image``.
+
+    Raises:
+        TypeError: if a tensor is not floating point.
+        ValueError: if the shapes, the radius or the sign of ``eps`` do not fit.
+
+    Example:
+        >>> image = torch.rand(1, 3, 32, 32)
+        >>> eps = torch.zeros(1, 1, 32, 32)
+        >>> eps[..., 16:] = 0.1
+        >>> out = guided_filter(image, image, radius=3, eps=eps)
+        >>> bool((out[..., :16] == image[..., :16]).all()), bool(out[..., 20:].std() < image[..., 20:].std())
+        (True, True)
+    """
+    _check_image("image", image)
+    _check_image("guide", guide)
+    if guide.shape[0] != image.shape[0] or guide.shape[-2:] != image.shape[-2:]:
+        raise ValueError(f"guide: expected batch and size of the image {tuple(image.shape)}, got {tuple(guide.shape)}")
+    if isinstance(radius, bool) or not isinstance(radius, int) or radius < 1:
+        raise ValueError(f"radius: expected an integer of at least 1, got {radius!r}")
+    eps = _as_map("eps", eps, image)
+
+    dtype = torch.promote_types(image.dtype, guide.dtype)
+    dtype = torch.float32 if dtype in _HALF else dtype
+    p, g, e = image.to(dtype), guide.to(dtype), eps.to(dtype)
+    floor = _SMALLEST_EPS[dtype]
+    with torch.autocast(image.device.type, enabled=False):
+        solve = _guided_by_one if g.shape[1] == 1 else _guided_by_many
+        slope_times_guide, offset = solve(p, g, e.clamp_min(floor), radius)
+        # Untouched means untouched: the windows of a pixel also reach over neighbours that are smoothed.
+        out = torch.where(e > 0, slope_times_guide + offset, p)
+    return out.to(image.dtype)
+
+
+def _guided_by_one(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    mean_g, mean_p = _box_mean(g, radius), _box_mean(p, radius)
+    var = (_box_mean(g * g, radius) - mean_g * mean_g).clamp_min(0)
+    cov = _box_mean(g * p, radius) - mean_g * mean_p
+    a = cov / (var + eps)
+    b = mean_p - a * mean_g
+    return _box_mean(a, radius) * g, _box_mean(b, radius)
+
+
+def _guided_by_many(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> tuple[Tensor, Tensor]:
+    batch, channels, guides, (h, w) = p.shape[0], p.shape[1], g.shape[1], p.shape[-2:]
+    mean_g, mean_p = _box_mean(g, radius), _box_mean(p, radius)
+    products = (g[:, :, None] * g[:, None]).flatten(1, 2)
+    var = _box_mean(products, radius).unflatten(1, (guides, guides)) - mean_g[:, :, None] * mean_g[:, None]
+    products = (g[:, :, None] * p[:, None]).flatten(1, 2)
+    cov = _box_mean(products, radius).unflatten(1, (guides, channels)) - mean_g[:, :, None] * mean_p[:, None]
+    # One small symmetric system a pixel, with the matrix dimensions last for the solver.
+    ridge = torch.eye(guides, device=p.device, dtype=p.dtype) * eps.movedim(1, -1).unsqueeze(-1)
+    a = torch.linalg.solve(var.permute(0, 3, 4, 1, 2) + ridge, cov.permute(0, 3, 4, 1, 2)).permute(0, 3, 4, 1, 2)
+    b = mean_p - (a * mean_g[:, :, None]).sum(1)
+    mean_a = _box_mean(a.flatten(1, 2), radius).view(batch, guides, channels, h, w)
+    return (mean_a * g[:, :, None]).sum(1), _box_mean(b, radius)
+
+
+def _box_mean(x: Tensor, radius: int) -> Tensor:
+    """Mean over the window around each pixel, the border mirrored as often as a small picture needs."""
+    from kornia.filters import box_blur
+
+    side = 2 * radius + 1
+    if radius < min(x.shape[-2:]):
+        return box_blur(x, side, border_type="reflect", separable=True)
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        period = max(2 * (size - 1), 1)
+        index = torch.arange(-radius, size + radius, device=x.device).remainder(period)
+        x = x.index_select(dim, torch.minimum(index, period - index) if size > 1 else index)
+    return box_blur(x, side, border_type="constant", separable=True)[..., radius:-radius, radius:-radius]
+
+
+def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[float] = _LEVELS) -> Tensor:
+    r"""Blur every pixel with a Gaussian of its own width, from a small stack of blurred copies.
+
+    Between two levels of the stack the two copies are blended linearly in :math:`\sigma^2`, so that the blend has the
+    variance that was asked for; at a level it is the Gaussian itself. (Koenderink, "The structure of images", 1984.)
+
+    Args:
+        image: float (B, C, H, W).
+        sigma: standard deviation in pixels, at least 0: a number, or a map (B, 1, H, W) or (1, 1, H, W). Where it is 0
+            the image is untouched; above the largest level it counts as the largest level.
+        levels: the widths of the stack, positive and rising. Levels that no pixel needs are not computed.
+
+    Returns:
+        The blurred image, of the shape and dtype of ``image``. The border is replicated.
+
+    Raises:
+        TypeError: if a tensor is not floating point.
+        ValueError: if the shapes do not fit, a sigma is negative, or the levels are not positive and rising.
+
+    Example:
+        >>> image = torch.rand(1, 3, 24, 24)
+        >>> ramp = torch.linspace(0, 3, 24).expand(1, 1, 24, 24)
+        >>> out = gaussian_scale_space(image, ramp)
+        >>> bool((out[..., 0] == image[..., 0]).all()), bool(out[..., -8:].std() < image[..., -8:].std())
+        (True, True)
+    """
+    from kornia.filters import gaussian_blur2d
+
+    _check_image("image", image)
+    sigma = _as_map("sigma", sigma, image)
+    levels = tuple(float(s) for s in levels)
+    if not levels or levels[0] <= 0 or any(b <= a for a, b in pairwise(levels)):
+        raise ValueError(f"levels: expected positive, rising widths, got {levels}")
+
+    dtype = torch.float32 if image.dtype in _HALF else image.dtype
+    x = image.to(dtype)
+    variance = sigma.to(dtype).square()
+    needed = float(variance.detach().amax()) if variance.numel() else 0.0
+    with torch.autocast(image.device.type, enabled=False):
+        out, below, below_variance = x, x, 0.0
+        for level in levels:
+            # At strength nil everywhere the first level is only there for the gradient of sigma.
+            if needed <= below_variance and (below_variance > 0 or not sigma.requires_grad):
+                break
+            side = 2 * math.ceil(3 * level) + 1
+            blurred = gaussian_blur2d(x, (side, side), (level, level), border_type="replicate")
+            share = ((variance - below_variance) / (level * level - below_variance)).clamp(0, 1)
+            # A running lerp: full shares below a pixel's level replace all that came before, a nil share adds nothing.
+            out = torch.where(variance > below_variance, torch.lerp(below, blurred, share), out)
+            below, below_variance = blurred, level * level
+    return out.to(image.dtype)
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resample float (B, C, H, W) to ``size`` (height, width), bicubic, antialiased when shrinking.
+
+    Values may overshoot the range of the image by a little, as bicubic interpolation does: clamp where it matters.
+
+    Example:
+        >>> resize(torch.rand(1, 1, 7, 7), (32, 20)).shape
+        torch.Size([1, 1, 32, 20])
+    """
+    if tuple(image.shape[-2:]) == tuple(size):
+        return image
+    dtype = torch.float32 if image.dtype in _HALF else image.dtype
+    return F.interpolate(image.to(dtype), size=size, mode="bicubic", align_corners=False, antialias=True).to(
+        image.dtype
+    )
+
+
+def _check_image(name: str, image: Tensor) -> None:
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise TypeError(f"{name}: expected a floating point tensor, got {kind}; divide uint8 images by 255")
+    if image.ndim != 4 or 0 in image.shape[1:]:
+        raise ValueError(f"{name}: expected shape (B, C, H, W) with C, H, W >= 1, got {tuple(image.shape)}")
+
+
+def _as_map(name: str, value: float | Tensor, image: Tensor) -> Tensor:
+    if not isinstance(value, Tensor):
+        value = torch.tensor(float(value), dtype=torch.float64, device=image.device).expand(1, 1, *image.shape[-2:])
+    if not value.is_floating_point():
+        raise TypeError(f"{name}: expected a number or a floating point map, got dtype {value.dtype}")
+    batch, height, width = image.shape[0], *image.shape[-2:]
+    if value.ndim != 4 or value.shape[0] not in (1, batch) or tuple(value.shape[1:]) != (1, height, width):
+        raise ValueError(
+            f"{name}: expected a number or a map (B, 1, H, W) for an image {tuple(image.shape)}, got "
+            f"{tuple(value.shape)}"
+        )
+    if value.numel() and not bool((value.detach() >= 0).all()):
+        raise ValueError(f"{name}: expected values of at least 0, got {float(value.detach().min())}")
+    return value

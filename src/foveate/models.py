@@ -1,0 +1,323 @@
+"""Classifiers by recipe: built once a process from a short string, and fed as they were trained."""
+
+import copy
+import difflib
+import importlib
+import importlib.util
+import re
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from foveate.images import check_tensor, to_float
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Source: TypeAlias = "nn.Module | str | Callable[[], nn.Module]"
+"""A model, or how to build it: a short string (see :func:`build`) or a function without arguments."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What a classifier does to a picture first: resize the short side, crop the centre, normalise.
+
+    Args:
+        resize: the short side in pixels after resizing, the aspect ratio kept; None leaves the size alone.
+        crop: the side of the square cut from the centre; None keeps the whole picture.
+        mean: a number a channel, in units of [0, 1] images.
+        std: a number a channel, positive.
+        interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased, as torchvision's pretrained weights say.
+
+    Example:
+        >>> Preprocess(resize=64, crop=56)(torch.zeros(1, 3, 100, 150, dtype=torch.uint8)).shape
+        torch.Size([1, 3, 56, 56])
+    """
+
+    resize: int | None = None
+    crop: int | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name}: expected a positive number of pixels or None, got {value!r}")
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"mean, std: expected as many of each, std positive, got {self.mean} and {self.std}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"interpolation: expected 'bilinear' or 'bicubic', got {self.interpolation!r}")
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return (B, 3, h, w) floats for the network from (B, 3, H, W), uint8 or float in [0, 1].
+
+        As torchvision does, a picture smaller than ``crop`` is padded with zeros, and uint8 images are rounded to
+        uint8 after resizing.
+        """
+        check_tensor(images)
+        x = to_float(images)
+        if self.resize is not None:
+            size = _short_side(tuple(x.shape[-2:]), self.resize)
+            if size != tuple(x.shape[-2:]):
+                x = F.interpolate(x, size=size, mode=self.interpolation, align_corners=False, antialias=True)
+                if images.dtype == torch.uint8:
+                    x = x.mul(255).round().clamp(0, 255).div(255)
+        if self.crop is not None:
+            x = _centre_crop(x, self.crop)
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        return (x - mean) / std
+
+    def whole(self) -> "Preprocess":
+        """The same without the crop: for maps, which are to cover the whole picture."""
+        return Preprocess(self.resize, None, self.mean, self.std, self.interpolation)
+
+
+def _short_side(size: tuple[int, ...], short: int) -> tuple[int, int]:
+    """Height and width with the short side ``short``, the long side rounded down as torchvision does."""
+    height, width = size
+    if height <= width:
+        return short, max(1, int(short * width / height))
+    return max(1, int(short * height / width)), short
+
+
+def _centre_crop(x: Tensor, side: int) -> Tensor:
+    height, width = x.shape[-2:]
+    if height < side or width < side:
+        left, top = max(0, (side - width) // 2), max(0, (side - height) // 2)
+        x = F.pad(x, (left, max(0, side - width - left), top, max(0, side - height - top)))
+        height, width = x.shape[-2:]
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return x[..., top : top + side, left : left + side]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with a name for reports and the preprocessing that belongs to it."""
+
+    name: str
+    model: nn.Module
+    preprocess: Preprocess
+
+    def logits(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Return (N, classes) logits of N pictures (3, H, W) of any sizes, uint8 or float in [0, 1], without gradients.
+
+        Raises:
+            ValueError: if the model gives anything but logits, or the preprocessed pictures differ in size.
+        """
+        views = [self.preprocess(picture[None]) for picture in pictures]
+        if len({view.shape for view in views}) > 1:
+            raise ValueError("pictures: they differ in size after preprocessing; give the Preprocess a crop")
+        device = next((p.device for p in self.model.parameters()), views[0].device)
+        with torch.inference_mode():
+            return check_logits(self.model(torch.cat(views).to(device))).clone()
+
+    def classes(self) -> int:
+        """Return how many classes the model tells apart, from one forward pass of a black picture."""
+        side = self.preprocess.crop or self.preprocess.resize or 224
+        return self.logits([torch.zeros(3, side, side)]).shape[1]
+
+
+def check_logits(out: Any) -> Tensor:
+    """Return ``out`` if it is (B, classes) logits; raise a ValueError that says what to do if it is not."""
+    if not isinstance(out, Tensor) or out.ndim != 2:
+        got = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(f"model: expected logits (B, classes), got {got}; wrap the model so that it returns them")
+    return out
+
+
+def classifier(spec: str, preprocess: Preprocess | None = None) -> Classifier:
+    """Build the classifier that a short string names, in eval mode and frozen.
+
+    Args:
+        spec: see :func:`build`.
+        preprocess: None takes that of the weights for torchvision's models, and resize 256, crop 224, ImageNet mean
+            and std for all others.
+
+    Returns:
+        The classifier, named by the last part of ``spec``, after the last ``:`` or ``/``.
+
+    Raises:
+        ValueError: as :func:`build` does.
+
+    Example:
+        >>> classifier("torchvision.models:squeezenet1_1").name
+        'squeezenet1_1'
+    """
+    model = Model(spec).get()
+    if preprocess is None:
+        preprocess = _weights_preprocess(spec) if _is_torchvision(spec) else Preprocess(256, 224)
+    return Classifier(re.split(r"[:/]", spec)[-1], model, preprocess)
+
+
+class Model:
+    """A model by value or by recipe. A recipe is built at first use, once a process, whoever asks; it alone is pickled.
+
+    So a transform that holds one costs a DataLoader worker a string, not weights.
+
+    Args:
+        source: a module, taken as it is; or a recipe, whose model is put in eval mode and frozen. The random numbers
+            that building it draws are not missing from the user's generator afterwards.
+
+    Raises:
+        TypeError: if ``source`` is neither; when pickled, if it is a module.
+    """
+
+    _built: dict[Any, nn.Module] = {}  # noqa: RUF012  (one for the process: that is its purpose)
+    _lock = threading.RLock()
+
+    def __init__(self, source: Source) -> None:
+        if not isinstance(source, str) and not callable(source):
+            raise TypeError(
+                f"model: expected a module, a string such as 'resnet18' or a function, got {type(source).__name__}"
+            )
+        self.source = source
+
+    def get(self) -> nn.Module:
+        """Return the model, built on the first call in this process.
+
+        Raises:
+            ValueError: if the recipe does not give a model.
+        """
+        if isinstance(self.source, nn.Module):
+            return self.source
+        with Model._lock:
+            if self.source not in Model._built:
+                with torch.random.fork_rng(devices=[]):
+                    made = build(self.source) if isinstance(self.source, str) else self.source()
+                if not isinstance(made, nn.Module):
+                    raise ValueError(f"model: {self.source!r} gave a {type(made).__name__}, not a torch.nn.Module")
+                Model._built[self.source] = made.eval().requires_grad_(False)
+            return Model._built[self.source]
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self.source, nn.Module):
+            raise TypeError(
+                f"model: a {type(self.source).__name__} would be copied by weight into every worker process; give its "
+                "recipe instead (a torchvision name, 'package.module:function' or a function), or use workers that "
+                "fork"
+            )
+        return {"source": self.source}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self) if not isinstance(self.source, nn.Module) else self
+
+    def __repr__(self) -> str:
+        return type(self.source).__name__ if isinstance(self.source, nn.Module) else repr(self.source)
+
+
+def build(spec: str) -> nn.Module:
+    """Build a model from a short string.
+
+    Args:
+        spec: a torchvision model name (``"resnet18"``: its default pretrained weights), or
+            ``"package.module:function"`` or ``"path/to/file.py:function"``, each with ``":argument"`` behind it where
+            the function takes one string. Naming a function runs its code.
+
+    Returns:
+        What was built, as it came.
+
+    Raises:
+        ValueError: if the name, file, module or function is not there, or building it fails.
+    """
+    if _is_torchvision(spec):
+        from torchvision.models import get_model
+
+        _weights_preprocess(spec)  # so that a wrong name is named before anything is downloaded
+        try:
+            return get_model(spec, weights="DEFAULT")
+        except OSError as error:
+            raise ValueError(f"model: the pretrained weights of {spec!r} could not be fetched: {error}") from error
+    match = re.fullmatch(r"(?P<home>.+?\.py|[^:]+):(?P<function>[^:]+)(?::(?P<argument>.*))?", spec)
+    if match is None:
+        raise ValueError(f"model: cannot read {spec!r}; expected NAME, FILE.py:FUNCTION or package.module:FUNCTION")
+    home, function, argument = match["home"], match["function"], match["argument"]
+    module = _module_of(home)
+    make = getattr(module, function, None)
+    if not callable(make):
+        raise ValueError(f"model: {home} has no function {function!r}")
+    try:
+        model: nn.Module = make() if argument is None else make(argument)
+    except Exception as error:  # whatever the user's code raises, the user is to see which model it was
+        raise ValueError(f"model: {spec!r} could not be built: {type(error).__name__}: {error}") from error
+    return model
+
+
+def refuse_cuda_in_worker(device: torch.device) -> None:
+    """Raise if ``device`` is a GPU and this process is a DataLoader worker, before CUDA itself fails obscurely.
+
+    Raises:
+        RuntimeError: naming the cures.
+    """
+    if device.type != "cpu" and torch.utils.data.get_worker_info() is not None:
+        raise RuntimeError(
+            f"saliency on {device} inside a DataLoader worker: a worker cannot share the GPU. Either keep the model on "
+            "the CPU in the transform, or compress in the training loop after the batch is on the GPU (call the "
+            "Compressor or Prefilter there), or compute the maps beforehand and pass them as maps="
+        )
+
+
+def _is_torchvision(spec: str) -> bool:
+    return ":" not in spec
+
+
+def _weights_preprocess(name: str) -> Preprocess:
+    """The preprocessing of a torchvision model's default weights."""
+    from torchvision.models import get_model_weights, list_models
+
+    try:
+        weights = get_model_weights(name).DEFAULT
+    except ValueError:
+        near = difflib.get_close_matches(name, list_models(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(
+            f"model: torchvision has no {name!r}{hint} (for your own: FILE.py:FUNCTION or package.module:FUNCTION)"
+        ) from None
+    how = weights.transforms()
+    try:
+        return Preprocess(
+            how.resize_size[0], how.crop_size[0], tuple(how.mean), tuple(how.std), how.interpolation.value
+        )
+    except AttributeError:
+        raise ValueError(f"model: {name!r} is no image classifier") from None
+
+
+def _module_of(home: str) -> ModuleType:
+    """Import a module by its dotted name, or a file by its path."""
+    if not home.endswith(".py"):
+        try:
+            return importlib.import_module(home)
+        except ImportError as error:
+            raise ValueError(f"model: cannot import {home!r}: {error}") from error
+    path = Path(home).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"model: there is no file {home}")
+    name = f"_foveate_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"model: {home} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Under its name before it runs, as import does: its dataclasses and pickles look it up; its folder on the path
+    # meanwhile, as for a script, so that it finds its neighbours.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"model: {home} could not be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module

@@ -1,0 +1,156 @@
+"""The pre-filter: keep the picture where the classifier looks, smooth it elsewhere."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foveate.filters import gaussian_scale_space, guided_filter, resize
+from foveate.images import check_tensor, like, to_float
+from foveate.saliency import Saliency
+
+REFERENCE = 256
+"""The short side, in pixels, of the picture that ``Prefilter.sigma`` is given for: what classifiers see of a photo."""
+
+
+def strength_map(maps: Tensor, size: tuple[int, int], strength: float) -> Tensor:
+    r"""Turn saliency maps into how much each pixel is smoothed.
+
+    The map :math:`S` is upsampled smoothly (bicubic) to the picture and :math:`1 - \min(1, S / strength^2)` taken: a
+    pixel is smoothed in full where the map is 0, less as it rises, and not at all from :math:`strength^2` on. Squared,
+    since most of a Grad-CAM map is low, ``strength`` is about the share of a photo that is touched at all: measured
+    with MobileNetV2 on 500 ImageNet photos, 0.3, 0.5, 0.7 and 0.9 touch 30, 51, 72 and 92 % of the pixels. A picture
+    whose map is broad is touched less than one with a small object.
+
+    Args:
+        maps: (B, 1, h, w) in [0, 1], 1 where the classifier looks most.
+        size: height and width of the pictures.
+        strength: in [0, 1]; 0 gives 0 everywhere.
+
+    Returns:
+        (B, 1, H, W) float32 in [0, 1]: 0 keeps the pixel, 1 smooths it in full.
+
+    Example:
+        >>> strength_map(torch.tensor([[[[0.0, 0.125, 0.25, 1.0]]]]), (1, 4), strength=0.5).flatten().tolist()
+        [1.0, 0.5, 0.0, 0.0]
+    """
+    if strength == 0:
+        return torch.zeros(maps.shape[0], 1, *size, device=maps.device)
+    saliency = resize(maps.float(), size).clamp(0, 1)
+    # Not below the smallest normal number, where the square of a tiny strength would vanish.
+    return 1 - (saliency / max(strength**2, torch.finfo(torch.float32).tiny)).clamp(max=1)
+
+
+def _blend(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
+    from kornia.filters import gaussian_blur2d
+
+    side = 2 * math.ceil(3 * sigma) + 1
+    blurred = gaussian_blur2d(images, (side, side), (sigma, sigma), border_type="replicate")
+    return torch.lerp(images, blurred, strengths)
+
+
+def _scale_space(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
+    return gaussian_scale_space(images, strengths * sigma, levels=(sigma / 4, sigma / 2, sigma))
+
+
+def _guided(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
+    # An edge of contrast 0.14, the root of 0.02, is half kept at full strength.
+    return guided_filter(images, images, radius=max(1, round(1.5 * sigma)), eps=0.02 * strengths.square())
+
+
+FILTERS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "blend": _blend,
+    "scale-space": _scale_space,
+    "guided": _guided,
+}
+"""Filters by name: (images, strengths (B, 1, H, W), both in [0, 1], sigma in pixels) -> images. New ones join here."""
+
+
+@dataclass(frozen=True)
+class Prefilter:
+    """Smooth pictures where a saliency map is low, as much as ``strength`` allows.
+
+    Args:
+        saliency: where the classifier looks: a :class:`foveate.GradCam` or any other :class:`foveate.Saliency`.
+        strength: how much of the picture may be smoothed, in [0, 1]: a pixel is smoothed where its saliency is below
+            the square of ``strength``, the more the lower (:func:`strength_map` is the curve, and says what share of a
+            photo that is). 0 returns the input bit for bit.
+        filter: ``"blend"`` mixes the picture with a Gaussian blur of it; ``"scale-space"`` blurs every pixel with a
+            Gaussian of its own width; ``"guided"`` keeps strong edges in the smoothed parts too.
+        sigma: width of the smoothing at full strength, in pixels of a picture whose short side is 256; it grows with
+            the picture, as the classifier that resizes it sees it.
+
+    Raises:
+        TypeError: if ``saliency`` is not callable.
+        ValueError: if a number is out of range or there is no such filter.
+
+    Example:
+        >>> def middle(images):
+        ...     maps = torch.zeros(len(images), 1, 3, 3)
+        ...     maps[..., 1, 1] = 1
+        ...     return maps
+        >>> images = torch.rand(2, 3, 64, 96)
+        >>> filtered = Prefilter(middle, strength=0.5)(images)
+        >>> bool((filtered[..., 32, 48] == images[..., 32, 48]).all())
+        True
+    """
+
+    saliency: Saliency
+    strength: float = 0.5
+    filter: str = "blend"
+    sigma: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.saliency):
+            raise TypeError(f"saliency: expected a function of images, got {type(self.saliency).__name__}")
+        if isinstance(self.strength, bool) or not 0 <= self.strength <= 1:
+            raise ValueError(f"strength: expected a number in [0, 1], got {self.strength!r}")
+        if self.filter not in FILTERS:
+            raise ValueError(f"filter: expected {' or '.join(FILTERS)}, got {self.filter!r}")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma: expected a positive number of pixels, got {self.sigma!r}")
+
+    def __call__(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
+        """Filter a batch.
+
+        Args:
+            images: (B, C, H, W), C 3 or 1, uint8 or float in [0, 1], on any device.
+            maps: saliency maps (B, 1, h, w) in [0, 1] to use instead of asking the saliency.
+
+        Returns:
+            The filtered images, of the same shape, dtype and device. With strength 0 the input itself.
+
+        Raises:
+            TypeError: if the images are no uint8 or floating point tensor.
+            ValueError: if the shape or range of the images or the maps does not fit.
+        """
+        check_tensor(images)
+        if images.ndim != 4:
+            raise ValueError(f"images: expected a batch (B, C, H, W), got {tuple(images.shape)}")
+        if self.strength == 0 or images.shape[0] == 0:
+            return images
+        strengths = strength_map(
+            self.maps(images) if maps is None else self._checked(maps, images), _size(images), self.strength
+        )
+        x = to_float(images)
+        x = x if x.dtype == torch.float64 else x.float()
+        sigma = self.sigma * min(_size(images)) / REFERENCE
+        out = FILTERS[self.filter](x, strengths.to(x.dtype), sigma)
+        return like(out.clamp(0, 1), images.dtype)
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the saliency maps (B, 1, h, w) of (B, C, H, W) images; greyscale is shown to the model as RGB."""
+        rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        return self._checked(self.saliency(rgb), images)
+
+    def _checked(self, maps: Tensor, images: Tensor) -> Tensor:
+        if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != (images.shape[0], 1):
+            got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            raise ValueError(f"maps: expected (B, 1, h, w) for {images.shape[0]} images, got {got}")
+        return maps.to(images.device)
+
+
+def _size(images: Tensor) -> tuple[int, int]:
+    return images.shape[-2], images.shape[-1]

@@ -1,0 +1,10 @@
+"""Where a classifier looks: images in, maps out.
+
+A new kind joins as a callable that follows the :class:`Saliency` protocol; one on a Captum layer method joins as a
+subclass of ``LayerSaliency`` with the one method that differs.
+"""
+
+from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
+from foveate.saliency._protocol import Saliency, normalise
+
+__all__ = ["ActivationMap", "GradCam", "LayerSaliency", "Saliency", "normalise"]

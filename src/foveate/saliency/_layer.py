@@ -1,0 +1,260 @@
+"""Saliency from one layer of a convolutional classifier, by Captum."""
+
+import logging
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.images import check_tensor, to_float
+from foveate.models import Model, Preprocess, Source, check_logits, refuse_cuda_in_worker
+from foveate.saliency._protocol import normalise
+from foveate.saliency._stage import last_convolutional_stage
+
+logger = logging.getLogger(__name__)
+
+_locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+class LayerSaliency(ABC):
+    """A map from what one layer of a classifier holds. Subclasses say how in :meth:`_attribute`.
+
+    The model is as it was after every call, also one that fails: the mode of each submodule, gradients,
+    ``requires_grad``, buffers and hooks. Calls are safe from several threads: one at a time runs on a model, since
+    Captum hooks are not. (A thread that trains the same model meanwhile would find it in eval mode.) They work under
+    ``no_grad``, ``inference_mode`` and autocast, with frozen weights and with a model in train mode.
+
+    Args:
+        model: a classifier (B, 3, h, w) -> logits (B, classes), or its recipe: a torchvision name,
+            ``"package.module:function"``, ``"file.py:function:argument"`` or a function without arguments. A recipe is
+            built once a process and is what is pickled, so it is what DataLoader workers want.
+        layer: the dotted name of a submodule, or the submodule, whose output is (B, C, h, w); None takes the last
+            convolutional stage, found by tracing the first call's forward pass. Read which one from ``layer_name``.
+        preprocess: what the model wants done to (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
+            the whole picture in view. None normalises with ImageNet's mean and std. For photos larger than the model
+            was trained on, ``foveate.models.Preprocess(resize=256)`` both saves time and shows it objects at the size
+            it knows.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if the model has no such layer.
+    """
+
+    def __init__(
+        self,
+        model: Source,
+        layer: str | nn.Module | None = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._model = Model(model)
+        self._preprocess = Preprocess() if preprocess is None else preprocess
+        if not callable(self._preprocess):
+            raise TypeError(f"preprocess: expected a function of a batch, got {type(preprocess).__name__}")
+        self.layer_name: str | None = _name_of(layer, model)
+        """The dotted name of the layer; None until a layer left open was found by the first call."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the maps of a batch.
+
+        Args:
+            images: (B, 3, H, W), uint8 or float in [0, 1], on any device; B may be 0.
+
+        Returns:
+            (B, 1, h, w) float32 in [0, 1], each map divided by its maximum, detached, on the images' device; h, w are
+            the layer's. A map in which nothing stands out is 1 everywhere.
+
+        Raises:
+            TypeError: if the images are no uint8 or floating point tensor.
+            ValueError: if their shape or range does not fit, the layer has no spatial map, or the model gives no
+                finite logits (B, classes).
+            RuntimeError: if the model is on a GPU and this is a DataLoader worker.
+        """
+        check_tensor(images)
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: expected shape (B, 3, H, W), got {tuple(images.shape)}")
+        refuse_cuda_in_worker(images.device)
+        if images.shape[0] == 0:
+            return torch.empty(0, 1, 1, 1, device=images.device)
+        model = self._model.get()
+        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+        if weight is not None:
+            refuse_cuda_in_worker(weight.device)
+        with _lock_of(model), _unchanged(model), torch.inference_mode(False), torch.no_grad():
+            # Cloned, since a tensor made under inference mode can have no gradient.
+            x = to_float(images.clone() if images.is_inference() else images.detach())
+            x = self._preprocess(x if weight is None else x.to(weight.device, weight.dtype))
+            with torch.autocast(x.device.type, enabled=False):
+                if self.layer_name is None:
+                    self.layer_name = last_convolutional_stage(model, x[:1])
+                    logger.info("saliency: took layer %r of %s", self.layer_name, type(model).__name__)
+                layer = _submodule(model, self.layer_name)
+                maps = self._attribute(model, layer, x)
+        self._check_maps(maps, x)
+        return normalise(maps).to(images.device)
+
+    @abstractmethod
+    def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+        """Return raw attributions (B, 1, h, w) of preprocessed images; gradients are off, the model is in eval mode."""
+
+    def _check_maps(self, maps: Any, x: Tensor) -> None:
+        size = x.shape[-2:]
+        # A transformer that keeps channels last also gives four dimensions: its "width" is then the channels.
+        upright = isinstance(maps, Tensor) and maps.ndim == 4 and (min(size) < 32 or max(maps.shape[-2:]) <= max(size))
+        if not upright or maps.shape[:2] != (x.shape[0], 1):
+            shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            raise ValueError(
+                f"layer: {self.layer_name!r} has no spatial map (its attributions are {shape}, expected (B, 1, h, w)); "
+                "name a convolutional layer by layer=, or, for a transformer, wrap the block in a module that returns "
+                "its tokens as (B, C, h, w)"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._model!r}, layer={self.layer_name!r})"
+
+
+class GradCam(LayerSaliency):
+    """Grad-CAM (Selvaraju et al., ICCV 2017) by ``captum.attr.LayerGradCam``: the regions that speak for a class.
+
+    Args:
+        model: see :class:`LayerSaliency`.
+        layer: see :class:`LayerSaliency`.
+        target: the class number to explain; None takes each picture's own prediction. Labels have no place here.
+        preprocess: see :class:`LayerSaliency`.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        ...                           torch.nn.Flatten(), torch.nn.Linear(8, 5))
+        >>> cam = GradCam(net)
+        >>> maps = cam(torch.rand(2, 3, 33, 49))
+        >>> maps.shape, cam.layer_name
+        (torch.Size([2, 1, 16, 24]), '1')
+    """
+
+    def __init__(
+        self,
+        model: Source,
+        layer: str | nn.Module | None = None,
+        target: int | None = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, layer, preprocess)
+        if target is not None and (isinstance(target, bool) or not isinstance(target, int) or target < 0):
+            raise ValueError(f"target: expected a class number or None for the model's own prediction, got {target!r}")
+        self.target = target
+
+    def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+        from captum.attr import LayerGradCam
+
+        def score(batch: Tensor) -> Tensor:
+            # The predicted class is picked inside the one forward pass that Captum makes.
+            logits = check_logits(model(batch))
+            if self.target is None:
+                return logits.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)
+            if self.target >= logits.shape[1]:
+                raise ValueError(f"target: the model has {logits.shape[1]} classes, got {self.target}")
+            return logits[:, self.target]
+
+        with torch.enable_grad():
+            maps: Tensor = LayerGradCam(score, layer).attribute(x.requires_grad_(), relu_attributions=True)
+        return maps
+
+
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda a: a.mean(1, keepdim=True),
+    "abs": lambda a: a.abs().mean(1, keepdim=True),
+    "max": lambda a: a.amax(1, keepdim=True),
+    "l2": lambda a: a.square().mean(1, keepdim=True).sqrt(),
+}
+
+
+class ActivationMap(LayerSaliency):
+    """The activations of a layer, reduced over its channels, by ``captum.attr.LayerActivation``.
+
+    It asks for no class and no gradient, so it costs one forward pass.
+
+    Args:
+        model: see :class:`LayerSaliency`.
+        layer: see :class:`LayerSaliency`.
+        reduce: (B, C, h, w) to (B, 1, h, w): ``"mean"``, ``"abs"`` (mean of absolute values), ``"max"``, ``"l2"``
+            (root mean square), or a function.
+        preprocess: see :class:`LayerSaliency`.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.LazyLinear(5))
+        >>> ActivationMap(net, layer="0", reduce="l2")(torch.rand(1, 3, 12, 12)).shape
+        torch.Size([1, 1, 10, 10])
+    """
+
+    def __init__(
+        self,
+        model: Source,
+        layer: str | nn.Module | None = None,
+        reduce: str | Callable[[Tensor], Tensor] = "mean",
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(model, layer, preprocess)
+        if not callable(reduce) and reduce not in REDUCTIONS:
+            raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
+        self.reduce = reduce
+
+    def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+        from captum.attr import LayerActivation
+
+        activations = LayerActivation(model, layer).attribute(x)
+        if not isinstance(activations, Tensor) or activations.ndim != 4:
+            return activations  # refused, with its shape, by the check that follows
+        return self.reduce(activations) if callable(self.reduce) else REDUCTIONS[self.reduce](activations)
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        names = [n for n, m in model.named_modules() if n and isinstance(m, nn.Conv2d)]
+        shown = ", ".join(names[-5:]) or "none"
+        raise ValueError(
+            f"layer: {type(model).__name__} has no submodule {name!r}; its last convolutions are: {shown}"
+        ) from None
+
+
+def _name_of(layer: str | nn.Module | None, model: Source) -> str | None:
+    """The dotted name of a layer, checked as far as the model is at hand."""
+    if isinstance(layer, nn.Module):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"layer: a model given by recipe ({model!r}) needs its layer by dotted name")
+        found = next((name for name, module in model.named_modules() if module is layer), None)
+        if found is None:
+            raise ValueError(f"layer: this {type(layer).__name__} is no part of the {type(model).__name__}")
+        return found
+    if layer is not None and not isinstance(layer, str):
+        raise TypeError(f"layer: expected a dotted name, a module or None, got {type(layer).__name__}")
+    if layer is not None and isinstance(model, nn.Module):
+        _submodule(model, layer)
+    return layer
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    with _locks_lock:
+        return _locks.setdefault(model, threading.RLock())
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Put the model in eval mode, so that no statistics move, and each submodule back in its own afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, training in modes:
+            if training:  # the flag itself: a train() or eval() of the user's own may do more than set it
+                module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

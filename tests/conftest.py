@@ -1,0 +1,42 @@
+"""What all tests share: tiny models, and real data where it is to be had."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+torch.set_num_threads(2)
+
+RECIPES = Path(__file__).parent / "recipes.py"
+REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
+
+
+def pytest_collection_modifyitems(items):
+    if REALDATA.is_dir():
+        return
+    for item in items:
+        if item.get_closest_marker("realdata"):
+            item.add_marker(pytest.mark.skip(reason="real photos and classifiers are not part of the repository"))
+
+
+@pytest.fixture
+def realdata():
+    return REALDATA
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def photo():
+    """A uint8 (3, 61, 90) picture with edges, smooth parts and texture."""
+    from foveate.demo import Scenes
+    from foveate.images import as_tensor
+
+    return as_tensor(Scenes(1)[0][0])[:, :61, :90].contiguous()

@@ -1,0 +1,175 @@
+import cv2
+import kornia
+import numpy as np
+import pytest
+import torch
+
+from foveate.filters import gaussian_scale_space, guided_filter, resize
+
+SIZES = [(1, 1), (1, 9), (2, 3), (5, 4), (33, 20)]
+
+
+def image(*shape, dtype=torch.float64):
+    return torch.rand(*shape, dtype=torch.float64).to(dtype)
+
+
+FILTERS = {
+    "guided by itself": lambda x, m: guided_filter(x, x, 2, 0.1 * m),
+    "guided by one channel": lambda x, m: guided_filter(x, x[:, :1], 3, 0.1 * m),
+    "scale space": lambda x, m: gaussian_scale_space(x, 3 * m),
+}
+
+
+@pytest.mark.parametrize("smooth", FILTERS.values(), ids=list(FILTERS))
+class TestConformance:
+    """What every filter with a strength map does; a new one joins by one line above."""
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("size", SIZES)
+    def test_shape_dtype_and_range(self, smooth, size, dtype):
+        x = image(2, 3, *size, dtype=dtype)
+        out = smooth(x, torch.rand(2, 1, *size).to(dtype))
+        assert (out.shape, out.dtype) == (x.shape, dtype)
+        assert out.min() >= -0.02
+        assert out.max() <= 1.02
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+    def test_untouched_where_the_map_is_nil(self, smooth, dtype):
+        x = image(1, 3, 20, 30, dtype=dtype)
+        m = torch.zeros(1, 1, 20, 30, dtype=dtype)
+        assert torch.equal(smooth(x, m), x)
+        m[..., 15:] = 1
+        out = smooth(x, m)
+        assert torch.equal(out[..., :15], x[..., :15])
+        assert out[..., 18:].std() < 0.6 * x[..., 18:].std()
+
+    def test_a_flat_picture_stays_flat(self, smooth):
+        x = torch.full((1, 3, 12, 12), 0.3)
+        torch.testing.assert_close(smooth(x, torch.rand(1, 1, 12, 12)), x, atol=1e-5, rtol=0)
+
+    def test_pictures_do_not_depend_on_their_batch(self, smooth):
+        x, m = image(3, 3, 16, 17), torch.rand(3, 1, 16, 17, dtype=torch.float64)
+        m[1] *= 0.1
+        together = smooth(x, m)
+        for k in range(3):
+            torch.testing.assert_close(together[k : k + 1], smooth(x[k : k + 1], m[k : k + 1]), atol=1e-12, rtol=0)
+
+    def test_gradients(self, smooth):
+        x = image(1, 2, 5, 6).requires_grad_()
+        m = (0.2 + 0.6 * torch.rand(1, 1, 5, 6, dtype=torch.float64)).requires_grad_()
+        assert torch.autograd.gradcheck(smooth, (x, m))
+
+    def test_gradients_are_finite_on_flat_pictures_and_nil_strength(self, smooth):
+        x = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+        m = torch.zeros(1, 1, 8, 8, requires_grad=True)
+        smooth(x, m).sum().backward()
+        assert x.grad.isfinite().all()
+        assert m.grad.isfinite().all()
+
+    def test_input_is_not_changed(self, smooth):
+        x, m = image(1, 3, 9, 9), torch.rand(1, 1, 9, 9, dtype=torch.float64)
+        before = x.clone(), m.clone()
+        smooth(x, m)
+        assert torch.equal(x, before[0])
+        assert torch.equal(m, before[1])
+
+    def test_autocast_changes_nothing(self, smooth):
+        x, m = image(1, 3, 9, 9, dtype=torch.float32), torch.rand(1, 1, 9, 9)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = smooth(x, m)
+        assert torch.equal(inside, smooth(x, m))
+
+    @pytest.mark.parametrize("shape", [(1, 3, 9, 9), (1, 1, 9, 8), (3, 1, 9, 9), (9, 9)])
+    def test_a_map_of_another_shape_is_refused(self, smooth, shape):
+        with pytest.raises(ValueError, match=r"map \(B, 1, H, W\)"):
+            smooth(image(2, 3, 9, 9), torch.rand(shape))
+
+    def test_a_negative_map_is_refused(self, smooth):
+        with pytest.raises(ValueError, match="at least 0, got -"):
+            smooth(image(1, 3, 9, 9), torch.full((1, 1, 9, 9), -0.5))
+
+    def test_integers_are_refused(self, smooth):
+        with pytest.raises(TypeError, match="divide uint8 images by 255"):
+            smooth(torch.zeros(1, 3, 9, 9, dtype=torch.uint8), torch.ones(1, 1, 9, 9))
+
+
+class TestGuidedFilter:
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("radius", [1, 4, 9])
+    @pytest.mark.parametrize("eps", [1e-4, 0.01, 0.5])
+    def test_kornia_agrees_for_a_constant_eps(self, channels, radius, eps):
+        x, guide = image(2, 3, 24, 31), image(2, channels, 24, 31)
+        theirs = kornia.filters.guided_blur(guide, x, 2 * radius + 1, eps)
+        torch.testing.assert_close(guided_filter(x, guide, radius, eps), theirs, atol=1e-9, rtol=0)
+        constant = torch.full((2, 1, 24, 31), eps, dtype=torch.float64)
+        torch.testing.assert_close(guided_filter(x, guide, radius, constant), theirs, atol=1e-9, rtol=0)
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("eps", [1e-3, 0.04])
+    def test_opencv_agrees_for_a_constant_eps(self, channels, eps):
+        x, guide = image(1, 3, 40, 50, dtype=torch.float32), image(1, channels, 40, 50, dtype=torch.float32)
+        ours = guided_filter(x, guide, 3, eps)
+        src, by = (t[0].permute(1, 2, 0).contiguous().numpy() for t in (x, guide))
+        theirs = torch.from_numpy(np.asarray(cv2.ximgproc.guidedFilter(by, src, 3, eps))).permute(2, 0, 1)
+        # Within two radii of the border the two mirror it differently.
+        torch.testing.assert_close(ours[0, :, 6:-6, 6:-6], theirs[:, 6:-6, 6:-6], atol=2e-5, rtol=0)
+
+    def test_edges_above_the_root_of_eps_survive_and_those_below_do_not(self):
+        step = torch.zeros(1, 1, 20, 40)
+        step[..., 20:] = 1
+        kept = guided_filter(step, step, 4, 0.01)
+        assert (kept[..., 20] - kept[..., 19]).min() > 0.9
+        faint = guided_filter(0.05 * step, 0.05 * step, 4, 0.01)
+        assert (faint[..., 20] - faint[..., 19]).max() < 0.05 * 0.3
+
+    def test_a_window_larger_than_the_picture_is_the_mirrored_picture(self):
+        x = image(1, 1, 4, 5)
+        tall = torch.cat([x, x[..., 1:-1, :].flip(-2)], dim=-2).repeat(1, 1, 5, 1)  # periods of the mirroring
+        wide = torch.cat([tall, tall[..., 1:-1].flip(-1)], dim=-1).repeat(1, 1, 1, 5)
+        inner = guided_filter(wide, wide, 6, 0.05)[..., 12:16, 16:21]
+        torch.testing.assert_close(guided_filter(x, x, 6, 0.05), inner, atol=1e-9, rtol=0)
+
+    @pytest.mark.parametrize("radius", [0, -1, 1.5, True])
+    def test_radius(self, radius):
+        with pytest.raises(ValueError, match="radius"):
+            guided_filter(image(1, 1, 9, 9), image(1, 1, 9, 9), radius, 0.1)
+
+    def test_guide_of_another_size(self):
+        with pytest.raises(ValueError, match="guide: .*9, 9.*9, 8"):
+            guided_filter(image(1, 1, 9, 9), image(1, 1, 9, 8), 1, 0.1)
+
+
+class TestScaleSpace:
+    @pytest.mark.parametrize("sigma", [0.5, 1, 2, 4])
+    def test_kornia_agrees_at_a_level(self, sigma):
+        x = image(2, 3, 30, 31)
+        side = 2 * int(np.ceil(3 * sigma)) + 1
+        theirs = kornia.filters.gaussian_blur2d(x, (side, side), (float(sigma),) * 2, border_type="replicate")
+        torch.testing.assert_close(gaussian_scale_space(x, float(sigma)), theirs, atol=1e-9, rtol=0)
+
+    def test_between_levels_the_variance_is_the_one_asked_for(self):
+        point = torch.zeros(1, 1, 1, 101, dtype=torch.float64)
+        point[..., 50] = 1
+        at = torch.arange(101, dtype=torch.float64) - 50
+        for sigma in (0.7, 1.5, 3.1):
+            spread = gaussian_scale_space(point, sigma).flatten()
+            assert float((spread * at**2).sum()) == pytest.approx(sigma**2, rel=0.06)  # kernels are cut at three sigma
+
+    def test_wider_is_smoother_all_along_a_ramp(self):
+        noise = image(1, 1, 200, 16 * 12)
+        ramp = torch.linspace(0, 5, 16, dtype=torch.float64).repeat_interleave(12).expand(1, 1, 200, -1)
+        spread = gaussian_scale_space(noise, ramp)[0, 0].view(200, 16, 12)[..., 3:-3].std((0, 2))
+        assert (spread.diff() < 0.005).all()
+        assert spread[-1] < 0.2 * spread[0]
+
+    @pytest.mark.parametrize("levels", [(), (0, 1), (2, 1), (1, 1)])
+    def test_levels(self, levels):
+        with pytest.raises(ValueError, match="levels"):
+            gaussian_scale_space(image(1, 1, 9, 9), 1.0, levels)
+
+
+def test_resize_has_no_block_edges_and_keeps_the_mean():
+    coarse = torch.rand(1, 1, 7, 7)
+    fine = resize(coarse, (224, 224))
+    assert fine.diff(dim=-1).abs().max() < 3 * coarse.diff(dim=-1).abs().max() / 32
+    assert float(fine.mean()) == pytest.approx(float(coarse.mean()), abs=0.02)

@@ -1,0 +1,219 @@
+import kornia
+import numpy as np
+import pytest
+import torch
+from conftest import RECIPES
+from PIL import Image
+
+from foveate import Compressor, GradCam, Jpeg, Prefilter
+from foveate.codecs import CodecError
+from foveate.compressor import Encoded
+from foveate.filters import gaussian_scale_space, guided_filter
+from foveate.prefilter import FILTERS, strength_map
+
+
+def left(images):
+    """A map that says: look left."""
+    maps = torch.zeros(images.shape[0], 1, 4, 8)
+    maps[..., :4] = 1
+    return maps
+
+
+class TestStrengthMap:
+    def test_the_documented_curve(self):
+        levels = torch.linspace(0, 1, 101).view(1, 1, 1, 101)
+        for strength in (0.1, 0.5, 1.0):
+            expected = 1 - (levels / strength**2).clamp(max=1)
+            torch.testing.assert_close(strength_map(levels, (1, 101), strength), expected)
+
+    def test_stronger_smooths_more_everywhere(self):
+        maps = torch.rand(2, 1, 7, 7)
+        steps = [strength_map(maps, (64, 50), s) for s in (0, 1e-30, 0.01, 0.2, 0.5, 0.8, 1)]
+        assert (steps[0] == 0).all()
+        for weaker, stronger in zip(steps, steps[1:], strict=False):
+            assert (stronger >= weaker).all()
+        assert all(s.min() >= 0 and s.max() <= 1 for s in steps)
+
+    def test_no_block_edges(self):
+        maps = torch.rand(1, 1, 7, 7)
+        fine = strength_map(maps, (224, 224), 1.0)
+        assert fine.diff(dim=-1).abs().max() < 3 / 32
+        assert fine.diff(dim=-2).abs().max() < 3 / 32
+
+
+@pytest.mark.parametrize("name", FILTERS)
+class TestConformance:
+    """What every filter of the pre-filter does; one that joins FILTERS is tested here."""
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+    def test_nil_strength_returns_the_input_bit_for_bit(self, name, dtype):
+        images = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8)
+        images = images if dtype == torch.uint8 else images.to(dtype) / 255
+        assert torch.equal(Prefilter(left, 0, name)(images), images)
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("size", [(1, 1), (2, 9), (40, 80)])
+    def test_shape_dtype_and_range(self, name, dtype, channels, size):
+        images = torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8)
+        images = images if dtype == torch.uint8 else images.to(dtype) / 255
+        before = images.clone()
+        out = Prefilter(left, 0.7, name)(images)
+        assert (out.shape, out.dtype) == (images.shape, dtype)
+        assert torch.equal(images, before)
+        if dtype != torch.uint8:
+            assert out.min() >= 0
+            assert out.max() <= 1
+
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+    def test_keeps_what_is_looked_at_and_smooths_the_rest(self, name, dtype):
+        images = torch.rand(2, 3, 64, 128)
+        images = (images * 255).byte() if dtype == torch.uint8 else images
+        out = Prefilter(left, 0.5, name, sigma=6)(images)
+        assert torch.equal(out[..., :50], images[..., :50])
+        assert out[..., 80:].float().std() < 0.7 * images[..., 80:].float().std()
+
+    def test_differentiable_in_the_picture(self, name):
+        images = (0.1 + 0.8 * torch.rand(1, 3, 12, 16, dtype=torch.float64)).requires_grad_()
+        maps = left(images)
+        assert torch.autograd.gradcheck(lambda x: Prefilter(left, 0.9, name, sigma=20)(x, maps), images)
+
+    def test_fewer_bytes(self, name, photo):
+        one = Compressor("jpeg:50", Prefilter(left, 0.7, name))
+        assert len(one.encode(photo[None])[0].data) < 0.9 * len(Compressor("jpeg:50").encode(photo[None])[0].data)
+
+
+class TestPrefilter:
+    def test_the_default_is_a_blend_with_kornia_s_blur(self):
+        images, maps = torch.rand(1, 3, 256, 256), torch.rand(1, 1, 7, 7)
+        blurred = kornia.filters.gaussian_blur2d(images, (19, 19), (3.0, 3.0), border_type="replicate")
+        weight = strength_map(maps, (256, 256), 0.5)
+        expected = images + weight * (blurred - images)
+        torch.testing.assert_close(Prefilter(left)(images, maps), expected)
+
+    def test_sigma_grows_with_the_picture(self):
+        maps = torch.zeros(1, 1, 7, 7)
+        small, large = torch.zeros(1, 1, 128, 128), torch.zeros(1, 1, 512, 512)
+        small[..., 64:], large[..., 256:] = 1, 1
+        ramp = [Prefilter(left)(x, maps)[0, 0, 0] for x in (small, large)]
+        width = [int(((r > 0.16) & (r < 0.84)).sum()) for r in ramp]
+        assert 3.2 < width[1] / width[0] < 4.8
+
+    @pytest.mark.parametrize(("name", "by_hand"), [("scale-space", gaussian_scale_space), ("guided", guided_filter)])
+    def test_the_other_filters_are_those_of_the_filters_module(self, name, by_hand):
+        images, maps = torch.rand(1, 3, 256, 256), torch.rand(1, 1, 7, 7)
+        weight = strength_map(maps, (256, 256), 0.5)
+        if name == "scale-space":
+            expected = by_hand(images, 3 * weight, levels=(0.75, 1.5, 3.0))
+        else:
+            expected = by_hand(images, images, 4, 0.02 * weight**2)
+        torch.testing.assert_close(Prefilter(left, filter=name)(images, maps), expected.clamp(0, 1))
+
+    def test_greyscale_is_shown_as_rgb(self):
+        grey = torch.rand(2, 1, 40, 40)
+        cam = GradCam(f"{RECIPES}:tiny")
+        assert torch.equal(Prefilter(cam)(grey), Prefilter(cam)(grey.expand(-1, 3, -1, -1))[:, :1])
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "words"),
+        [
+            ({"saliency": "gradcam"}, TypeError, "function of images, got str"),
+            ({"strength": 1.5}, ValueError, "strength.*1.5"),
+            ({"strength": float("nan")}, ValueError, "strength"),
+            ({"strength": True}, ValueError, "strength"),
+            ({"filter": "median"}, ValueError, "blend or scale-space or guided"),
+            ({"sigma": 0}, ValueError, "sigma"),
+        ],
+    )
+    def test_wrong_settings(self, settings, error, words):
+        with pytest.raises(error, match=words):
+            Prefilter(**{"saliency": left, **settings})
+
+    @pytest.mark.parametrize("shape", [(1, 1, 7, 7), (2, 3, 7, 7), (2, 7, 7)])
+    def test_wrong_maps(self, shape):
+        with pytest.raises(ValueError, match="maps: expected .* 2 images"):
+            Prefilter(left)(torch.rand(2, 3, 20, 20), torch.rand(shape))
+
+    def test_one_picture_is_no_batch(self):
+        with pytest.raises(ValueError, match=r"batch \(B, C, H, W\)"):
+            Prefilter(left)(torch.rand(3, 20, 20))
+
+
+class TestCompressor:
+    @pytest.mark.parametrize("scale", [1.0, 0.7, 0.01])
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("size", [(1, 1), (33, 50)])
+    def test_pictures_come_back_at_their_size(self, scale, channels, size):
+        images = torch.rand(2, channels, *size)
+        compressor = Compressor("jpeg:80", Prefilter(left), scale)
+        decoded = compressor.decode(compressor.encode(images))
+        assert [tuple(d.shape) for d in decoded] == [(channels, *size)] * 2
+        assert all(d.dtype == torch.uint8 for d in decoded)
+
+    def test_without_a_filter_the_bytes_are_the_codec_s(self, photo):
+        encoded = Compressor(Jpeg(40)).encode([photo])[0]
+        assert encoded.data == Jpeg(40).encode(photo.permute(1, 2, 0).numpy())
+        assert encoded.size == (61, 90)
+        assert encoded.bpp == 8 * len(encoded.data) / (61 * 90)
+        assert encoded.settings == {"codec": "jpeg:40", "strength": 0.0, "scale": 1.0}
+
+    def test_the_rate_of_a_scaled_picture_is_per_source_pixel(self, photo):
+        encoded = Compressor("jpeg:40", scale=0.5).encode([photo])[0]
+        assert Image.open(__import__("io").BytesIO(encoded.data)).size == (45, 30)
+        assert encoded.bpp == 8 * len(encoded.data) / (61 * 90)
+
+    def test_kinds_of_pictures_agree(self, photo):
+        compressor = Compressor("jpeg:40", Prefilter(left))
+        array = photo.permute(1, 2, 0).numpy()
+        kinds = [photo, photo / 255, array, Image.fromarray(array)]
+        assert len({e.data for e in compressor.encode(kinds)}) == 1
+        assert compressor.encode(photo[None])[0].data == compressor.encode([photo])[0].data
+
+    def test_a_sequence_may_mix_sizes_and_take_maps(self, photo):
+        compressor = Compressor("jpeg:40", Prefilter(left))
+        pictures = [photo, photo[:, :20]]
+        given = compressor.encode(pictures, torch.ones(2, 1, 3, 3))
+        assert [e.data for e in given] == [e.data for e in Compressor("jpeg:40").encode(pictures)]
+        assert [e.size for e in compressor.encode(pictures)] == [(61, 90), (20, 90)]
+
+    def test_at(self):
+        compressor = Compressor("jpeg:40", Prefilter(left, 0.3), 0.5)
+        other = compressor.at(quality=20, strength=0.6)
+        assert (other.codec, other.prefilter.strength, other.scale) == (Jpeg(20), 0.6, 0.5)
+        assert (compressor.codec, compressor.prefilter.strength) == (Jpeg(40), 0.3)
+        with pytest.raises(ValueError, match="no prefilter"):
+            Compressor().at(strength=0.5)
+
+    def test_damaged_bytes(self):
+        with pytest.raises(CodecError):
+            Compressor().decode([Encoded(b"garbage", (4, 4), Jpeg())])
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "words"),
+        [
+            ({"prefilter": left}, TypeError, "foveate.Prefilter"),
+            ({"scale": 0}, ValueError, "scale"),
+            ({"scale": 1.5}, ValueError, "scale"),
+            ({"codec": "gif"}, ValueError, "gif"),
+        ],
+    )
+    def test_wrong_settings(self, settings, error, words):
+        with pytest.raises(error, match=words):
+            Compressor(**settings)
+
+    @pytest.mark.parametrize(
+        ("pictures", "error", "words"),
+        [
+            ("photo.jpg", TypeError, "str"),
+            (torch.rand(3, 8, 8), ValueError, r"one picture is \[picture\]"),
+            (np.zeros((4, 4, 3), np.uint8), TypeError, "ndarray"),
+            ([np.zeros((4, 4, 3), np.float32)], TypeError, r"images\[0\].*float32"),
+            ([torch.rand(3, 4, 4), torch.rand(1, 3, 4, 4)], ValueError, r"images\[1\].*\(C, H, W\)"),
+            ([torch.rand(4, 4, 4)], ValueError, "3 or 1"),
+            ([Image.new("RGBA", (4, 4))], ValueError, r"RGBA; use .convert"),
+            ([3], TypeError, "int"),
+        ],
+    )
+    def test_what_are_no_pictures(self, pictures, error, words):
+        with pytest.raises(error, match=words):
+            Compressor().encode(pictures)

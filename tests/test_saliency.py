@@ -1,0 +1,357 @@
+import copy
+import pickle
+import threading
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import RECIPES
+from recipes import tiny
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from foveate.models import Model, Preprocess
+from foveate.saliency import ActivationMap, GradCam, Saliency, normalise
+
+KINDS = {"GradCam": GradCam, "ActivationMap": ActivationMap}
+
+
+def state(model):
+    """All that a call must leave alone."""
+    return {
+        "mode": [m.training for m in model.modules()],
+        "grad": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "tensors": [t.clone() for t in model.state_dict().values()],
+        "hooks": [
+            len(getattr(m, d)) for m in model.modules() for d in vars(m) if d.endswith("_hooks") and hasattr(m, d)
+        ],
+    }
+
+
+def assert_same(before, after):
+    for key in before:
+        for a, b in zip(before[key], after[key], strict=True):
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, key
+
+
+class Failing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = tiny()
+        self.fail = False
+
+    def forward(self, x):
+        out = self.inner(x)
+        if self.fail:
+            raise RuntimeError("out of luck")
+        return out
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+class TestConformance:
+    """What every saliency from a layer does; a new one joins by one line above."""
+
+    @pytest.mark.parametrize("size", [(1, 1), (3, 2), (32, 32), (61, 90), (224, 149)])
+    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
+    def test_maps_of_any_size_and_dtype(self, kind, size, dtype):
+        images = torch.rand(2, 3, *size)
+        images = (images * 255).byte() if dtype == torch.uint8 else images.to(dtype)
+        maps = kind(tiny())(images)
+        assert maps.shape[:2] == (2, 1)
+        assert maps.dtype == torch.float32
+        assert not maps.requires_grad
+        assert maps.min() >= 0
+        assert maps.amax((1, 2, 3)).tolist() == [1, 1]
+
+    def test_is_a_saliency(self, kind):
+        assert isinstance(kind(tiny()), Saliency)
+
+    def test_uint8_and_float_agree(self, kind):
+        images = torch.randint(0, 256, (2, 3, 40, 40), dtype=torch.uint8)
+        cam = kind(tiny())
+        torch.testing.assert_close(cam(images), cam(images / 255))
+
+    def test_each_map_is_its_own_picture_s(self, kind):
+        images, cam = torch.rand(4, 3, 40, 30), kind(tiny())
+        torch.testing.assert_close(cam(images), torch.cat([cam(one[None]) for one in images]), atol=1e-5, rtol=1e-5)
+
+    def test_an_empty_batch(self, kind):
+        assert kind(tiny())(torch.rand(0, 3, 8, 8)).shape[:2] == (0, 1)
+
+    @pytest.mark.parametrize("train", [False, True])
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_the_model_is_as_it_was(self, kind, train, frozen):
+        model = tiny().train(train).requires_grad_(not frozen)
+        model[1].eval()
+        if not frozen:
+            model(torch.rand(2, 3, 16, 16)).sum().backward()
+        before, images = state(model), torch.rand(2, 3, 32, 32)
+        copied = images.clone()
+        kind(model)(images)
+        assert_same(before, state(model))
+        assert torch.equal(images, copied)
+        assert images.grad is None
+
+    @pytest.mark.parametrize("traced", [False, True])
+    def test_the_model_is_as_it_was_after_an_exception(self, kind, traced):
+        model = Failing().train()
+        cam = kind(model, layer=None if traced else "inner.3")
+        model.fail = True
+        before = state(model)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            cam(torch.rand(2, 3, 32, 32))
+        assert_same(before, state(model))
+
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+    def test_grad_modes(self, kind, mode):
+        model = tiny().requires_grad_(False)
+        expected = kind(model)(torch.ones(1, 3, 32, 32) / 2)
+        with mode():
+            maps = kind(model)(torch.ones(1, 3, 32, 32) / 2)
+            assert torch.is_grad_enabled() == (mode is torch.enable_grad)
+        torch.testing.assert_close(maps, expected)
+
+    def test_autocast_changes_nothing(self, kind):
+        images, cam = torch.rand(2, 3, 32, 32), kind(tiny())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = cam(images)
+        torch.testing.assert_close(inside, cam(images))
+
+    def test_a_half_precision_model(self, kind):
+        images = torch.rand(1, 3, 32, 32)
+        maps = kind(tiny().bfloat16())(images)
+        torch.testing.assert_close(maps, kind(tiny())(images), atol=0.1, rtol=0)
+
+    def test_several_threads_on_one_model(self, kind):
+        model = tiny().train()
+        cam, images = kind(model), torch.rand(8, 3, 32, 32)
+        expected, found, errors = cam(images), {}, []
+
+        def work(k):
+            try:
+                for _ in range(10):
+                    found[k] = kind(model)(images)
+            except Exception as error:  # a thread's own exception would go unseen
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+        assert not errors
+        assert all(torch.equal(expected, maps) for maps in found.values())
+        assert all(m.training for m in model.modules())
+
+    def test_the_random_state_is_not_touched(self, kind):
+        cam, before = kind(f"{RECIPES}:tiny"), torch.get_rng_state()
+        cam(torch.full((1, 3, 32, 32), 0.5))
+        assert torch.equal(before, torch.get_rng_state())
+
+    def test_nothing_stands_out(self, kind):
+        model = tiny()
+        for parameter in model.parameters():
+            parameter.data.zero_()
+        assert (kind(model)(torch.rand(2, 3, 32, 32)) == 1).all()
+
+    def test_not_finite(self, kind):
+        model = tiny()
+        model[3].weight.data.fill_(float("nan"))
+        with pytest.raises(ValueError, match="not finite"):
+            kind(model)(torch.rand(1, 3, 32, 32))
+
+    @pytest.mark.parametrize(
+        ("images", "error", "words"),
+        [
+            (np.zeros((1, 3, 8, 8)), TypeError, "tensor"),
+            (torch.zeros(1, 3, 8, 8, dtype=torch.int64), TypeError, "int64"),
+            (torch.zeros(3, 8, 8), ValueError, "B, 3, H, W"),
+            (torch.zeros(1, 1, 8, 8), ValueError, "B, 3, H, W"),
+            (torch.zeros(1, 3, 0, 8), ValueError, "H, W >= 1"),
+            (torch.full((1, 3, 8, 8), 1.5), ValueError, "normalisation"),
+            (torch.full((1, 3, 8, 8), float("nan")), ValueError, "nan"),
+        ],
+    )
+    def test_what_are_no_images(self, kind, images, error, words):
+        with pytest.raises(error, match=words):
+            kind(tiny())(images)
+
+    def test_layers(self, kind):
+        model = tiny()
+        by_name, by_module = kind(model, layer="3"), kind(model, layer=model[3])
+        images = torch.rand(1, 3, 32, 32)
+        assert torch.equal(by_name(images), by_module(images))
+        assert by_module.layer_name == "3"
+        with pytest.raises(ValueError, match="no submodule 'conv9'.* 0, 3"):
+            kind(model, layer="conv9")
+        with pytest.raises(ValueError, match="no part"):
+            kind(model, layer=nn.Conv2d(1, 1, 1))
+        with pytest.raises(TypeError, match="by dotted name"):
+            kind("resnet18", layer=model[3])
+        with pytest.raises(ValueError, match="no spatial map"):
+            kind(model, layer="9")(images)
+
+    def test_pickles_by_recipe_and_never_by_weight(self, kind):
+        cam = kind(f"{RECIPES}:tiny")
+        images = torch.rand(1, 3, 32, 32)
+        expected = cam(images)
+        data = pickle.dumps(cam)
+        assert len(data) < 1000
+        assert torch.equal(pickle.loads(data)(images), expected)
+        with pytest.raises(TypeError, match="recipe"):
+            pickle.dumps(kind(tiny()))
+        assert torch.equal(copy.deepcopy(kind(tiny()))(images), expected)
+
+    def test_a_model_on_the_gpu_is_refused_in_a_worker(self, kind, monkeypatch):
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            model = nn.Sequential(nn.Conv2d(3, 4, 3, device="cuda"))
+        monkeypatch.setattr(torch.utils.data, "get_worker_info", lambda: object())
+        with pytest.raises(RuntimeError, match="cuda:0 inside a DataLoader worker.*CPU.*training loop.*beforehand"):
+            kind(model)(torch.rand(1, 3, 32, 32))
+        kind(tiny())(torch.rand(1, 3, 32, 32))
+
+    def test_preprocess_is_used(self, kind):
+        seen = []
+
+        def shown(x):
+            seen.append(x)
+            return 2 * x
+
+        images = torch.rand(1, 3, 32, 32)
+        kind(tiny(), preprocess=shown)(images)
+        assert torch.equal(seen[0], images)
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+        torch.testing.assert_close(
+            kind(tiny())(images), kind(tiny(), preprocess=lambda x: (x - mean) / std)(images)
+        )
+        with pytest.raises(TypeError, match="preprocess"):
+            kind(tiny(), preprocess=3)
+
+    def test_kind_of_model(self, kind):
+        with pytest.raises(TypeError, match="int"):
+            kind(3)
+
+
+class TestGradCam:
+    def test_captum_agrees(self):
+        model, images = tiny().eval(), torch.rand(3, 3, 40, 60)
+        x = Preprocess()(images)
+        for target in (None, 2):
+            classes = model(x).argmax(1) if target is None else target
+            theirs = captum.attr.LayerGradCam(model, model[5]).attribute(x, classes, relu_attributions=True).detach()
+            ours = GradCam(model, layer="5", target=target)(images)
+            torch.testing.assert_close(ours, normalise(theirs))
+
+    def test_it_looks_at_the_class(self):
+        # One channel a class: the map of class k is where channel k is.
+        model = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+        model[0].weight.data = torch.eye(3)[:, :, None, None]
+        model[3].weight.data, model[3].bias.data = torch.eye(3), torch.zeros(3)
+        images = torch.zeros(1, 3, 40, 40)
+        images[:, 0, :20], images[:, 1, 20:, :10] = 1, 1
+        identity = nn.Identity()
+        by_itself = GradCam(model, "0", preprocess=identity)(images)
+        assert by_itself[..., :20, :].min() == 1
+        assert by_itself[..., 20:, :].max() == 0
+        other = GradCam(model, "0", target=1, preprocess=identity)(images)
+        assert other[..., 20:, :10].min() == 1
+        assert other.sum() == 200
+
+    @pytest.mark.parametrize("target", [-1, 1.0, True, "label"])
+    def test_wrong_target(self, target):
+        with pytest.raises(ValueError, match="class number"):
+            GradCam(tiny(), target=target)
+
+    def test_target_the_model_does_not_have(self):
+        with pytest.raises(ValueError, match="5 classes, got 5"):
+            GradCam(tiny(), layer="5", target=5)(torch.rand(1, 3, 32, 32))
+
+    def test_a_model_without_logits(self):
+        with pytest.raises(ValueError, match="logits"):
+            GradCam(nn.Sequential(nn.Conv2d(3, 4, 3)), layer="0")(torch.rand(1, 3, 32, 32))
+
+
+class TestActivationMap:
+    @pytest.mark.parametrize("reduce", ["mean", "abs", "max", "l2", lambda a: a.amin(1, keepdim=True).relu()])
+    def test_captum_agrees(self, reduce):
+        model, images = tiny().eval(), torch.rand(2, 3, 40, 60)
+        raw = captum.attr.LayerActivation(model, model[4]).attribute(Preprocess()(images))
+        by_hand = {"mean": raw.mean(1), "abs": raw.abs().mean(1), "max": raw.amax(1), "l2": (raw**2).mean(1) ** 0.5}
+        expected = raw.amin(1).relu() if callable(reduce) else by_hand[reduce]
+        torch.testing.assert_close(ActivationMap(model, "4", reduce)(images), normalise(expected[:, None]))
+
+    def test_wrong_reduce(self):
+        with pytest.raises(ValueError, match="mean, abs, max, l2"):
+            ActivationMap(tiny(), reduce="median")
+
+
+STAGES = {
+    "alexnet": "features",
+    "vgg11": "features",
+    "resnet18": "layer4",
+    "squeezenet1_1": "features",
+    "densenet121": "features",
+    "mobilenet_v2": "features",
+    "mobilenet_v3_small": "features",
+    "efficientnet_b0": "features",
+    "convnext_tiny": "features",
+    "regnet_y_400mf": "trunk_output",
+    "shufflenet_v2_x0_5": "conv5",
+    "mnasnet0_5": "layers",
+}
+
+
+class TestFindingTheStage:
+    @pytest.mark.parametrize("name", STAGES)
+    def test_torchvision_s_networks(self, name, caplog):
+        caplog.set_level("INFO", logger="foveate")
+        cam = ActivationMap(torchvision.models.get_model(name, weights=None))
+        cam(torch.rand(1, 3, 96, 128))
+        assert cam.layer_name == STAGES[name]
+        assert f"took layer '{STAGES[name]}'" in caplog.text
+
+    @pytest.mark.parametrize("name", ["vit_b_16", "swin_t"])
+    def test_transformers_are_refused_with_a_cure(self, name):
+        model = torchvision.models.get_model(name, weights=None)
+        with pytest.raises(ValueError, match="as transformers do.*name a layer.*tokens"):
+            ActivationMap(model)(torch.rand(1, 3, 224, 224))
+
+    def test_a_transformer_s_block_is_refused_with_a_cure(self):
+        model = torchvision.models.vit_b_16()
+        with pytest.raises(ValueError, match="no spatial map.*wrap the block"):
+            GradCam(model, layer="encoder.layers.encoder_layer_11.ln_1")(torch.rand(1, 3, 224, 224))
+        model = torchvision.models.swin_t()
+        with pytest.raises(ValueError, match="no spatial map"):
+            ActivationMap(model, layer="features.7")(torch.rand(1, 3, 224, 224))
+
+    def test_no_convolution(self):
+        model = nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
+        with pytest.raises(ValueError, match="no convolution with a spatial map"):
+            GradCam(model)(torch.rand(1, 3, 8, 8))
+
+    def test_a_stage_that_runs_twice(self):
+        class Twice(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.head = nn.Conv2d(3, 3, 3), nn.Linear(3, 5)
+
+            def forward(self, x):
+                return self.head(self.conv(self.conv(x)).mean((2, 3)))
+
+        with pytest.raises(ValueError, match="more than once"):
+            GradCam(Twice())(torch.rand(1, 3, 32, 32))
+
+
+class TestModel:
+    def test_built_once_a_process(self, tmp_path):
+        first, second = (Model(f"{RECIPES}:counted:{tmp_path}") for _ in range(2))
+        assert first.get() is second.get()
+        assert len(list(tmp_path.iterdir())) == 1
+        assert not first.get().training
+        assert not any(p.requires_grad for p in first.get().parameters())
+
+    def test_a_module_is_taken_as_it_is(self):
+        model = tiny().train()
+        assert Model(model).get() is model
+        assert model.training
