@@ -222,9 +222,7 @@ class TestConformance:
         kind(tiny(), preprocess=shown)(images)
         assert torch.equal(seen[0], images)
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        torch.testing.assert_close(
-            kind(tiny())(images), kind(tiny(), preprocess=lambda x: (x - mean) / std)(images)
-        )
+        torch.testing.assert_close(kind(tiny())(images), kind(tiny(), preprocess=lambda x: (x - mean) / std)(images))
         with pytest.raises(TypeError, match="preprocess"):
             kind(tiny(), preprocess=3)
 

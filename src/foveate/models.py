@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import Any, Self, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foveate.images import check_tensor, to_float
@@ -62,43 +61,24 @@ class Preprocess:
     def __call__(self, images: Tensor) -> Tensor:
         """Return (B, 3, h, w) floats for the network from (B, 3, H, W), uint8 or float in [0, 1].
 
-        As torchvision does, a picture smaller than ``crop`` is padded with zeros, and uint8 images are rounded to
-        uint8 after resizing.
+        Resizing and cropping are torchvision's, so uint8 images give what its own preprocessing gives.
         """
         check_tensor(images)
+        if self.resize is not None or self.crop is not None:
+            from torchvision.transforms.v2 import InterpolationMode
+            from torchvision.transforms.v2 import functional as F
+
+            if self.resize is not None:
+                images = F.resize(images, [self.resize], InterpolationMode(self.interpolation), antialias=True)
+            if self.crop is not None:
+                images = F.center_crop(images, [self.crop])
         x = to_float(images)
-        if self.resize is not None:
-            size = _short_side(tuple(x.shape[-2:]), self.resize)
-            if size != tuple(x.shape[-2:]):
-                x = F.interpolate(x, size=size, mode=self.interpolation, align_corners=False, antialias=True)
-                if images.dtype == torch.uint8:
-                    x = x.mul(255).round().clamp(0, 255).div(255)
-        if self.crop is not None:
-            x = _centre_crop(x, self.crop)
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return (x - mean) / std
 
     def whole(self) -> "Preprocess":
         """The same without the crop: for maps, which are to cover the whole picture."""
         return Preprocess(self.resize, None, self.mean, self.std, self.interpolation)
-
-
-def _short_side(size: tuple[int, ...], short: int) -> tuple[int, int]:
-    """Height and width with the short side ``short``, the long side rounded down as torchvision does."""
-    height, width = size
-    if height <= width:
-        return short, max(1, int(short * width / height))
-    return max(1, int(short * height / width)), short
-
-
-def _centre_crop(x: Tensor, side: int) -> Tensor:
-    height, width = x.shape[-2:]
-    if height < side or width < side:
-        left, top = max(0, (side - width) // 2), max(0, (side - height) // 2)
-        x = F.pad(x, (left, max(0, side - width - left), top, max(0, side - height - top)))
-        height, width = x.shape[-2:]
-    top, left = round((height - side) / 2), round((width - side) / 2)
-    return x[..., top : top + side, left : left + side]
 
 
 @dataclass(frozen=True)
@@ -119,8 +99,11 @@ class Classifier:
         if len({view.shape for view in views}) > 1:
             raise ValueError("pictures: they differ in size after preprocessing; give the Preprocess a crop")
         device = next((p.device for p in self.model.parameters()), views[0].device)
+        # Channels last: about twice as fast in convolutions on a CPU, and never slower.
+        x = torch.cat(views).to(device, memory_format=torch.channels_last)
         with torch.inference_mode():
-            return check_logits(self.model(torch.cat(views).to(device))).clone()
+            logits = check_logits(self.model(x))
+        return logits.clone()  # outside, so that it is an ordinary tensor
 
     def classes(self) -> int:
         """Return how many classes the model tells apart, from one forward pass of a black picture."""

@@ -124,6 +124,7 @@ def page(
         cards=headlines(results, metric),
         plots=[Markup(plots.to_svg(figure)) for figure in figures],
         table={"heads": heads, "rows": rows},
+        metric={"agreement": "agreement", "top1": "top-1"}[metric],
         n=results.points[0].n,
         skipped=results.skipped,
         exhibits=[_exhibit(e, measured, class_names) for e in measured.exhibits],

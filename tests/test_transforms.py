@@ -1,0 +1,281 @@
+import pickle
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import torchvision
+from conftest import RECIPES
+from torch.utils.data import DataLoader, default_collate
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+import foveate
+from foveate import transforms
+from foveate.demo import Scenes
+from foveate.images import from_array, to_array
+
+
+def prefilter(strength=0.5):
+    return foveate.Prefilter(foveate.GradCam(f"{RECIPES}:tiny"), strength, sigma=24)
+
+
+MAKERS = {
+    "Prefilter": lambda: transforms.Prefilter(prefilter(), strength=(0.2, 0.8)),
+    "Compress": lambda: transforms.Compress("jpeg", quality=(20, 60)),
+    "Compress filtered": lambda: transforms.Compress("jpeg:30", prefilter=prefilter(), strength=(0.2, 0.8), scale=0.7),
+}
+IMAGES = {
+    "PIL RGB": lambda: PIL.Image.fromarray(to_array(torch.rand(3, 21, 34))),
+    "PIL L": lambda: PIL.Image.fromarray(to_array(torch.rand(1, 21, 34))[..., 0]),
+    "uint8": lambda: (torch.rand(3, 21, 34) * 255).byte(),
+    "uint8 grey": lambda: (torch.rand(1, 21, 34) * 255).byte(),
+    "uint8 batch": lambda: (torch.rand(2, 4, 3, 21, 34) * 255).byte(),
+    "no images": lambda: torch.zeros(0, 3, 21, 34, dtype=torch.uint8),
+    "float32": lambda: torch.rand(3, 21, 34),
+    "float16": lambda: torch.rand(3, 21, 34).half(),
+    "float64 batch": lambda: torch.rand(2, 3, 21, 34).double(),
+    "tv image": lambda: tv_tensors.Image((torch.rand(3, 21, 34) * 255).byte()),
+    "tv float image": lambda: tv_tensors.Image(torch.rand(3, 21, 34)),
+    "video": lambda: tv_tensors.Video((torch.rand(5, 3, 21, 34) * 255).byte()),
+    "strided": lambda: (torch.rand(34, 21, 3) * 255).byte().permute(2, 1, 0),
+}
+CONTAINERS = {"alone": lambda s: s["image"], "dict": lambda s: s, "list": lambda s: [*s.values()],
+              "tuple": lambda s: tuple(s.values()), "nested": lambda s: {"deep": [s, (s["label"],)], "x": None}}  # fmt: skip
+
+
+def sample(image):
+    return {
+        "image": image,
+        "boxes": tv_tensors.BoundingBoxes(torch.tensor([[1, 2, 8, 9]]), format="XYXY", canvas_size=(21, 34)),
+        "mask": tv_tensors.Mask(torch.randint(0, 3, (21, 34), dtype=torch.uint8)),
+        "points": tv_tensors.KeyPoints(torch.tensor([[3, 4]]), canvas_size=(21, 34)),
+        "label": torch.tensor(3) if not isinstance(image, torch.Tensor) else 3,
+        "text": "sign",
+        "number": 1.5,
+    }
+
+
+def leaves(tree):
+    return torch.utils._pytree.tree_flatten(tree)
+
+
+def pixels(image):
+    return from_array(np.atleast_3d(np.asarray(image))) if isinstance(image, PIL.Image.Image) else image
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+class TestConformance:
+    """torchvision's own smoke pattern: container x kind of input x pickled."""
+
+    @pytest.mark.parametrize("pickled", [False, True])
+    @pytest.mark.parametrize("container", CONTAINERS.values(), ids=list(CONTAINERS))
+    @pytest.mark.parametrize("image", IMAGES.values(), ids=list(IMAGES))
+    def test_smoke(self, make, image, container, pickled):
+        transform = pickle.loads(pickle.dumps(make())) if pickled else make()
+        given = container(sample(image()))
+        flat_in, spec_in = leaves(given)
+        flat_out, spec_out = leaves(transform(given))
+        assert spec_in == spec_out
+        for before, after in zip(flat_in, flat_out, strict=True):
+            assert type(after) is type(before)
+            kinds = (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image)
+            if isinstance(before, kinds) or (type(before) is torch.Tensor and before.ndim >= 3):
+                a, b = pixels(before), pixels(after)
+                assert (a.shape, a.dtype) == (b.shape, b.dtype)
+                assert a.numel() == 0 or not torch.equal(a, b)
+                if isinstance(before, PIL.Image.Image):
+                    assert before.mode == after.mode
+            else:
+                assert after is before
+
+    def test_takes_what_jpeg_takes(self, make):
+        for image in IMAGES.values():
+            given = image()
+            if not isinstance(given, torch.Tensor) or given.dtype == torch.uint8:
+                v2.JPEG(50)(given)
+                make()(given)
+
+    def test_input_is_not_changed(self, make):
+        given = (torch.rand(3, 21, 34) * 255).byte()
+        before = given.clone()
+        make()(given)
+        assert torch.equal(given, before)
+
+    def test_one_draw_a_call_from_torch_s_generator(self, make):
+        transform, image = make(), torch.rand(3, 40, 40)
+        torch.manual_seed(5)
+        first, second = transform(image), transform(image)
+        torch.manual_seed(5)
+        assert torch.equal(transform(image), first)
+        assert not torch.equal(first, second)
+        batch = transform(torch.stack([image] * 3))
+        assert torch.equal(batch[0], batch[2])
+
+    def test_is_small_and_holds_no_model(self, make):
+        transform = make()
+        transform(torch.rand(3, 21, 34))
+        assert list(transform.parameters()) == []
+        assert list(transform.children()) == []
+        assert len(pickle.dumps(transform)) < 2000
+
+    def test_in_a_compose(self, make):
+        chain = v2.Compose([make(), v2.Resize(16), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])])
+        out = chain({"image": tv_tensors.Image((torch.rand(3, 21, 34) * 255).byte()), "label": 3})
+        assert (out["image"].shape, out["label"]) == ((3, 16, 25), 3)
+
+    @pytest.mark.parametrize(
+        ("image", "error", "words"),
+        [
+            (lambda: torch.randn(3, 8, 8) * 3, ValueError, "normalisation"),
+            (lambda: torch.zeros(4, 8, 8, dtype=torch.uint8), ValueError, "3 or 1"),
+            (lambda: torch.zeros(3, 8, 8, dtype=torch.int32), TypeError, "int32"),
+            (lambda: PIL.Image.new("RGBA", (8, 8)), ValueError, "convert"),
+        ],
+    )
+    def test_what_is_no_image(self, make, image, error, words):
+        with pytest.raises(error, match=words):
+            make()(image())
+
+    def test_repr_says_what_it_does(self, make):
+        assert "strength=" in repr(make())
+
+
+class TestCompress:
+    def test_it_is_torchvision_s_jpeg(self, photo):
+        """Same picture as v2.JPEG: only the Huffman tables differ, and they are lossless."""
+        with pytest.warns(DeprecationWarning):
+            theirs = v2.JPEG(35)(photo)
+        assert torch.equal(transforms.Compress("jpeg:35")(photo), theirs)
+
+    def test_it_is_the_compressor(self, photo):
+        compressor = foveate.Compressor("jpeg:30", prefilter(0.4), 0.5)
+        expected = compressor.decode(compressor.encode(photo[None]))[0]
+        assert torch.equal(transforms.Compress("jpeg:30", prefilter=prefilter(0.4), scale=0.5)(photo), expected)
+
+    def test_both_ends_of_a_range_are_drawn(self):
+        transform = transforms.Compress("jpeg", quality=(10, 12))
+        drawn = {transform.make_params([])["quality"] for _ in range(100)}
+        assert drawn == {10, 11, 12}
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "words"),
+        [
+            ({"quality": (60, 20)}, ValueError, "rising pair"),
+            ({"quality": 0}, ValueError, "1 to 95"),
+            ({"quality": (10, 99)}, ValueError, "1 to 95"),
+            ({"quality": True}, TypeError, "integer"),
+            ({"strength": 0.5}, ValueError, "without a prefilter"),
+            ({"codec": "gif"}, ValueError, "gif"),
+            ({"prefilter": "grad-cam"}, TypeError, "foveate.Prefilter"),
+        ],
+    )
+    def test_wrong_settings(self, settings, error, words):
+        with pytest.raises(error, match=words):
+            transforms.Compress(**settings)
+
+    @pytest.mark.parametrize("strength", [1.5, (0.5, 0.1), (-1, 1)])
+    def test_wrong_strength(self, strength):
+        with pytest.raises(ValueError, match="strength"):
+            transforms.Prefilter(prefilter(), strength)
+        with pytest.raises(TypeError, match="pair"):
+            transforms.Prefilter(prefilter(), "strong")
+        with pytest.raises(TypeError, match=r"foveate\.Prefilter"):
+            transforms.Prefilter(0.5)
+
+
+class TestRate:
+    transform = transforms.Compress("jpeg:30", return_rate=True)
+
+    def size(self, image):
+        return len(foveate.Jpeg(30).encode(to_array(image)))
+
+    def test_single_image(self, photo):
+        image, rate = self.transform(photo)
+        assert image.shape == photo.shape
+        assert rate == {"bytes": self.size(photo), "pixels": 61 * 90}
+
+    def test_containers(self, photo):
+        expected = {"bytes": self.size(photo), "pixels": 61 * 90}
+        assert self.transform({"image": photo, "label": 3})["rate"] == expected
+        assert self.transform(photo, 3)[1:] == (3, expected)
+        assert self.transform((photo, 3))[1:] == (3, expected)
+        assert self.transform([photo, 3])[1:] == [3, expected]
+        with pytest.raises(ValueError, match="already has a key 'rate'"):
+            self.transform({"image": photo, "rate": 1})
+
+    def test_batches_and_several_images(self, photo):
+        rate = self.transform(torch.stack([photo, photo.flip(-1)]))[1]
+        assert rate["bytes"].tolist() == [self.size(photo), self.size(photo.flip(-1))]
+        assert rate["pixels"].tolist() == [61 * 90] * 2
+        image = tv_tensors.Image(photo)
+        assert self.transform({"a": image, "b": image})["rate"]["bytes"] == 2 * self.size(photo)
+        with pytest.raises(ValueError, match="leading dimensions"):
+            self.transform({"a": image, "b": tv_tensors.Image(photo[None])})
+
+    def test_no_image(self):
+        assert self.transform({"label": 3})["rate"] == {"bytes": 0, "pixels": 0}
+
+    def test_through_a_chain_and_default_collate(self, photo):
+        chain = v2.Compose([self.transform, v2.Resize(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+        (images, rate), labels = default_collate([(chain(PIL.Image.fromarray(to_array(photo))), k) for k in range(2)])
+        assert rate["bytes"].tolist() == [self.size(photo)] * 2
+        assert rate["pixels"].dtype == labels.dtype == torch.int64
+        assert len(images) == 2
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Real JPEG files in an ImageFolder tree."""
+    for k, (scene, label) in enumerate(Scenes(8)):
+        (tmp_path / "photos" / Scenes.classes[label]).mkdir(parents=True, exist_ok=True)
+        scene.save(tmp_path / "photos" / Scenes.classes[label] / f"{k}.jpg", quality=95)
+        if k == 7:
+            break
+    return tmp_path / "photos"
+
+
+def epoch(folder, transform, workers, start="fork", seed=11):
+    chain = v2.Compose([transform, v2.PILToTensor()])
+    data = torchvision.datasets.ImageFolder(folder, chain)
+    generator = torch.Generator().manual_seed(seed)
+    loader = DataLoader(
+        data, 2, num_workers=workers, generator=generator, multiprocessing_context=start if workers else None
+    )
+    return list(loader)
+
+
+class TestWorkers:
+    @pytest.mark.parametrize("start", ["fork", "forkserver"])
+    def test_workers_do_what_the_process_does(self, folder, start):
+        transform = transforms.Compress("jpeg:30", prefilter=prefilter(), return_rate=True)
+        alone, spread = epoch(folder, transform, 0), epoch(folder, transform, 2, start)
+        assert len(alone) == len(spread) == 4
+        for ((a, rate_a), label_a), ((b, rate_b), label_b) in zip(alone, spread, strict=True):
+            # One thread in a worker and two here may round a map's last bit apart, and so a pixel by one.
+            assert (a.int() - b.int()).abs().max() <= 8
+            assert (rate_a["bytes"] - rate_b["bytes"]).abs().max() <= 8
+            assert torch.equal(label_a, label_b)
+
+    def test_draws_are_reproducible_and_differ_between_workers_and_epochs(self, folder):
+        transform = transforms.Compress("jpeg", quality=(5, 90), return_rate=True)
+        first, again, other = (
+            torch.cat([rate["bytes"] for (_, rate), _ in epoch(folder, transform, 2, seed=seed)]) for seed in (1, 1, 2)
+        )
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+        assert len(set(first.tolist())) > 4
+
+    def test_the_model_is_built_once_a_worker(self, folder, tmp_path):
+        (tmp_path / "built").mkdir()
+        cam = foveate.GradCam(f"{RECIPES}:counted:{tmp_path / 'built'}")
+        epoch(folder, transforms.Prefilter(foveate.Prefilter(cam)), 2)
+        assert len(list((tmp_path / "built").iterdir())) == 2
+
+    def test_a_model_by_value_forks_but_does_not_pickle(self, folder):
+        from recipes import tiny
+
+        transform = transforms.Prefilter(foveate.Prefilter(foveate.GradCam(tiny())))
+        assert len(epoch(folder, transform, 2)) == 4
+        with pytest.raises(TypeError, match="give its recipe instead"):
+            epoch(folder, transform, 2, "forkserver")
