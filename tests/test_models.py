@@ -90,10 +90,10 @@ class TestBuild:
         (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
         torch.manual_seed(3)
         torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "hub/checkpoints" / url.split("/")[-1])
-        code = (
+        code = (  # our file has a hash of its own
             "import torch, torchvision.models._api as api\n"
             "load = api.load_state_dict_from_url\n"
-            "api.load_state_dict_from_url = lambda url, check_hash, **kw: load(url, **kw)\n"  # our file has its own hash
+            "api.load_state_dict_from_url = lambda url, check_hash, **kw: load(url, **kw)\n"
             "from foveate.models import classifier\n"
             "made = classifier('squeezenet1_1')\n"
             "print(made.name, made.preprocess.resize, made.preprocess.crop, made.model.training)\n"

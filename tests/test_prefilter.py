@@ -1,3 +1,6 @@
+import io
+from itertools import pairwise
+
 import kornia
 import numpy as np
 import pytest
@@ -30,7 +33,7 @@ class TestStrengthMap:
         maps = torch.rand(2, 1, 7, 7)
         steps = [strength_map(maps, (64, 50), s) for s in (0, 1e-30, 0.01, 0.2, 0.5, 0.8, 1)]
         assert (steps[0] == 0).all()
-        for weaker, stronger in zip(steps, steps[1:], strict=False):
+        for weaker, stronger in pairwise(steps):
             assert (stronger >= weaker).all()
         assert all(s.min() >= 0 and s.max() <= 1 for s in steps)
 
@@ -121,6 +124,7 @@ class TestPrefilter:
             ({"strength": 1.5}, ValueError, "strength.*1.5"),
             ({"strength": float("nan")}, ValueError, "strength"),
             ({"strength": True}, ValueError, "strength"),
+            ({"strength": "0.5"}, ValueError, "strength.*'0.5'"),
             ({"filter": "median"}, ValueError, "blend or scale-space or guided"),
             ({"sigma": 0}, ValueError, "sigma"),
         ],
@@ -159,7 +163,7 @@ class TestCompressor:
 
     def test_the_rate_of_a_scaled_picture_is_per_source_pixel(self, photo):
         encoded = Compressor("jpeg:40", scale=0.5).encode([photo])[0]
-        assert Image.open(__import__("io").BytesIO(encoded.data)).size == (45, 30)
+        assert Image.open(io.BytesIO(encoded.data)).size == (45, 30)
         assert encoded.bpp == 8 * len(encoded.data) / (61 * 90)
 
     def test_kinds_of_pictures_agree(self, photo):
@@ -194,6 +198,7 @@ class TestCompressor:
             ({"prefilter": left}, TypeError, "foveate.Prefilter"),
             ({"scale": 0}, ValueError, "scale"),
             ({"scale": 1.5}, ValueError, "scale"),
+            ({"scale": "half"}, ValueError, "scale.*'half'"),
             ({"codec": "gif"}, ValueError, "gif"),
         ],
     )

@@ -95,6 +95,26 @@ class TestConformance:
         assert torch.equal(images, copied)
         assert images.grad is None
 
+    def test_buffers_that_move_in_eval_mode_too_are_put_back(self, kind):
+        class Counting(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = tiny()
+                self.register_buffer("calls", torch.zeros(()))
+                self.register_buffer("seen", torch.zeros(()))
+
+            def forward(self, x):
+                self.calls += 1
+                self.seen = self.seen + x.shape[0]
+                return self.inner(x)
+
+        model = Counting()
+        calls, seen = model.calls, model.seen
+        kind(model)(torch.rand(2, 3, 32, 32))
+        assert model.calls is calls
+        assert model.seen is seen
+        assert (float(calls), float(seen)) == (0, 0)
+
     @pytest.mark.parametrize("traced", [False, True])
     def test_the_model_is_as_it_was_after_an_exception(self, kind, traced):
         model = Failing().train()

@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from foveate._checks import check_number
 from foveate.codecs import Codec, codec
 from foveate.filters import resize
 from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
@@ -78,10 +79,8 @@ class Compressor:
         self.codec = _codec(codec)
         if prefilter is not None and not isinstance(prefilter, Prefilter):
             raise TypeError(f"prefilter: expected a foveate.Prefilter or None, got {type(prefilter).__name__}")
-        if isinstance(scale, bool) or not 0 < scale <= 1:
-            raise ValueError(f"scale: expected a number in (0, 1], got {scale!r}")
         self.prefilter = prefilter
-        self.scale = float(scale)
+        self.scale = check_number("scale", scale, 0, 1, above=True)
 
     def at(self, quality: int | None = None, strength: float | None = None) -> Self:
         """Return this compressor at another operating point; what is None stays.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foveate._checks import check_number
 from foveate.filters import gaussian_scale_space, guided_filter, resize
 from foveate.images import check_tensor, like, to_float
 from foveate.saliency import Saliency
@@ -105,12 +106,10 @@ class Prefilter:
     def __post_init__(self) -> None:
         if not callable(self.saliency):
             raise TypeError(f"saliency: expected a function of images, got {type(self.saliency).__name__}")
-        if isinstance(self.strength, bool) or not 0 <= self.strength <= 1:
-            raise ValueError(f"strength: expected a number in [0, 1], got {self.strength!r}")
+        check_number("strength", self.strength, 0, 1)
+        check_number("sigma", self.sigma, 0, above=True)
         if self.filter not in FILTERS:
             raise ValueError(f"filter: expected {' or '.join(FILTERS)}, got {self.filter!r}")
-        if not self.sigma > 0:
-            raise ValueError(f"sigma: expected a positive number of pixels, got {self.sigma!r}")
 
     def __call__(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
         """Filter a batch.

@@ -24,6 +24,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import foveate
+from foveate._checks import check_number
 from foveate.codecs import Codec
 from foveate.compressor import Compressor, Encoded
 from foveate.images import as_tensor, check_tensor, like, to_array
@@ -219,12 +220,14 @@ def _with_rate(out: Any, rate: Rate) -> Any:
 
 
 def _range(name: str, value: Any, low: float, high: float) -> tuple[float, float]:
-    ends = (value, value) if isinstance(value, int | float) else tuple(value)
-    if len(ends) != 2 or any(isinstance(e, bool) or not isinstance(e, int | float) for e in ends):
-        raise TypeError(f"{name}: expected a number or a pair of numbers, got {value!r}")
-    if not low <= ends[0] <= ends[1] <= high:
-        raise ValueError(f"{name}: expected a number in [{low:g}, {high:g}] or a rising pair of them, got {value!r}")
-    return float(ends[0]), float(ends[1])
+    """A number, or a rising pair of them, as a pair."""
+    ends = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
+    if len(ends) != 2:
+        raise ValueError(f"{name}: expected a number or a pair of numbers, got {value!r}")
+    first, last = (check_number(name, end, low, high) for end in ends)
+    if first > last:
+        raise ValueError(f"{name}: expected the smaller number first, got {value!r}")
+    return first, last
 
 
 def _uniform(ends: tuple[float, float]) -> float:

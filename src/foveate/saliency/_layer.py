@@ -86,8 +86,8 @@ class LayerSaliency(ABC):
         if weight is not None:
             refuse_cuda_in_worker(weight.device)
         with _lock_of(model), _unchanged(model), torch.inference_mode(False), torch.no_grad():
-            # Cloned, since a tensor made under inference mode can have no gradient.
-            x = to_float(images.clone() if images.is_inference() else images.detach())
+            # A copy outside inference mode: Captum marks its input, and a model may write on its own.
+            x = to_float(images).clone() if images.is_floating_point() else to_float(images)
             x = self._preprocess(x if weight is None else x.to(weight.device, weight.dtype))
             with torch.autocast(x.device.type, enabled=False):
                 if self.layer_name is None:
@@ -154,15 +154,24 @@ class GradCam(LayerSaliency):
 
         def score(batch: Tensor) -> Tensor:
             # The predicted class is picked inside the one forward pass that Captum makes.
-            logits = check_logits(model(batch))
+            with torch.no_grad():  # until the layer, whose hook turns gradients on
+                logits = check_logits(model(batch))
             if self.target is None:
                 return logits.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)
             if self.target >= logits.shape[1]:
                 raise ValueError(f"target: the model has {logits.shape[1]} classes, got {self.target}")
             return logits[:, self.target]
 
-        with torch.enable_grad():
-            maps: Tensor = LayerGradCam(score, layer).attribute(x.requires_grad_(), relu_attributions=True)
+        def start_gradients(*_: Any) -> None:
+            torch.set_grad_enabled(True)
+
+        # Nothing is recorded for what lies before the layer: it costs neither the time nor the memory of a gradient.
+        # Registered before Captum's own hook, this one runs first, and Captum then makes the layer's output a leaf.
+        handle = layer.register_forward_hook(start_gradients)
+        try:
+            maps: Tensor = LayerGradCam(score, layer).attribute(x, relu_attributions=True)
+        finally:
+            handle.remove()
         return maps
 
 
@@ -248,8 +257,14 @@ def _lock_of(model: nn.Module) -> threading.RLock:
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, so that no statistics move, and each submodule back in its own afterwards."""
+    """Run the model in eval mode, and give each submodule its mode and its buffers back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, _version(buffer), buffer.clone())
+        for module, _ in modes
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     try:
         for module, training in modes:
             if training:  # the flag itself: a train() or eval() of the user's own may do more than set it
@@ -258,3 +273,13 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+        for module, name, buffer, version, value in buffers:
+            if _version(buffer) != version:  # written in place, as counters are whatever the mode
+                with torch.no_grad():
+                    buffer.copy_(value)
+            module._buffers[name] = buffer
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written in place; one made under inference mode does not count, nor can be written."""
+    return 0 if tensor.is_inference() else tensor._version

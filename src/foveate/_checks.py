@@ -1,0 +1,25 @@
+"""The check of a number that every setting shares."""
+
+import math
+from typing import Any
+
+
+def check_number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False) -> float:
+    """Return ``value`` as a float if it is a number in [low, high], or in (low, high] with ``above``.
+
+    Raises:
+        ValueError: if it is not; booleans and NaN are none.
+
+    Example:
+        >>> check_number("scale", 1.5, 0, 1, above=True)
+        Traceback (most recent call last):
+        ValueError: scale: expected a number in (0, 1], got 1.5
+    """
+    try:
+        fits = not isinstance(value, bool | str) and (low < value if above else low <= value) and value <= high
+    except TypeError:
+        fits = False
+    if not fits:
+        ends = f"{'(' if above else '['}{low:g}, {high:g}{']' if high < math.inf else ')'}"
+        raise ValueError(f"{name}: expected a number in {ends}, got {value!r}")
+    return float(value)

@@ -1,0 +1,174 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import RECIPES
+from PIL import Image
+
+from foveate import __version__
+from foveate.cli import main
+from foveate.demo import Scenes
+
+NET = "foveate.demo:scene_net"
+SMALL = "foveate.demo:scene_net:scene_net_small"
+SCENE = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """An ImageFolder of ten scenes, one a class, in folders whose sorted order is the class order."""
+    for scene, label in Scenes(10, seed=21):
+        folder = tmp_path / "images" / Scenes.classes[label]
+        folder.mkdir(parents=True)
+        scene.save(folder / "scene.png")
+    return tmp_path / "images"
+
+
+def run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+class TestEvaluate:
+    def test_two_judges_all_kinds_of_points(self, tree, tmp_path, capsys):
+        out = tmp_path / "out"
+        code, table, _ = run(
+            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, "--codec", "jpeg", "--codec",
+            "jpeg:subsampling=4:4:4", "--quality", "12,50", "--strength", "0,0.5", "--scale", "1,0.5", "--out", out,
+            *SCENE,
+        )  # fmt: skip
+        assert code == 0
+        results = json.loads((out / "results.json").read_text())
+        assert len(results["points"]) == 16
+        assert results["clean"]["scene_net"] >= 0.9
+        assert {p["codec"] for p in results["points"]} == {"jpeg", "jpeg:subsampling=4:4:4"}
+        point = results["points"][0]
+        assert (point["quality"], point["strength"], point["scale"], point["n"]) == (12, 0, 1, 10)
+        assert {k: v["known"] for k, v in point["judges"].items()} == {"scene_net": True, "scene_net_small": False}
+        assert results["settings"]["quality"] == [12, 50]
+        assert results["settings"]["layer"] == "features"
+        assert "jpeg, strength 0.5, scale 0.5" in table
+        html = (out / "report.html").read_text()
+        assert "triangle/scene.png: triangle" in html
+        assert html.count("<svg") == 2
+
+    def test_same_command_same_json(self, tree, tmp_path, capsys):
+        texts = []
+        for _ in range(2):
+            code, _, _ = run(
+                capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--limit", 4, "--out", tmp_path, *SCENE
+            )
+            assert code == 0
+            texts.append((tmp_path / "results.json").read_text())
+        assert texts[0] == texts[1]
+
+    def test_broken_files_are_named_counted_and_skipped(self, tree, tmp_path, capsys):
+        (tree / "ring" / "scene.png").write_bytes(b"broken")
+        (tree / "dots" / "readme.txt").write_text("no picture")
+        code, table, complaints = run(
+            capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--strength", "0", "--out", tmp_path, *SCENE
+        )
+        assert code == 0
+        assert "skipped ring/scene.png:" in complaints
+        assert "skipped dots/readme.txt:" in complaints
+        assert "2 of 11 files could not be read" in table
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert results["points"][0]["n"] == 9
+        assert [name for name, _ in results["skipped"]] == ["dots/readme.txt", "ring/scene.png"]
+
+    def test_other_saliency_filter_and_layer(self, tree, tmp_path, capsys):
+        code, _, _ = run(
+            capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--saliency", "activation", "--filter",
+            "guided", "--layer", "features.8", "--limit", 3, "--out", tmp_path, *SCENE,
+        )  # fmt: skip
+        assert code == 0
+        assert json.loads((tmp_path / "results.json").read_text())["settings"]["layer"] == "features.8"
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["nowhere", "--model", NET], "no folder nowhere"),
+            (["{tree}", "--model", "resnet19"], "did you mean resnet18"),
+            (["{tree}", "--model", f"{RECIPES}:nothing"], "no function 'nothing'"),
+            (["{tree}", "--model", f"{RECIPES}:tiny"], "10 class folders and the model has 5 outputs"),
+            (["{tree}", "--model", NET, "--judge", f"{RECIPES}:tiny"], "different numbers of classes: [5, 10]"),
+            (["{tree}", "--model", NET, "--judge", "foveate.demo.classifier:scene_net"], "called alike"),
+            (["{tree}", "--model", NET, "--quality", "0"], "1 to 95, got 0"),
+            (["{tree}", "--model", NET, "--codec", "gif"], "there is no 'gif'"),
+            (["{tree}", "--model", NET, "--strength", "2"], "strength"),
+            (["{tree}", "--model", NET, "--scale", "2"], "scale"),
+            (["{tree}", "--model", NET, "--filter", "median"], "filter"),
+            (["{tree}", "--model", NET, "--layer", "stem"], "no submodule 'stem'"),
+            (["{tree}", "--model", NET, "--limit", "0"], "limit"),
+            (["{tree}", "--model", NET, "--mean", "0.5"], "mean"),
+            (["{tree}/ring", "--model", NET], "no class folders"),
+        ],
+    )
+    def test_input_at_fault_is_one_line_and_exit_code_2(self, arguments, words, tree, tmp_path, capsys):
+        arguments = [a.format(tree=tree) for a in arguments]
+        code, said, complaint = run(capsys, "evaluate", *arguments, "--out", tmp_path / "out")
+        assert (code, said) == (2, "")
+        assert complaint.startswith("foveate: error: ")
+        assert words in complaint
+        assert complaint.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+    def test_not_one_readable_picture(self, tmp_path, capsys):
+        for name in Scenes.classes:
+            (tmp_path / "images" / name).mkdir(parents=True)
+            (tmp_path / "images" / name / "a.jpg").write_bytes(b"broken")
+        code, _, complaint = run(
+            capsys, "evaluate", tmp_path / "images", "--model", NET, "--out", tmp_path / "out", *SCENE
+        )
+        assert code == 2
+        assert "is a readable picture" in complaint
+        assert "arrow/a.jpg" in complaint
+
+    @pytest.mark.parametrize(
+        "arguments", [[], ["evaluate", "x"], ["evaluate", "x", "--model", "m", "--quality", "a,b"]]
+    )
+    def test_wrong_usage(self, arguments, capsys):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+        assert "usage:" in capsys.readouterr().err
+
+    def test_the_user_s_photos_are_untouched(self, tree, tmp_path, capsys):
+        before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tree.rglob("*") if p.is_file()}
+        run(capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path / "out", *SCENE)
+        assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tree.rglob("*") if p.is_file()}
+
+
+class TestDemo:
+    @pytest.mark.parametrize("arguments", [["--scenes", "3"], ["--strength", "0"], ["--strength", "1.5"]])
+    def test_wrong_settings(self, arguments, tmp_path, capsys):
+        code, _, complaint = run(capsys, "demo", *arguments, "--out", tmp_path)
+        assert code == 2
+        assert arguments[0] in complaint
+
+
+def test_version_and_help_load_nothing_heavy():
+    code = (
+        "import sys\nfrom foveate.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    for flag, words in (("--version", __version__), ("--help", "evaluate")):
+        done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True)
+        assert words in done.stdout
+        assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_photo_with_everything_a_camera_writes(tree, tmp_path, capsys):
+    """Metadata, odd sizes and greyscale on the way in; none of it in the bytes that are counted."""
+    image = Image.open(tree / "ring" / "scene.png").resize((161, 97)).convert("L")
+    exif = image.getexif()
+    exif[0x010E] = "x" * 20_000
+    image.save(tree / "ring" / "scene.jpg", exif=exif, icc_profile=b"p" * 3000)
+    os.remove(tree / "ring" / "scene.png")
+    code, _, _ = run(capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path / "out", *SCENE)
+    assert code == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["points"][0]["bytes"] < 5000
