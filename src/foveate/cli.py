@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "--scale", type=_numbers(float), default=[1.0], help="stored side over source side, default: 1"
     )
     evaluate.add_argument("--filter", default="blend", help="blend, scale-space or guided (default: %(default)s)")
+    evaluate.add_argument(
+        "--sigma", type=float, default=1.5, help="width of the smoothing, see foveate.Prefilter (default: %(default)s)"
+    )
     evaluate.add_argument("--saliency", choices=("grad-cam", "activation"), default="grad-cam")
     evaluate.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="at most N photos, spread evenly over the classes")
@@ -133,7 +136,11 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     how = {"preprocess": maker.preprocess.whole(), "layer": args.layer}
     saliency = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency](maker.model, **how)
     compressors = [
-        Compressor(each.with_quality(quality), Prefilter(saliency, strength, args.filter) if strength else None, scale)
+        Compressor(
+            each.with_quality(quality),
+            Prefilter(saliency, strength, args.filter, args.sigma) if strength else None,
+            scale,
+        )
         for each in codecs
         for strength in args.strength
         for scale in args.scale

@@ -58,7 +58,7 @@ def _scale_space(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
 
 def _guided(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
     # An edge of contrast 0.14, the root of 0.02, is half kept at full strength.
-    return guided_filter(images, images, radius=max(1, round(1.5 * sigma)), eps=0.02 * strengths.square())
+    return guided_filter(images, images, radius=max(1, round(3 * sigma)), eps=0.02 * strengths.square())
 
 
 FILTERS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -81,7 +81,8 @@ class Prefilter:
         filter: ``"blend"`` mixes the picture with a Gaussian blur of it; ``"scale-space"`` blurs every pixel with a
             Gaussian of its own width; ``"guided"`` keeps strong edges in the smoothed parts too.
         sigma: width of the smoothing at full strength, in pixels of a picture whose short side is 256; it grows with
-            the picture, as the classifier that resizes it sees it.
+            the picture, as the classifier that resizes it sees it. 1.5 removes the detail that costs most bytes; 2 and
+            3 saved less at equal answers at JPEG qualities 35 to 75 (MobileNetV2, 500 ImageNet photos, strength 0.5).
 
     Raises:
         TypeError: if ``saliency`` is not callable.
@@ -101,7 +102,7 @@ class Prefilter:
     saliency: Saliency
     strength: float = 0.5
     filter: str = "blend"
-    sigma: float = 3.0
+    sigma: float = 1.5
 
     def __post_init__(self) -> None:
         if not callable(self.saliency):

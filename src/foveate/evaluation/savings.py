@@ -26,7 +26,7 @@ def saved_at_equal(rates: Sequence[float], accuracies: Sequence[float], rate: fl
         ValueError: if the curve has fewer than two points or a rate is not positive.
 
     Example:
-        >>> saved_at_equal([100, 400], [0.5, 0.9], rate=150, accuracy=0.7)
+        >>> round(saved_at_equal([100, 400], [0.5, 0.9], rate=150, accuracy=0.7), 3)
         0.25
     """
     if len(rates) != len(accuracies) or len(rates) < 2 or min(rates) <= 0 or rate <= 0:
