@@ -53,3 +53,8 @@ def broken():
 
 def number():
     return 3
+
+
+def fussy():
+    """A classifier of 10 classes that takes pictures of one size only, and not this one."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 10))

@@ -48,12 +48,30 @@ class TestEvaluate:
         point = results["points"][0]
         assert (point["quality"], point["strength"], point["scale"], point["n"]) == (12, 0, 1, 10)
         assert {k: v["known"] for k, v in point["judges"].items()} == {"scene_net": True, "scene_net_small": False}
-        assert results["settings"]["quality"] == [12, 50]
+        assert results["settings"]["codec"][:2] == ["jpeg:12", "jpeg:50"]
         assert results["settings"]["layer"] == "features"
         assert "jpeg, strength 0.5, scale 0.5" in table
         html = (out / "report.html").read_text()
-        assert "triangle/scene.png: triangle" in html
+        assert "arrow/scene.png: arrow" in html
         assert html.count("<svg") == 2
+
+    def test_a_codec_s_own_quality_is_taken(self, tree, tmp_path, capsys):
+        code, _, _ = run(
+            capsys, "evaluate", tree, "--model", NET, "--codec", "jpeg:33", "--codec", "jpeg:subsampling=4:4:4",
+            "--strength", "0", "--limit", 2, "--out", tmp_path, *SCENE,
+        )  # fmt: skip
+        assert code == 0
+        points = json.loads((tmp_path / "results.json").read_text())["points"]
+        assert [p["quality"] for p in points] == [33, 12, 25, 50, 75]
+
+    def test_every_number_of_mean_and_std_counts(self, tree, tmp_path, capsys):
+        clean = []
+        for mean in ("0.4,0.4,0.4", "0.4,0.9,0.4"):
+            options = ["--resize", "160", "--crop", "160", "--mean", mean, "--std", "0.25,0.25,0.25"]
+            code, _, _ = run(capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path, *options)
+            assert code == 0
+            clean.append(json.loads((tmp_path / "results.json").read_text())["clean"]["scene_net"])
+        assert clean[0] > clean[1]
 
     def test_same_command_same_json(self, tree, tmp_path, capsys):
         texts = []
@@ -103,6 +121,8 @@ class TestEvaluate:
             (["{tree}", "--model", NET, "--filter", "median"], "filter"),
             (["{tree}", "--model", NET, "--layer", "stem"], "no submodule 'stem'"),
             (["{tree}", "--model", NET, "--limit", "0"], "limit"),
+            (["{tree}", "--model", NET, "--layer", "head"], "no spatial map"),
+            (["{tree}", "--model", f"{RECIPES}:fussy"], "mat1 and mat2 shapes"),
             (["{tree}", "--model", NET, "--mean", "0.5"], "mean"),
             (["{tree}/ring", "--model", NET], "no class folders"),
         ],

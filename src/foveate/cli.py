@@ -4,9 +4,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate import __version__
+
+if TYPE_CHECKING:
+    from foveate.codecs import Codec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         job = args.prepare(args)
-    except (ValueError, TypeError, OSError) as error:
-        # Preparing reads nothing but what the user gave, so what goes wrong there is told, not traced.
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        # Preparing runs nothing but what the user gave, so what goes wrong there is told, not traced.
         print(f"foveate: error: {error}", file=sys.stderr)
         return 2
     return int(job() or 0)
@@ -60,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="short string such as jpeg or jpeg:subsampling=4:4:4; may be given several times (default: jpeg)",
     )
-    evaluate.add_argument("--quality", type=_numbers(int), default=[12, 25, 50, 75], help="default: 12,25,50,75")
+    evaluate.add_argument(
+        "--quality", type=_numbers(int), help="default: that of the codec's string, or else 12,25,50,75"
+    )
     evaluate.add_argument(
         "--strength", type=_numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5"
     )
@@ -89,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
 def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     def parse(text: str) -> list[Any]:
         try:
-            return list(dict.fromkeys(kind(part) for part in text.split(",")))
+            return [kind(part) for part in text.split(",")]
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
 
@@ -116,7 +121,6 @@ def _demo(args: argparse.Namespace) -> Callable[[], None]:
 def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     from tqdm import tqdm
 
-    from foveate.codecs import codec
     from foveate.compressor import Compressor
     from foveate.evaluation import Judge, PhotoFolder, measure, summarise
     from foveate.evaluation.report import page, text_table
@@ -124,7 +128,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     from foveate.prefilter import Prefilter
     from foveate.saliency import ActivationMap, GradCam
 
-    codecs = [codec(text) for text in args.codec or ["jpeg"]]
+    codecs = list(dict.fromkeys(_at_each_quality(args.codec or ["jpeg"], args.quality)))
     photos = PhotoFolder(args.images, args.limit)
     own = Preprocess(args.resize, args.crop, tuple(args.mean or IMAGENET_MEAN), tuple(args.std or IMAGENET_STD))
     specs = list(dict.fromkeys([args.model, *args.judge]))
@@ -136,22 +140,20 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     how = {"preprocess": maker.preprocess.whole(), "layer": args.layer}
     saliency = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency](maker.model, **how)
     compressors = [
-        Compressor(
-            each.with_quality(quality),
-            Prefilter(saliency, strength, args.filter, args.sigma) if strength else None,
-            scale,
-        )
+        Compressor(each, Prefilter(saliency, strength, args.filter, args.sigma) if strength else None, scale)
+        for strength in dict.fromkeys(args.strength)
+        for scale in dict.fromkeys(args.scale)
         for each in codecs
-        for strength in args.strength
-        for scale in args.scale
-        for quality in args.quality
     ]
     outputs = {judge.classifier.classes() for judge in judges}
     if len(outputs) > 1:
         raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
     photos.number_classes(outputs.pop())
-    if all(photo is None for photo in photos):
+    first = next((photo for photo in photos if photo is not None), None)
+    if first is None:
         raise ValueError(f"IMAGES: no file of {args.images} is a readable picture, such as {photos.skipped[0]}")
+    if any(args.strength):
+        saliency(first.pixels[None])  # a model or a layer without a map is found out now, not midway
     args.out.mkdir(parents=True, exist_ok=True)
 
     def job() -> int:
@@ -160,7 +162,8 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
         with tqdm(total=count, desc="photos", unit="photo") as bar:
             measured = measure(photos, judges, compressors, sorted(exhibits), bar.update)
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "prepare"}
-        settings |= {"codec": [c.family for c in codecs], "layer": saliency.layer_name}
+        settings |= {"codec": [str(each) for each in codecs], "layer": saliency.layer_name}
+        del settings["quality"]
         results = summarise(measured, settings, photos.skipped)
         results.write(args.out / "results.json")
         lead = (
@@ -178,6 +181,18 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
         return 0
 
     return job
+
+
+def _at_each_quality(texts: Sequence[str], qualities: Sequence[int] | None) -> "list[Codec]":
+    """Each codec at the qualities asked for, at the one its string names, or at four over JPEG's range."""
+    from foveate.codecs import codec
+
+    found = []
+    for text in texts:
+        one = codec(text)
+        named = [one.quality] if text.partition(":")[2].partition(",")[0].isdigit() else [12, 25, 50, 75]
+        found += [one.with_quality(quality) for quality in qualities or named]
+    return found
 
 
 def _say_where(out: Path) -> None:

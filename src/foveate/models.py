@@ -53,8 +53,8 @@ class Preprocess:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name}: expected a positive number of pixels or None, got {value!r}")
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(f"mean, std: expected as many of each, std positive, got {self.mean} and {self.std}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean, std: expected three numbers each, std positive, got {self.mean} and {self.std}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"interpolation: expected 'bilinear' or 'bicubic', got {self.interpolation!r}")
 

@@ -27,8 +27,7 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
 
     The convolution is the last that gives more than one position and is not itself the classifier (SqueezeNet ends in
     a convolution to one channel a class). From it the search climbs to every enclosing module whose output is still
-    that map, so that a residual sum, normalisation or activation at the end of the stage is included. Buffers moved by
-    the trace are not expected: the model is to be in eval mode.
+    that map, so that a residual sum, normalisation or activation at the end of the stage is included.
 
     Args:
         model: in eval mode.
