@@ -25,7 +25,10 @@ _HOME = {
     "Prefilter": "prefilter",
     "Codec": "codecs",
     "CodecError": "codecs",
+    "Avif": "codecs",
     "Jpeg": "codecs",
+    "Jpeg2000": "codecs",
+    "WebP": "codecs",
     "codec": "codecs",
     "Compressor": "compressor",
     "Encoded": "compressor",
@@ -33,9 +36,12 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from foveate.codecs import Avif as Avif
     from foveate.codecs import Codec as Codec
     from foveate.codecs import CodecError as CodecError
     from foveate.codecs import Jpeg as Jpeg
+    from foveate.codecs import Jpeg2000 as Jpeg2000
+    from foveate.codecs import WebP as WebP
     from foveate.codecs import codec as codec
     from foveate.compressor import Compressor as Compressor
     from foveate.compressor import Encoded as Encoded

@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         help="short string such as jpeg or jpeg:subsampling=4:4:4; may be given several times (default: jpeg)",
     )
     evaluate.add_argument(
-        "--quality", type=_numbers(int), help="default: that of the codec's string, or else 12,25,50,75"
+        "--quality",
+        type=_numbers(int),
+        help="default: that of the codec's string, or else a few of its own (jpeg: 12,25,50,75)",
     )
     evaluate.add_argument(
         "--strength", type=_numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5"
@@ -184,13 +186,13 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def _at_each_quality(texts: Sequence[str], qualities: Sequence[int] | None) -> "list[Codec]":
-    """Each codec at the qualities asked for, at the one its string names, or at four over JPEG's range."""
+    """Each codec at the qualities asked for, at the one its string names, or at its own ladder."""
     from foveate.codecs import codec
 
     found = []
     for text in texts:
         one = codec(text)
-        named = [one.quality] if text.partition(":")[2].partition(",")[0].isdigit() else [12, 25, 50, 75]
+        named = [one.quality] if text.partition(":")[2].partition(",")[0].isdigit() else one.ladder
         found += [one.with_quality(quality) for quality in qualities or named]
     return found
 

@@ -24,6 +24,7 @@ class Encoded:
         codec: the codec that wrote it.
         strength: of the pre-filter; 0 without one.
         scale: stored side over source side.
+        channels: of the source picture, 3 or 1.
 
     Example:
         >>> import torch
@@ -37,6 +38,7 @@ class Encoded:
     codec: Codec
     strength: float = 0.0
     scale: float = 1.0
+    channels: int = 3
 
     @property
     def pixels(self) -> int:
@@ -157,6 +159,7 @@ class Compressor:
             self.codec,
             0.0 if self.prefilter is None else self.prefilter.strength,
             self.scale,
+            picture.shape[0],
         )
 
     def __repr__(self) -> str:
@@ -165,6 +168,8 @@ class Compressor:
 
 def _fetch(encoded: Encoded) -> Tensor:
     picture = from_array(encoded.codec.decode(encoded.data))
+    if picture.shape[0] > encoded.channels:  # a greyscale picture in a format without greyscale
+        picture = like(to_float(picture).mean(0, keepdim=True), torch.uint8)
     if tuple(picture.shape[-2:]) == encoded.size:
         return picture
     return like(resize(to_float(picture)[None], encoded.size)[0], torch.uint8)

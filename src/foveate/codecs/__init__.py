@@ -4,11 +4,14 @@ A new codec joins by one class, a subclass of :class:`Codec` in a file of its ow
 """
 
 from foveate.codecs._codec import MAX_PIXELS, Codec, CodecError
+from foveate.codecs.avif import Avif
 from foveate.codecs.jpeg import Jpeg
+from foveate.codecs.jpeg2000 import Jpeg2000
+from foveate.codecs.webp import WebP
 
-__all__ = ["CODECS", "MAX_PIXELS", "Codec", "CodecError", "Jpeg", "codec"]
+__all__ = ["CODECS", "MAX_PIXELS", "Avif", "Codec", "CodecError", "Jpeg", "Jpeg2000", "WebP", "codec"]
 
-CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Jpeg,)}
+CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Jpeg, Jpeg2000, WebP, Avif)}
 
 
 def codec(text: "str | Codec") -> Codec:

@@ -27,6 +27,20 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
         raise ValueError(f"image: {image.shape[0]}x{image.shape[1]} is over the limit of {MAX_PIXELS} pixels; tile it")
 
 
+def check_integer(name: str, value: object, low: int, high: int) -> None:
+    """Raise unless ``value`` is an integer in [low, high]; ``name`` says of which argument of which codec."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} takes an integer {low} to {high}, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} takes {low} to {high}, got {value}")
+
+
+def check_subsampling(name: str, value: object) -> None:
+    """Raise unless ``value`` is a chroma subsampling that codecs share."""
+    if value not in ("4:2:0", "4:2:2", "4:4:4"):
+        raise ValueError(f"subsampling: {name} takes 4:2:0, 4:2:2 or 4:4:4, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Codec(ABC):
     """A codec at one setting: immutable, hashable, picklable, and without any state between calls.
@@ -40,14 +54,18 @@ class Codec(ABC):
         name: the codec's name in short strings and results.
         suffix: the ending of files that hold its bitstreams.
         media_type: the registered media (MIME) type of its bitstreams.
+        greyscale: whether a greyscale picture comes back with one channel; where the format has none it comes back as
+            RGB, and :class:`foveate.Compressor` takes it back to one.
+        ladder: a few qualities for sweeps, from coarse to fine.
     """
 
     quality: int
     name: ClassVar[str]
     suffix: ClassVar[str]
     media_type: ClassVar[str]
+    greyscale: ClassVar[bool] = True
+    ladder: ClassVar[tuple[int, ...]]
 
-    @abstractmethod
     def encode(self, image: npt.NDArray[np.uint8]) -> bytes:
         """Compress a picture.
 
@@ -59,8 +77,15 @@ class Codec(ABC):
 
         Raises:
             TypeError: if ``image`` is not a uint8 array.
-            ValueError: if its shape is not one of the two, or it has more than ``MAX_PIXELS`` pixels.
+            ValueError: if its shape is not one of the two, it has more than ``MAX_PIXELS`` pixels, or more a side than
+                the format can hold.
         """
+        check_image(image)
+        return self._encode(np.ascontiguousarray(image))
+
+    @abstractmethod
+    def _encode(self, image: npt.NDArray[np.uint8]) -> bytes:
+        """Compress a checked, contiguous picture (H, W, 3 or 1)."""
 
     @abstractmethod
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
@@ -70,7 +95,7 @@ class Codec(ABC):
             data: a complete bitstream of this format, from any encoder.
 
         Returns:
-            (H, W, 3) RGB or (H, W, 1) greyscale, uint8.
+            (H, W, 3) RGB, or (H, W, 1) where the bitstream is greyscale, uint8.
 
         Raises:
             CodecError: if ``data`` is not a whole and sound bitstream of this format.

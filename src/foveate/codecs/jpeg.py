@@ -1,14 +1,13 @@
 """JPEG (ITU-T T.81) through Pillow's libjpeg-turbo."""
 
-import io
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from foveate.codecs._codec import MAX_PIXELS, Codec, CodecError, check_image
+from foveate.codecs import _pillow
+from foveate.codecs._codec import Codec, check_integer, check_subsampling
 
 Table = tuple[int, ...]
 
@@ -44,14 +43,11 @@ class Jpeg(Codec):
     name: ClassVar[str] = "jpeg"
     suffix: ClassVar[str] = ".jpg"
     media_type: ClassVar[str] = "image/jpeg"
+    ladder: ClassVar[tuple[int, ...]] = (12, 25, 50, 75)
 
     def __post_init__(self) -> None:
-        if isinstance(self.quality, bool) or not isinstance(self.quality, int):
-            raise TypeError(f"quality: JPEG takes an integer 1 to 95, got {self.quality!r}")
-        if not 1 <= self.quality <= 95:
-            raise ValueError(f"quality: JPEG takes 1 to 95, got {self.quality}")
-        if self.subsampling not in ("4:2:0", "4:2:2", "4:4:4"):
-            raise ValueError(f"subsampling: JPEG takes 4:2:0, 4:2:2 or 4:4:4, got {self.subsampling!r}")
+        check_integer("quality: JPEG", self.quality, 1, 95)
+        check_subsampling("JPEG", self.subsampling)
         if self.tables is not None:
             # Tuples all the way down, so that a codec given lists is as hashable as any other.
             tables = tuple(tuple(int(v) for v in table) for table in self.tables)
@@ -59,35 +55,14 @@ class Jpeg(Codec):
                 raise ValueError("tables: JPEG takes one or two tables of 64 integers from 1 to 255")
             object.__setattr__(self, "tables", tables)
 
-    def encode(self, image: npt.NDArray[np.uint8]) -> bytes:
-        check_image(image)
-        if max(image.shape[:2]) > 65535:
-            raise ValueError(f"image: JPEG holds at most 65535 pixels a side, got {image.shape[:2]}")
+    def _encode(self, image: npt.NDArray[np.uint8]) -> bytes:
         grey = image.shape[2] == 1
-        # From an array, so that no EXIF, ICC profile or comment of a file can travel into the bitstream.
-        picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if grey else image))
-        stream = io.BytesIO()
         how: dict[str, Any] = {} if grey else {"subsampling": self.subsampling}
         if self.tables is not None:  # libjpeg scales them to the quality as it does its own
             how["qtables"] = [list(table) for table in self.tables[: 1 if grey else 2]]
-        picture.save(
-            stream,
-            "JPEG",
-            optimize=True,
-            progressive=self.progressive,
-            quality=self.quality,
-            **how,
+        return _pillow.encode(
+            image, "JPEG", 65535, quality=self.quality, optimize=True, progressive=self.progressive, **how
         )
-        return stream.getvalue()
 
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
-        try:
-            with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    raise CodecError(f"data: {picture.width}x{picture.height} JPEG is over {MAX_PIXELS} pixels")
-                pixels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-        except CodecError:
-            raise
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise CodecError(f"data: not a whole and sound JPEG bitstream ({len(data)} bytes): {error}") from error
-        return pixels[..., None] if pixels.ndim == 2 else pixels
+        return _pillow.decode(data, "JPEG")

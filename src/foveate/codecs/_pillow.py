@@ -1,0 +1,35 @@
+"""Encoding and decoding in memory through Pillow, for every format it carries."""
+
+import io
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from foveate.codecs._codec import MAX_PIXELS, CodecError
+
+
+def encode(image: npt.NDArray[np.uint8], format: str, side: int, **settings: Any) -> bytes:
+    """Return the bitstream of a picture (H, W, 3 or 1) of at most ``side`` pixels a side."""
+    if max(image.shape[:2]) > side:
+        raise ValueError(f"image: {format} holds at most {side} pixels a side, got {image.shape[:2]}; tile it")
+    # From an array, so that no EXIF, ICC profile or comment of a file can travel into the bitstream.
+    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    stream = io.BytesIO()
+    picture.save(stream, format, **settings)
+    return stream.getvalue()
+
+
+def decode(data: bytes, format: str) -> npt.NDArray[np.uint8]:
+    """Return the picture (H, W, 3), or (H, W, 1) if the bitstream is greyscale; raise CodecError if it is unsound."""
+    try:
+        with Image.open(io.BytesIO(data), formats=[format]) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise CodecError(f"data: {picture.width}x{picture.height} {format} is over {MAX_PIXELS} pixels")
+            pixels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+    except CodecError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as error:
+        raise CodecError(f"data: no whole and sound {format} bitstream ({len(data)} bytes): {error}") from error
+    return pixels[..., None] if pixels.ndim == 2 else pixels
