@@ -91,6 +91,23 @@ class TestConformance:
             pytest.skip(f"this OpenCV does not read {cls.name}")
         assert psnr(cls().decode(data), theirs[..., ::-1]) > 40  # libraries may round and upsample apart
 
+    def test_a_mutated_bitstream_is_a_picture_or_a_codec_error(self, cls):
+        sound, refused = cls().encode(picture(61, 90)), 0
+        for case in range(400):
+            data = bytearray(sound)
+            for _ in range(int(torch.randint(1, 9, ()))):
+                data[int(torch.randint(len(data), ()))] = int(torch.randint(256, ()))
+            keep = len(data) if case % 5 else int(torch.randint(len(data), ()))
+            try:
+                decoded = cls().decode(bytes(data[:keep]))
+            except CodecError:
+                refused += 1
+            else:
+                assert decoded.dtype == np.uint8
+                assert decoded.shape[2] in (1, 3)
+                assert decoded[..., 0].size <= MAX_PIXELS
+        assert refused > 80  # at the least those cut short
+
     def test_a_truncated_bitstream_is_a_codec_error(self, cls):
         data = cls().encode(picture(61, 90))
         for keep in (3, len(data) // 4, len(data) // 2, len(data) - 40):

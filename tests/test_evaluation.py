@@ -303,6 +303,13 @@ class TestReport:
             assert base64.b64encode(encoded.data).decode() in html
         assert f"{len(measured.exhibits[0].encoded[0].data):,} bytes" in html
 
+    def test_formats_that_browsers_do_not_show_are_shown_as_copies(self, judges):
+        measured = measure(scenes(2), judges, [Compressor("jpeg2000"), Compressor("webp")], exhibits=[0])
+        html = page(summarise(measured, {}), measured, "", "", dict(enumerate(CLASSES)))
+        assert "jpeg2000, which" in html
+        assert "image/jp2" not in html
+        assert html.count("data:image/webp;base64,") == 3  # the original, the copy, and the WebP bitstream itself
+
     def test_exhibits_carry_their_settings(self, measured, compressors):
         exhibit = measured.exhibits[1]
         assert exhibit.photo.name == "scene 5"

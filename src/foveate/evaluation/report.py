@@ -128,6 +128,9 @@ def page(
         n=results.points[0].n,
         skipped=results.skipped,
         exhibits=[_exhibit(e, measured, class_names) for e in measured.exhibits],
+        copies=", ".join(
+            sorted({c.codec.name for c in measured.compressors if c.codec.media_type not in _SHOWN_BY_BROWSERS})
+        ),
         judge_names=" and ".join(results.clean),
         settings=results.settings,
         versions=results.versions,
