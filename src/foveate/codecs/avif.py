@@ -12,7 +12,7 @@ from foveate.codecs._codec import Codec, check_integer, check_subsampling
 
 @dataclass(frozen=True)
 class Avif(Codec):
-    """AVIF with 8 bits a channel; greyscale is stored without chroma.
+    """AVIF with 8 bits a channel; greyscale is stored without chroma and comes back as RGB.
 
     Args:
         quality: 0 (coarsest) to 100 (finest), the scale of libavif.
@@ -36,6 +36,7 @@ class Avif(Codec):
     name: ClassVar[str] = "avif"
     suffix: ClassVar[str] = ".avif"
     media_type: ClassVar[str] = "image/avif"
+    greyscale: ClassVar[bool] = False
     ladder: ClassVar[tuple[int, ...]] = (15, 30, 50, 70)
 
     def __post_init__(self) -> None:
@@ -56,4 +57,6 @@ class Avif(Codec):
         )
 
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
-        return _pillow.decode(data, "AVIF")
+        pixels = _pillow.decode(data, "AVIF")
+        # Only Pillow 13 says that a picture has no chroma; older ones give it as RGB, and so does this.
+        return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
