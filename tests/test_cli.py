@@ -57,12 +57,12 @@ class TestEvaluate:
 
     def test_a_codec_s_own_quality_is_taken(self, tree, tmp_path, capsys):
         code, _, _ = run(
-            capsys, "evaluate", tree, "--model", NET, "--codec", "jpeg:33", "--codec", "jpeg:subsampling=4:4:4",
-            "--strength", "0", "--limit", 2, "--out", tmp_path, *SCENE,
+            capsys, "evaluate", tree, "--model", NET, "--codec", "jpeg:33", "--codec", "jpeg:quality=44", "--codec",
+            "jpeg:subsampling=4:4:4", "--strength", "0", "--limit", 2, "--out", tmp_path, *SCENE,
         )  # fmt: skip
         assert code == 0
         points = json.loads((tmp_path / "results.json").read_text())["points"]
-        assert [p["quality"] for p in points] == [33, 12, 25, 50, 75]
+        assert [p["quality"] for p in points] == [33, 44, 12, 25, 50, 75]
 
     def test_every_number_of_mean_and_std_counts(self, tree, tmp_path, capsys):
         clean = []

@@ -125,6 +125,7 @@ class TestPrefilter:
             ({"strength": float("nan")}, ValueError, "strength"),
             ({"strength": True}, ValueError, "strength"),
             ({"strength": "0.5"}, ValueError, "strength.*'0.5'"),
+            ({"strength": torch.ones(2)}, ValueError, "strength"),
             ({"filter": "median"}, ValueError, "blend or scale-space or guided"),
             ({"sigma": 0}, ValueError, "sigma"),
         ],

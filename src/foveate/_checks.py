@@ -17,7 +17,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
     """
     try:
         fits = not isinstance(value, bool | str) and (low < value if above else low <= value) and value <= high
-    except TypeError:
+    except (TypeError, ValueError, RuntimeError):  # what comparing a string, an array or a tensor with a number raises
         fits = False
     if not fits:
         ends = f"{'(' if above else '['}{low:g}, {high:g}{']' if high < math.inf else ')'}"

@@ -192,7 +192,8 @@ def _at_each_quality(texts: Sequence[str], qualities: Sequence[int] | None) -> "
     found = []
     for text in texts:
         one = codec(text)
-        named = [one.quality] if text.partition(":")[2].partition(",")[0].isdigit() else one.ladder
+        own = any(part.isdigit() or part.startswith("quality=") for part in text.partition(":")[2].split(","))
+        named = [one.quality] if own else one.ladder
         found += [one.with_quality(quality) for quality in qualities or named]
     return found
 

@@ -99,7 +99,7 @@ class Classifier:
         if len({view.shape for view in views}) > 1:
             raise ValueError("pictures: they differ in size after preprocessing; give the Preprocess a crop")
         device = next((p.device for p in self.model.parameters()), views[0].device)
-        # Channels last: about twice as fast in convolutions on a CPU, and never slower.
+        # Channels last: 1.3 to 2.7 times as fast on two CPU cores (MobileNetV2 and SqueezeNet, batches of 9 to 43).
         x = torch.cat(views).to(device, memory_format=torch.channels_last)
         with torch.inference_mode():
             logits = check_logits(self.model(x))

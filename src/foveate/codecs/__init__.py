@@ -22,7 +22,8 @@ def codec(text: "str | Codec") -> Codec:
             knobs those of the codec's class. A name alone takes the class's defaults. A codec is returned as it is.
 
     Returns:
-        The codec; ``str()`` of it gives a string that this function reads back to an equal codec.
+        The codec; ``str()`` of it gives a string that this function reads back to an equal codec, unless it has own
+        quantisation tables, which a short string cannot say.
 
     Raises:
         ValueError: if the name, a knob or a value is not one the codec has.

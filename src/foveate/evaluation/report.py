@@ -40,7 +40,7 @@ def table(results: Results, metric: str = "agreement") -> tuple[list[str], list[
 
 
 def text_table(results: Results, metric: str = "agreement") -> str:
-    """Return the table of all points as aligned text, and one line a judge with the best saving of the pre-filter."""
+    """Return the table of all points as aligned text, and the headlines below it."""
     heads, rows = table(results, metric)
     widths = [max(len(row[k]) for row in [heads, *rows]) for k in range(len(heads))]
 
@@ -53,7 +53,7 @@ def text_table(results: Results, metric: str = "agreement") -> str:
 
 
 def headlines(results: Results, metric: str = "agreement") -> list[dict[str, str]]:
-    """Return a judge's best saving by the pre-filter (or, without one, by scaling), each as a figure and a sentence."""
+    """Return each judge's best saving by the pre-filter and by downscaling alone, as a figure and a sentence each."""
     word = {"agreement": "agreement", "top1": "top-1"}[metric]
     cards = []
     for judge, kind in results.points[0].judges.items():
