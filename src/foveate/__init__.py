@@ -26,8 +26,11 @@ _HOME = {
     "Codec": "codecs",
     "CodecError": "codecs",
     "Avif": "codecs",
+    "Hevc": "codecs",
     "Jpeg": "codecs",
     "Jpeg2000": "codecs",
+    "Jxl": "codecs",
+    "TargetSize": "codecs",
     "WebP": "codecs",
     "codec": "codecs",
     "Compressor": "compressor",
@@ -39,8 +42,11 @@ if TYPE_CHECKING:
     from foveate.codecs import Avif as Avif
     from foveate.codecs import Codec as Codec
     from foveate.codecs import CodecError as CodecError
+    from foveate.codecs import Hevc as Hevc
     from foveate.codecs import Jpeg as Jpeg
     from foveate.codecs import Jpeg2000 as Jpeg2000
+    from foveate.codecs import Jxl as Jxl
+    from foveate.codecs import TargetSize as TargetSize
     from foveate.codecs import WebP as WebP
     from foveate.codecs import codec as codec
     from foveate.compressor import Compressor as Compressor

@@ -1,4 +1,4 @@
-"""The command line: ``foveate demo`` and ``foveate evaluate``."""
+"""The command line: ``foveate demo``, ``foveate evaluate`` and ``foveate codecs``."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         job = args.prepare(args)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         # Preparing runs nothing but what the user gave, so what goes wrong there is told, not traced.
         print(f"foveate: error: {error}", file=sys.stderr)
         return 2
@@ -61,11 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--codec",
         action="append",
-        help="short string such as jpeg or jpeg:subsampling=4:4:4; may be given several times (default: jpeg)",
+        help="short string such as jpeg, avif:speed=6 or hevc:roi=8; may be given several times (default: jpeg)",
     )
     evaluate.add_argument(
         "--quality",
-        type=_numbers(int),
+        type=_numbers(_number),
         help="default: that of the codec's string, or else a few of its own (jpeg: 12,25,50,75)",
     )
     evaluate.add_argument(
@@ -90,7 +90,18 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--mean", type=_numbers(float), help="three numbers (default: ImageNet's)")
     own.add_argument("--std", type=_numbers(float), help="three numbers (default: ImageNet's)")
     evaluate.set_defaults(prepare=_evaluate)
+
+    codecs = commands.add_parser("codecs", help="the codecs, their settings, and which are installed")
+    codecs.set_defaults(prepare=_codecs)
     return parser
+
+
+def _number(text: str) -> float:
+    """An integer where the text is one: most codecs have no other qualities."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
 
 
 def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
@@ -131,6 +142,8 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     from foveate.saliency import ActivationMap, GradCam
 
     codecs = list(dict.fromkeys(_at_each_quality(args.codec or ["jpeg"], args.quality)))
+    for each in codecs:
+        each.library()
     photos = PhotoFolder(args.images, args.limit)
     own = Preprocess(args.resize, args.crop, tuple(args.mean or IMAGENET_MEAN), tuple(args.std or IMAGENET_STD))
     specs = list(dict.fromkeys([args.model, *args.judge]))
@@ -142,7 +155,9 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     how = {"preprocess": maker.preprocess.whole(), "layer": args.layer}
     saliency = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency](maker.model, **how)
     compressors = [
-        Compressor(each, Prefilter(saliency, strength, args.filter, args.sigma) if strength else None, scale)
+        Compressor(
+            each, Prefilter(saliency, strength, args.filter, args.sigma) if strength else None, scale, None, saliency
+        )
         for strength in dict.fromkeys(args.strength)
         for scale in dict.fromkeys(args.scale)
         for each in codecs
@@ -154,7 +169,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     first = next((photo for photo in photos if photo is not None), None)
     if first is None:
         raise ValueError(f"IMAGES: no file of {args.images} is a readable picture, such as {photos.skipped[0]}")
-    if any(args.strength):
+    if any(args.strength) or any(each.needs_saliency for each in codecs):
         saliency(first.pixels[None])  # a model or a layer without a map is found out now, not midway
     args.out.mkdir(parents=True, exist_ok=True)
 
@@ -185,15 +200,39 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     return job
 
 
-def _at_each_quality(texts: Sequence[str], qualities: Sequence[int] | None) -> "list[Codec]":
+def _codecs(args: argparse.Namespace) -> Callable[[], None]:
+    from dataclasses import fields
+
+    from foveate.codecs import CODECS
+
+    def job() -> None:
+        for name, cls in CODECS.items():
+            one = cls.parse("")
+            knobs = ", ".join(f"{f.name}={f.default}" for f in fields(cls) if f.name != "quality")
+            try:
+                library = cls.library()
+            except ImportError as error:
+                library = f"not installed: {error}"
+            print(f"{name:9} {library}")
+            print(
+                f"{'':9} quality {cls.scale[0]:g} (coarsest) to {cls.scale[-1]:g} (finest), {one.quality:g} unless said"
+            )
+            if knobs:
+                print(f"{'':9} {knobs}")
+
+    return job
+
+
+def _at_each_quality(texts: Sequence[str], qualities: Sequence[float] | None) -> "list[Codec]":
     """Each codec at the qualities asked for, at the one its string names, or at its own ladder."""
     from foveate.codecs import codec
 
     found = []
     for text in texts:
         one = codec(text)
-        own = any(part.isdigit() or part.startswith("quality=") for part in text.partition(":")[2].split(","))
-        named = [one.quality] if own else one.ladder
+        parts = filter(None, text.partition(":")[2].split(","))
+        own = any("=" not in part or part.startswith("quality=") for part in parts)
+        named = [one.quality] if own else one.qualities()
         found += [one.with_quality(quality) for quality in qualities or named]
     return found
 

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from foveate._checks import check_number
-from foveate.codecs import Codec, codec
+from foveate._threads import spread
+from foveate.codecs import Codec, Fit, TargetSize, codec
 from foveate.filters import resize
 from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
 from foveate.prefilter import Prefilter
+from foveate.saliency import Saliency
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ class Encoded:
     Attributes:
         data: the complete bitstream.
         size: height and width of the source picture in pixels; that of the stored one is smaller where it was scaled.
-        codec: the codec that wrote it.
+        codec: the codec that wrote it, at the quality it was written with.
         strength: of the pre-filter; 0 without one.
         scale: stored side over source side.
         channels: of the source picture, 3 or 1.
+        met: False where a :class:`TargetSize` was given and even the coarsest quality takes more.
 
     Example:
         >>> import torch
@@ -39,6 +42,7 @@ class Encoded:
     strength: float = 0.0
     scale: float = 1.0
     channels: int = 3
+    met: bool = True
 
     @property
     def pixels(self) -> int:
@@ -64,10 +68,15 @@ class Compressor:
         prefilter: None stores the picture as it is.
         scale: in (0, 1]: the sides of the stored picture over those of the source. The decoder's side gets the picture
             back at source size, and the rate stays per source pixel. Scaling comes after the filter.
+        target: a :class:`TargetSize` that chooses the codec's quality for each picture; None keeps that of ``codec``.
+        saliency: makes the maps of a codec that takes them itself (``"hevc:32,roi=8"``); None takes the pre-filter's.
+
+    Pictures are encoded and decoded on as many threads as torch may use (``torch.get_num_threads()``; one in a worker
+    of a DataLoader).
 
     Raises:
-        TypeError: if ``prefilter`` is none.
-        ValueError: if the codec's string or the scale does not fit.
+        TypeError: if ``prefilter`` or ``target`` is none.
+        ValueError: if the codec's string or the scale does not fit, or nothing makes the maps that the codec needs.
 
     Example:
         >>> import torch
@@ -77,20 +86,35 @@ class Compressor:
         [(3, 33, 48), (3, 33, 48)]
     """
 
-    def __init__(self, codec: str | Codec = "jpeg", prefilter: Prefilter | None = None, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        codec: str | Codec = "jpeg",
+        prefilter: Prefilter | None = None,
+        scale: float = 1.0,
+        target: TargetSize | None = None,
+        saliency: Saliency | None = None,
+    ) -> None:
         self.codec = _codec(codec)
         if prefilter is not None and not isinstance(prefilter, Prefilter):
             raise TypeError(f"prefilter: expected a foveate.Prefilter or None, got {type(prefilter).__name__}")
         self.prefilter = prefilter
         self.scale = check_number("scale", scale, 0, 1, above=True)
+        if target is not None and not isinstance(target, TargetSize):
+            raise TypeError(f"target: expected a foveate.TargetSize or None, got {type(target).__name__}")
+        self.target = target
+        self.saliency = saliency
+        if saliency is None and prefilter is not None:
+            self.saliency = prefilter.saliency
+        if self.codec.needs_saliency and self.saliency is None:
+            raise ValueError(f"saliency: {self.codec} needs maps; give this Compressor a saliency")
 
-    def at(self, quality: int | None = None, strength: float | None = None) -> Self:
+    def at(self, quality: float | None = None, strength: float | None = None) -> Self:
         """Return this compressor at another operating point; what is None stays.
 
         Raises:
             ValueError: if a strength is given and there is no pre-filter, or a value is out of range.
         """
-        other = type(self)(self.codec, self.prefilter, self.scale)
+        other = type(self)(self.codec, self.prefilter, self.scale, self.target, self.saliency)
         if quality is not None:
             other.codec = self.codec.with_quality(quality)
         if strength is not None:
@@ -115,24 +139,43 @@ class Compressor:
             TypeError, ValueError: if a picture is none, or the pre-filter or the codec refuses it.
         """
         pictures = as_batch(images)
-        if self.prefilter is not None and self.prefilter.strength > 0:
-            if isinstance(images, Tensor):
-                pictures = list(self.prefilter(images, maps))
-            else:
-                chosen = [None] * len(pictures) if maps is None else [m[None] for m in maps]
-                pictures = [self.prefilter(p[None], m)[0] for p, m in zip(pictures, chosen, strict=True)]
-        return self.store(pictures)
+        groups = [images] if isinstance(images, Tensor) else [picture[None] for picture in pictures]
+        given: list[Tensor | None] = [None] * len(groups)
+        if maps is not None:
+            given = [maps] if isinstance(images, Tensor) else [m[None] for m in maps]
+        filtered: list[Tensor] = []
+        kept: list[Tensor | None] = []
+        for group, own in zip(groups, given, strict=True):
+            chosen = self.maps(group) if own is None else own
+            filtered += self.prefilter(group, chosen) if self.prefilter is not None and self.filters else group
+            kept += [None] * len(group) if chosen is None else list(chosen)
+        return self.store(filtered, kept)
 
-    def store(self, pictures: Tensor | Sequence[Tensor]) -> list[Encoded]:
+    @property
+    def filters(self) -> bool:
+        """Whether the pre-filter changes anything."""
+        return self.prefilter is not None and self.prefilter.strength > 0
+
+    def maps(self, images: Tensor) -> Tensor | None:
+        """Return the saliency maps (B, 1, h, w) of a batch, or None where neither the pre-filter nor the codec asks."""
+        if self.prefilter is not None and self.filters:
+            return self.prefilter.maps(images)
+        if self.saliency is not None and self.codec.needs_saliency:
+            return Prefilter(self.saliency).maps(images)
+        return None
+
+    def store(self, pictures: Tensor | Sequence[Tensor], maps: Sequence[Tensor | None] | None = None) -> list[Encoded]:
         """Scale and encode pictures that went through the pre-filter already; :meth:`encode` does both.
 
         Args:
             pictures: (B, C, H, W), or tensors (C, H, W) of any sizes, uint8 or float in [0, 1].
+            maps: saliency maps (1, h, w), one a picture, for a codec that needs them.
 
         Returns:
             One bitstream a picture, in order, marked with this compressor's strength.
         """
-        return [self._store(picture) for picture in pictures]
+        given = [None] * len(pictures) if maps is None else maps
+        return spread(lambda pair: self._store(*pair), zip(pictures, given, strict=True))
 
     def decode(self, encoded: Sequence[Encoded]) -> list[Tensor]:
         """Decompress pictures to their source sizes.
@@ -146,24 +189,27 @@ class Compressor:
         Raises:
             CodecError: if a bitstream is damaged.
         """
-        return [_fetch(one) for one in encoded]
+        return spread(_fetch, encoded)
 
-    def _store(self, picture: Tensor) -> Encoded:
+    def _store(self, picture: Tensor, saliency: Tensor | None) -> Encoded:
         height, width = picture.shape[-2:]
         if self.scale < 1:
             size = max(1, round(height * self.scale)), max(1, round(width * self.scale))
             picture = resize(to_float(picture)[None], size)[0]
-        return Encoded(
-            self.codec.encode(to_array(picture)),
-            (height, width),
-            self.codec,
-            0.0 if self.prefilter is None else self.prefilter.strength,
-            self.scale,
-            picture.shape[0],
+        array = to_array(picture)
+        given = (
+            saliency[0].detach().cpu().float().numpy() if saliency is not None and self.codec.needs_saliency else None
         )
+        if self.target is None:
+            fit = Fit(self.codec.encode(array, given), self.codec, True)
+        else:
+            fit = self.target.fit(self.codec, array, given, height * width)
+        strength = 0.0 if self.prefilter is None else self.prefilter.strength
+        return Encoded(fit.data, (height, width), fit.codec, strength, self.scale, picture.shape[0], fit.met)
 
     def __repr__(self) -> str:
-        return f"Compressor({str(self.codec)!r}, {self.prefilter!r}, scale={self.scale:g})"
+        target = "" if self.target is None else f", {self.target!r}"
+        return f"Compressor({str(self.codec)!r}, {self.prefilter!r}, scale={self.scale:g}{target})"
 
 
 def _fetch(encoded: Encoded) -> Tensor:

@@ -116,6 +116,8 @@ class Compress(_ImageTransform):
             ``(image, rate)``. The transforms that follow and ``default_collate`` take these shapes as they are. The
             counts are ints, and for a batch or video int64 tensors of its leading dimensions; those of several images
             in one sample are summed.
+        target: a :class:`foveate.TargetSize`, which then chooses the quality of each picture.
+        saliency: makes the maps of a codec that takes them itself; None takes the pre-filter's.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -132,14 +134,16 @@ class Compress(_ImageTransform):
     def __init__(
         self,
         codec: str | Codec = "jpeg",
-        quality: int | Sequence[int] | None = None,
+        quality: float | Sequence[float] | None = None,
         prefilter: "foveate.Prefilter | None" = None,
         strength: float | Sequence[float] | None = None,
         scale: float = 1.0,
         return_rate: bool = False,
+        target: "foveate.TargetSize | None" = None,
+        saliency: "foveate.Saliency | None" = None,
     ) -> None:
         super().__init__()
-        self.compressor = Compressor(codec, prefilter, scale)
+        self.compressor = Compressor(codec, prefilter, scale, target, saliency)
         if prefilter is None and strength is not None:
             raise ValueError(f"strength: {strength!r} was given without a prefilter to use it")
         chosen = self.compressor.codec.quality if quality is None else quality
@@ -159,7 +163,10 @@ class Compress(_ImageTransform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the quality and the strength of one call."""
         low, high = self.quality
-        quality = low if low == high else int(torch.randint(low, high + 1, ()).item())
+        if isinstance(self.compressor.codec.quality, int):
+            quality: float = low if low == high else int(torch.randint(int(low), int(high) + 1, ()).item())
+        else:
+            quality = _uniform((low, high))
         return {"quality": quality, "strength": None if self.strength is None else _uniform(self.strength)}
 
     def forward(self, *inputs: Any) -> Any:

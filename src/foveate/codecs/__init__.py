@@ -5,13 +5,30 @@ A new codec joins by one class, a subclass of :class:`Codec` in a file of its ow
 
 from foveate.codecs._codec import MAX_PIXELS, Codec, CodecError
 from foveate.codecs.avif import Avif
+from foveate.codecs.hevc import Hevc
 from foveate.codecs.jpeg import Jpeg
 from foveate.codecs.jpeg2000 import Jpeg2000
+from foveate.codecs.jxl import Jxl
+from foveate.codecs.target import Fit, TargetSize
 from foveate.codecs.webp import WebP
 
-__all__ = ["CODECS", "MAX_PIXELS", "Avif", "Codec", "CodecError", "Jpeg", "Jpeg2000", "WebP", "codec"]
+__all__ = [
+    "CODECS",
+    "MAX_PIXELS",
+    "Avif",
+    "Codec",
+    "CodecError",
+    "Fit",
+    "Hevc",
+    "Jpeg",
+    "Jpeg2000",
+    "Jxl",
+    "TargetSize",
+    "WebP",
+    "codec",
+]
 
-CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Jpeg, Jpeg2000, WebP, Avif)}
+CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Jpeg, Jpeg2000, WebP, Avif, Jxl, Hevc)}
 
 
 def codec(text: "str | Codec") -> Codec:
@@ -22,8 +39,7 @@ def codec(text: "str | Codec") -> Codec:
             knobs those of the codec's class. A name alone takes the class's defaults. A codec is returned as it is.
 
     Returns:
-        The codec; ``str()`` of it gives a string that this function reads back to an equal codec, unless it has own
-        quantisation tables, which a short string cannot say.
+        The codec; ``str()`` of it gives a string that this function reads back to an equal codec.
 
     Raises:
         ValueError: if the name, a knob or a value is not one the codec has.

@@ -1,6 +1,8 @@
 """What every codec is: a frozen dataclass of its settings that encodes and decodes in memory."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -45,32 +47,35 @@ def check_subsampling(name: str, value: object) -> None:
 class Codec(ABC):
     """A codec at one setting: immutable, hashable, picklable, and without any state between calls.
 
-    Subclasses add their knobs as dataclass fields, each with a default and each a str, int, float or bool unless it
-    cannot be said in a short string, and hold to three rules: the bitstream carries the picture and no metadata,
+    Subclasses add their knobs as dataclass fields, each with a default and each a str, int, float or bool unless they
+    say how a short string spells it, and hold to three rules: the bitstream carries the picture and no metadata,
     the decoded picture has the size of the source, and what cannot be decoded raises :class:`CodecError`.
 
     Attributes:
-        quality: the native quality scale of the codec, finer upwards unless the subclass says otherwise.
+        quality: on the codec's native scale, of which each subclass says the direction.
         name: the codec's name in short strings and results.
         suffix: the ending of files that hold its bitstreams.
         media_type: the registered media (MIME) type of its bitstreams.
         greyscale: whether a greyscale picture comes back with one channel; where the format has none it comes back as
             RGB, and :class:`foveate.Compressor` takes it back to one.
-        ladder: a few qualities for sweeps, from coarse to fine.
+        scale: every quality that a search may try, from coarsest to finest.
+        ladder: a few of them for sweeps, from coarse to fine.
     """
 
-    quality: int
+    quality: float
     name: ClassVar[str]
     suffix: ClassVar[str]
     media_type: ClassVar[str]
     greyscale: ClassVar[bool] = True
-    ladder: ClassVar[tuple[int, ...]]
+    scale: ClassVar[Sequence[float]]
+    ladder: ClassVar[tuple[float, ...]]
 
-    def encode(self, image: npt.NDArray[np.uint8]) -> bytes:
+    def encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None = None) -> bytes:
         """Compress a picture.
 
         Args:
             image: (H, W, 3) RGB or (H, W, 1) greyscale, uint8, H and W at least 1.
+            saliency: a map (h, w) in [0, 1] over the whole picture, where :attr:`needs_saliency`; else None.
 
         Returns:
             The complete bitstream, without EXIF, ICC or other metadata: its length is the rate.
@@ -78,13 +83,21 @@ class Codec(ABC):
         Raises:
             TypeError: if ``image`` is not a uint8 array.
             ValueError: if its shape is not one of the two, it has more than ``MAX_PIXELS`` pixels, or more a side than
-                the format can hold.
+                the format can hold; if a map is missing, has no use, or is no map.
+            ImportError: if the codec's library is not installed, with the line that installs it.
         """
         check_image(image)
-        return self._encode(np.ascontiguousarray(image))
+        if (saliency is not None) != self.needs_saliency:
+            raise ValueError(f"saliency: {self} {'needs a map' if saliency is None else 'has no use for a map'}")
+        if saliency is not None:
+            saliency = np.asarray(saliency, np.float32)
+            # Written so that NaN fails it.
+            if saliency.ndim != 2 or not saliency.size or not (saliency.min() >= 0 and saliency.max() <= 1):
+                raise ValueError(f"saliency: expected a map (h, w) in [0, 1], got shape {saliency.shape}")
+        return self._encode(np.ascontiguousarray(image), saliency)
 
     @abstractmethod
-    def _encode(self, image: npt.NDArray[np.uint8]) -> bytes:
+    def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         """Compress a checked, contiguous picture (H, W, 3 or 1)."""
 
     @abstractmethod
@@ -99,9 +112,65 @@ class Codec(ABC):
 
         Raises:
             CodecError: if ``data`` is not a whole and sound bitstream of this format.
+            ImportError: if the codec's library is not installed.
         """
 
-    def with_quality(self, quality: int) -> Self:
+    @classmethod
+    @abstractmethod
+    def library(cls) -> str:
+        """Return the library that does the work, with its version.
+
+        Raises:
+            ImportError: if it is not installed, with the line that installs it.
+        """
+
+    @property
+    def needs_saliency(self) -> bool:
+        """Whether :meth:`encode` takes a saliency map into account, and so needs one."""
+        return False
+
+    @property
+    def plain(self) -> "Codec":
+        """This codec without use of saliency: what it is to be compared with."""
+        return self
+
+    def qualities(self) -> tuple[float, ...]:
+        """Return a few qualities for sweeps, from coarse to fine.
+
+        Example:
+            >>> from foveate import Jpeg
+            >>> Jpeg().qualities()
+            (12, 25, 50, 75)
+        """
+        return self.ladder
+
+    def coarser(self) -> Self | None:
+        """Return this codec at the next coarser quality of its scale; None at the end of it."""
+        step = self._step() - 1
+        return self.with_quality(self.scale[step]) if step >= 0 else None
+
+    def finer(self) -> Self | None:
+        """Return this codec at the next finer quality of its scale; None at the end of it.
+
+        Example:
+            >>> from foveate import Jpeg
+            >>> Jpeg(50).finer().quality, Jpeg(95).finer()
+            (51, None)
+        """
+        step = self._step()
+        step += step < len(self.scale) and self.scale[step] == self.quality
+        return self.with_quality(self.scale[step]) if step < len(self.scale) else None
+
+    def _step(self) -> int:
+        """Position on the scale of the coarsest quality that is no coarser than this one."""
+        sign = 1 if self.scale[0] < self.scale[-1] else -1
+        return bisect_left(self.scale, sign * self.quality, key=lambda quality: sign * quality)
+
+    def with_settings(self, **settings: Any) -> Self:
+        """Return this codec with other settings, all else kept."""
+        return replace(self, **settings)
+
+    def with_quality(self, quality: float) -> Self:
         """Return this codec at another quality, all else kept.
 
         Example:
@@ -109,7 +178,7 @@ class Codec(ABC):
             >>> Jpeg(50, progressive=True).with_quality(20)
             Jpeg(quality=20, subsampling='4:2:0', progressive=True, tables=None)
         """
-        return replace(self, quality=quality)
+        return self.with_settings(quality=quality)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -118,8 +187,8 @@ class Codec(ABC):
         Raises:
             ValueError: if a knob is unknown or a value does not fit.
         """
-        knobs = {f.name: f for f in fields(cls) if isinstance(f.default, str | bool | int | float)}
-        settings: dict[str, str | bool | int | float] = {}
+        knobs = {f.name: f for f in fields(cls)}
+        settings: dict[str, Any] = {}
         for position, part in enumerate(filter(None, text.split(","))):
             key, equals, value = part.partition("=")
             if not equals and position == 0:
@@ -128,10 +197,20 @@ class Codec(ABC):
                 raise ValueError(f"codec: {cls.name} has no knob {part!r}; it has {', '.join(knobs)}")
             kind: Any = type(knobs[key].default)
             try:
-                settings[key] = {"True": True, "False": False}[value] if kind is bool else kind(value)
+                settings[key] = cls._read(key, kind, value)
             except (KeyError, ValueError):
                 raise ValueError(f"codec: {cls.name}: {key} takes {kind.__name__}, got {value!r}") from None
-        return cls(**settings)  # type: ignore[arg-type]
+        return cls(**settings)
+
+    @classmethod
+    def _read(cls, key: str, kind: Any, text: str) -> Any:
+        """The value of a knob from a short string; KeyError or ValueError if it is none."""
+        return {"True": True, "False": False}[text] if kind is bool else kind(text)
+
+    @classmethod
+    def _say(cls, value: Any) -> str:
+        """The value of a knob in a short string."""
+        return str(value).removesuffix(".0")
 
     @property
     def family(self) -> str:
@@ -146,9 +225,9 @@ class Codec(ABC):
         return f"{self.name}:{knobs}" if knobs else self.name
 
     def __str__(self) -> str:
-        return f"{self.name}:{','.join(filter(None, [str(self.quality), self._knobs()]))}"
+        return f"{self.name}:{','.join(filter(None, [self._say(self.quality), self._knobs()]))}"
 
     def _knobs(self) -> str:
         """The settings beside the quality that are not the defaults."""
         values = ((f.name, getattr(self, f.name), f.default) for f in fields(self) if f.name != "quality")
-        return ",".join(f"{name}={value}" for name, value, default in values if value != default)
+        return ",".join(f"{name}={self._say(value)}" for name, value, default in values if value != default)

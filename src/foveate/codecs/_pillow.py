@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, __version__, features
 
 from foveate.codecs._codec import MAX_PIXELS, CodecError
 
@@ -33,3 +33,10 @@ def decode(data: bytes, format: str) -> npt.NDArray[np.uint8]:
     except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as error:
         raise CodecError(f"data: no whole and sound {format} bitstream ({len(data)} bytes): {error}") from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def library(name: str, feature: str) -> str:
+    """Return a library's name and version in this Pillow; raise ImportError if it was built without."""
+    if not features.check("jpg" if feature == "libjpeg_turbo" else feature):
+        raise ImportError(f"this Pillow was built without {name}; pip install --force-reinstall pillow for one with it")
+    return f"{name} {features.version(feature) or ''}".strip() + f" (Pillow {__version__})"

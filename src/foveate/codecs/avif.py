@@ -1,5 +1,6 @@
 """AVIF (AV1 intra frames) through Pillow's libavif."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -37,14 +38,15 @@ class Avif(Codec):
     suffix: ClassVar[str] = ".avif"
     media_type: ClassVar[str] = "image/avif"
     greyscale: ClassVar[bool] = False
-    ladder: ClassVar[tuple[int, ...]] = (15, 30, 50, 70)
+    scale: ClassVar[Sequence[float]] = range(101)
+    ladder: ClassVar[tuple[float, ...]] = (15, 30, 50, 70)
 
     def __post_init__(self) -> None:
         check_integer("quality: AVIF", self.quality, 0, 100)
         check_integer("speed: AVIF", self.speed, 0, 10)
         check_subsampling("AVIF", self.subsampling)
 
-    def _encode(self, image: npt.NDArray[np.uint8]) -> bytes:
+    def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         # One thread, so that the bytes do not depend on the machine.
         return _pillow.encode(
             image,
@@ -60,3 +62,7 @@ class Avif(Codec):
         pixels = _pillow.decode(data, "AVIF")
         # Only Pillow 13 says that a picture has no chroma; older ones give it as RGB, and so does this.
         return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
+
+    @classmethod
+    def library(cls) -> str:
+        return _pillow.library("libavif", "avif")

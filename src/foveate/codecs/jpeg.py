@@ -1,5 +1,6 @@
 """JPEG (ITU-T T.81) through Pillow's libjpeg-turbo."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -21,7 +22,8 @@ class Jpeg(Codec):
         subsampling: of the chroma planes: ``"4:2:0"``, ``"4:2:2"`` or ``"4:4:4"``. Greyscale pictures have none.
         progressive: several scans of growing precision: about 2 % fewer bytes, slower.
         tables: one or two quantisation tables (luma, chroma) of 64 integers 1 to 255 each, row by row, as they stand
-            at quality 50; other qualities scale them by libjpeg's rule. None takes the tables of Annex K.
+            at quality 50; other qualities scale them by libjpeg's rule. None takes the tables of Annex K. A
+            short string spells them as 128 hexadecimal digits a table: ``"jpeg:tables=100b0a..."``.
 
     Raises:
         TypeError: if ``quality`` is no integer.
@@ -43,7 +45,8 @@ class Jpeg(Codec):
     name: ClassVar[str] = "jpeg"
     suffix: ClassVar[str] = ".jpg"
     media_type: ClassVar[str] = "image/jpeg"
-    ladder: ClassVar[tuple[int, ...]] = (12, 25, 50, 75)
+    scale: ClassVar[Sequence[float]] = range(1, 96)
+    ladder: ClassVar[tuple[float, ...]] = (12, 25, 50, 75)
 
     def __post_init__(self) -> None:
         check_integer("quality: JPEG", self.quality, 1, 95)
@@ -55,7 +58,7 @@ class Jpeg(Codec):
                 raise ValueError("tables: JPEG takes one or two tables of 64 integers from 1 to 255")
             object.__setattr__(self, "tables", tables)
 
-    def _encode(self, image: npt.NDArray[np.uint8]) -> bytes:
+    def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         grey = image.shape[2] == 1
         how: dict[str, Any] = {} if grey else {"subsampling": self.subsampling}
         if self.tables is not None:  # libjpeg scales them to the quality as it does its own
@@ -64,5 +67,22 @@ class Jpeg(Codec):
             image, "JPEG", 65535, quality=self.quality, optimize=True, progressive=self.progressive, **how
         )
 
+    @classmethod
+    def _read(cls, key: str, kind: Any, text: str) -> Any:
+        if key != "tables":
+            return super()._read(key, kind, text)
+        values = tuple(bytes.fromhex(text))
+        return tuple(values[k : k + 64] for k in range(0, len(values), 64))
+
+    @classmethod
+    def _say(cls, value: Any) -> str:
+        if isinstance(value, tuple):
+            return "".join(f"{v:02x}" for table in value for v in table)
+        return super()._say(value)
+
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
         return _pillow.decode(data, "JPEG")
+
+    @classmethod
+    def library(cls) -> str:
+        return _pillow.library("libjpeg-turbo", "libjpeg_turbo")

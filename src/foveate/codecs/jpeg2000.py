@@ -1,5 +1,6 @@
 """JPEG 2000 (ITU-T T.800) through Pillow's OpenJPEG."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,12 +35,13 @@ class Jpeg2000(Codec):
     name: ClassVar[str] = "jpeg2000"
     suffix: ClassVar[str] = ".jp2"
     media_type: ClassVar[str] = "image/jp2"
-    ladder: ClassVar[tuple[int, ...]] = (28, 31, 34, 38)
+    scale: ClassVar[Sequence[float]] = range(15, 61)
+    ladder: ClassVar[tuple[float, ...]] = (28, 31, 34, 38)
 
     def __post_init__(self) -> None:
         check_integer("quality: JPEG 2000", self.quality, 15, 60)
 
-    def _encode(self, image: npt.NDArray[np.uint8]) -> bytes:
+    def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         # Pillow leaves the colour transform off unless told, which costs a third more bytes.
         return _pillow.encode(
             image,
@@ -57,3 +59,7 @@ class Jpeg2000(Codec):
         if not data.endswith(_END_OF_CODESTREAM):
             raise CodecError(f"data: no whole and sound JPEG2000 bitstream ({len(data)} bytes): it breaks off")
         return _pillow.decode(data, "JPEG2000")
+
+    @classmethod
+    def library(cls) -> str:
+        return _pillow.library("OpenJPEG", "jpg_2000")

@@ -1,5 +1,6 @@
 """WebP (RFC 9649), lossy, through Pillow's libwebp."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,14 +36,19 @@ class WebP(Codec):
     suffix: ClassVar[str] = ".webp"
     media_type: ClassVar[str] = "image/webp"
     greyscale: ClassVar[bool] = False
-    ladder: ClassVar[tuple[int, ...]] = (5, 20, 50, 80)
+    scale: ClassVar[Sequence[float]] = range(101)
+    ladder: ClassVar[tuple[float, ...]] = (5, 20, 50, 80)
 
     def __post_init__(self) -> None:
         check_integer("quality: WebP", self.quality, 0, 100)
         check_integer("method: WebP", self.method, 0, 6)
 
-    def _encode(self, image: npt.NDArray[np.uint8]) -> bytes:
+    def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         return _pillow.encode(image, "WEBP", 16383, quality=self.quality, method=self.method)
 
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
         return _pillow.decode(data, "WEBP")
+
+    @classmethod
+    def library(cls) -> str:
+        return _pillow.library("libwebp", "webp")

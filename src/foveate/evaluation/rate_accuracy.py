@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
 from foveate.evaluation.photos import Photo
 from foveate.models import Classifier
@@ -86,7 +87,7 @@ def measure(
     Args:
         photos: the pictures, whole, of any sizes; None is passed over.
         judges: with different names; each resizes and crops what was decoded as it wants it.
-        compressors: the operating points. Those with a pre-filter are to share one saliency.
+        compressors: the operating points. Those that use a saliency map are to share one saliency.
         exhibits: positions of the pictures to keep for a report.
         progress: called after each picture.
 
@@ -140,16 +141,18 @@ def _through(
     batch = photo.pixels[None]
     maps: Tensor | None = None
     filtered: dict[Prefilter, Tensor] = {}
-    encoded = []
+    jobs: list[tuple[Compressor, Tensor]] = []
     for compressor in compressors:
         prefilter, source = compressor.prefilter, batch
-        if prefilter is not None and prefilter.strength > 0:
-            if maps is None:
-                maps = prefilter.maps(batch)
+        if maps is None:
+            maps = compressor.maps(batch)
+        if prefilter is not None and compressor.filters:
             if prefilter not in filtered:
                 filtered[prefilter] = prefilter(batch, maps)
             source = filtered[prefilter]
-        encoded += compressor.store(source)
+        jobs.append((compressor, source))
+    given = None if maps is None else list(maps)
+    encoded = spread(lambda job: job[0].store(job[1], given)[0], jobs)
     return (
         None if maps is None else maps[0],
         {prefilter.strength: picture[0] for prefilter, picture in filtered.items()},

@@ -44,7 +44,7 @@ class Point:
     """
 
     codec: str
-    quality: int
+    quality: float
     strength: float
     scale: float
     n: int
@@ -55,7 +55,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Saving:
-    """What a filtered or scaled point saves against its codec alone at full size, where a judge answers as well.
+    """What a point saves against its codec alone at full size, where a judge answers as well.
+
+    The points are those with a filter, a smaller scale, or saliency inside the codec.
 
     Attributes:
         judge: whose answers are held equal.
@@ -68,7 +70,7 @@ class Saving:
     judge: str
     metric: str
     codec: str
-    quality: int
+    quality: float
     strength: float
     scale: float
     saved: float | None
@@ -143,21 +145,24 @@ def summarise(measured: Measurement, settings: dict[str, Any], skipped: list[tup
             )
         )
     clean = {judge.name: _share(measured.clean[judge.name] == measured.labels) for judge in measured.judges}
-    return Results(settings, points, clean, _savings(points), skipped or [])
+    return Results(
+        settings, points, clean, _savings(points, [c.codec.plain.family for c in measured.compressors]), skipped or []
+    )
 
 
 def _share(right: Any) -> float:
     return float(right.double().mean())
 
 
-def _savings(points: list[Point]) -> list[Saving]:
+def _savings(points: list[Point], plain: list[str]) -> list[Saving]:
+    """What each point saves against its plain codec: the one with neither filter, scale nor saliency inside."""
     savings = []
     for judge in points[0].judges:
         for metric in ("agreement", "top1"):
-            for point in points:
-                if point.strength == 0 and point.scale == 1:
+            for point, reference in zip(points, plain, strict=True):
+                if point.strength == 0 and point.scale == 1 and point.codec == reference:
                     continue
-                alone = [p for p in points if p.codec == point.codec and p.strength == 0 and p.scale == 1]
+                alone = [p for p in points if p.codec == reference and p.strength == 0 and p.scale == 1]
                 saved = None
                 if len(alone) >= 2:
                     saved = saved_at_equal(
@@ -173,7 +178,18 @@ def _savings(points: list[Point]) -> list[Saving]:
 def versions() -> dict[str, str]:
     """Versions of Python, Foveate and the libraries a result can depend on; those not installed are left out."""
     found = {"python": platform.python_version()}
-    for name in ("foveate", "torch", "torchvision", "kornia", "captum", "pillow", "numpy"):
+    for name in (
+        "foveate",
+        "torch",
+        "torchvision",
+        "kornia",
+        "captum",
+        "pillow",
+        "numpy",
+        "imagecodecs",
+        "av",
+        "pillow-heif",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
