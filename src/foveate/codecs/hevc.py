@@ -36,10 +36,11 @@ class Hevc(Codec):
         quality: the QP, 0 (finest) to 51 (coarsest): lower is finer.
         preset: effort of x265, ``"ultrafast"`` to ``"placebo"``: slower mostly means fewer bytes.
         subsampling: of the chroma planes: ``"4:2:0"`` or ``"4:4:4"``.
-        roi: QP added where the saliency is nil, 0 to 25, falling to 0 where it is highest, in blocks of 16 pixels:
-            saliency inside the encoder instead of a filter before it. Above 0, :meth:`encode` needs a map.
-        container: ``"none"`` for the bare stream, or ``"heif"``, which holds every size and costs a tiny picture some 330
-            bytes more; without ``roi``.
+        roi: QP added where the saliency is nil, 0 to 25, falling to 0 where it is highest, in blocks of 16 pixels
+            (x265 averages them over a coding block that it does not split): saliency inside the encoder instead of a
+            filter before it. Above 0, :meth:`encode` needs a map.
+        container: ``"none"`` for the bare stream, or ``"heif"``, which holds every size and costs a tiny picture
+            some 330 bytes more; without ``roi``.
 
     Raises:
         TypeError: if ``quality`` is no integer.
@@ -209,7 +210,7 @@ def _decode_heif(data: bytes) -> npt.NDArray[np.uint8]:
         if width * height > MAX_PIXELS:
             raise CodecError(f"data: {width}x{height} HEIF is over {MAX_PIXELS} pixels")
         return np.asarray(picture.to_pillow().convert("L" if picture.mode == "L" else "RGB"))
-    except (ValueError, OSError, EOFError, RuntimeError, SyntaxError) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, SyntaxError, IndexError) as error:
         if isinstance(error, CodecError):
             raise
         raise CodecError(f"data: no whole and sound HEIF file ({len(data)} bytes): {error}") from error

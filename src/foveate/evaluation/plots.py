@@ -2,7 +2,7 @@
 
 import io
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from foveate.evaluation.results import Point, Results
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#7d8597", "#e4572e", "#17a398", "#a06cd5", "#d8a100", "#2f7ed8")
+COLOURS = ("#7d8597", "#e4572e", "#17a398", "#a06cd5", "#d8a100", "#2f7ed8", "#c2458f", "#5f9e3f")
 """Readable on white and on black; the first is for the codec alone."""
 _INK = "#010203"
 
@@ -19,6 +19,8 @@ def rate_accuracy(
     results: Results, judge: str, metric: str = "agreement", ax: "Axes | None" = None
 ) -> "tuple[Figure, Axes]":
     """Draw a judge's accuracy over the mean bytes a picture, one line for each (codec, strength, scale).
+
+    With one codec each line has its colour; with several each codec has one, and the codec alone is dotted.
 
     Args:
         results: what to draw.
@@ -31,15 +33,21 @@ def rate_accuracy(
     """
     from matplotlib.figure import Figure
 
+    lines = curves(results.points)
+    codecs = list(dict.fromkeys(points[0].codec for points in lines.values()))
+    many = len(lines) > 6
     if ax is None:
-        ax = Figure(figsize=(5.6, 3.8), layout="constrained").subplots()
-    for colour, (label, points) in zip(_cycle(), curves(results.points).items(), strict=False):
+        ax = Figure(figsize=(5.6, 5.4 if many else 3.8), layout="constrained").subplots()
+    for position, (label, points) in enumerate(lines.items()):
+        alone = points[0].strength == 0 and points[0].scale == 1
+        colour = COLOURS[(position if len(codecs) == 1 else codecs.index(points[0].codec)) % len(COLOURS)]
         ax.plot(
             [p.bytes / 1000 for p in points],
             [100 * getattr(p.judges[judge], metric) for p in points],
             marker="o",
             markersize=4,
             linewidth=1.8,
+            linestyle=":" if alone and len(codecs) > 1 else "-",
             color=colour,
             label=label,
         )
@@ -53,7 +61,10 @@ def rate_accuracy(
     ax.set_ylabel({"agreement": "agreement with the clean answer, %", "top1": "top-1, %"}[metric])
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    if many:
+        ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    else:
+        ax.legend(frameon=False, fontsize=8, loc="lower right")
     return ax.get_figure(), ax  # type: ignore[return-value]
 
 
@@ -90,10 +101,6 @@ def to_svg(figure: "Figure") -> str:
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" role="img"', svg, count=1)
-
-
-def _cycle() -> Any:
-    return (COLOURS[k % len(COLOURS)] for k in range(10_000))
 
 
 def _round_ticks(low: float, high: float) -> list[float]:

@@ -53,14 +53,17 @@ def text_table(results: Results, metric: str = "agreement") -> str:
 
 
 def headlines(results: Results, metric: str = "agreement") -> list[dict[str, str]]:
-    """Return each judge's best saving by the pre-filter and by downscaling alone, as a figure and a sentence each."""
+    """Return a figure and a sentence for each judge's best saving: by the pre-filter, downscaling, inside the codec."""
     word = {"agreement": "agreement", "top1": "top-1"}[metric]
+    own = [s for s in results.savings if s.codec == s.reference]
+    inside = [s for s in results.savings if s.codec != s.reference]
     cards = []
     for judge, kind in results.points[0].judges.items():
         whose = f"{judge}, which {'made' if kind.known else 'did not make'} the map"
         for name, chosen in (
-            ("the pre-filter", [s for s in results.savings if s.strength > 0 and s.scale == 1]),
-            ("downscaling alone", [s for s in results.savings if s.strength == 0]),
+            ("the pre-filter", [s for s in own if s.strength > 0 and s.scale == 1]),
+            ("downscaling alone", [s for s in own if s.strength == 0]),
+            ("saliency inside the codec", [s for s in inside if s.strength == 0 and s.scale == 1]),
         ):
             asked = [s for s in chosen if s.judge == judge and s.metric == metric]
             found = [s for s in asked if s.saved is not None]

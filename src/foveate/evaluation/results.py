@@ -63,6 +63,7 @@ class Saving:
         judge: whose answers are held equal.
         metric: ``"agreement"`` or ``"top1"``.
         codec, quality, strength, scale: the point.
+        reference: the codec it is compared with, at strength 0 and scale 1: its own, without saliency inside.
         saved: share of the bytes, negative where it costs more; None where the codec alone has no such accuracy within
             the qualities that were measured.
     """
@@ -73,6 +74,7 @@ class Saving:
     quality: float
     strength: float
     scale: float
+    reference: str
     saved: float | None
 
 
@@ -171,7 +173,9 @@ def _savings(points: list[Point], plain: list[str]) -> list[Saving]:
                         point.bytes,
                         getattr(point.judges[judge], metric),
                     )
-                savings.append(Saving(judge, metric, point.codec, point.quality, point.strength, point.scale, saved))
+                savings.append(
+                    Saving(judge, metric, point.codec, point.quality, point.strength, point.scale, reference, saved)
+                )
     return savings
 
 
