@@ -64,6 +64,35 @@ class TestEvaluate:
         points = json.loads((tmp_path / "results.json").read_text())["points"]
         assert [p["quality"] for p in points] == [33, 44, 12, 25, 50, 75]
 
+    def test_every_codec_and_saliency_inside_one(self, tree, tmp_path, capsys):
+        strings = ["jpeg", "jpeg2000", "webp", "avif:speed=10", "jxl:effort=3", "hevc:preset=ultrafast"]
+        strings += ["hevc:preset=ultrafast,roi=8"]
+        codecs = [word for text in strings for word in ("--codec", text)]
+        code, table, _ = run(
+            capsys, "evaluate", tree, "--model", NET, *codecs, "--strength", "0,0.5", "--limit", 2, "--out", tmp_path,
+            *SCENE,
+        )  # fmt: skip
+        assert code == 0
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert [p["codec"] for p in results["points"][: 4 * 7 : 4]] == strings
+        assert "av" in results["versions"]
+        # The rival is compared with the same codec without a map, at no filter and full size.
+        rivals = [s for s in results["savings"] if s["codec"].endswith("roi=8") and s["strength"] == 0]
+        assert len(rivals) == 2 * 4
+        assert {s["reference"] for s in rivals} == {"hevc:preset=ultrafast"}
+        assert {s["reference"] for s in results["savings"] if "roi" not in s["codec"]} == {*strings[:-1]}
+        assert "saliency inside the codec" in table
+        assert "downscaling" not in table
+
+    def test_a_missing_extra_is_told_before_anything_runs(self, tree, tmp_path, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "imagecodecs", None)
+        code, _, complaint = run(
+            capsys, "evaluate", tree, "--model", NET, "--codec", "jxl", "--out", tmp_path / "out", *SCENE
+        )
+        assert code == 2
+        assert 'pip install "foveate[codecs]"' in complaint
+        assert not (tmp_path / "out").exists()
+
     def test_every_number_of_mean_and_std_counts(self, tree, tmp_path, capsys):
         clean = []
         for mean in ("0.4,0.4,0.4", "0.4,0.9,0.4"):
@@ -192,3 +221,19 @@ def test_a_photo_with_everything_a_camera_writes(tree, tmp_path, capsys):
     assert code == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["points"][0]["bytes"] < 5000
+
+
+class TestCodecs:
+    def test_lists_all_with_versions(self, capsys):
+        from foveate.codecs import CODECS
+
+        assert main(["codecs"]) == 0
+        text = capsys.readouterr().out
+        for name, cls in CODECS.items():
+            assert f"{name:9} {cls.library()}\n" in text
+        assert "quality 51 (coarsest) to 0 (finest), 35 unless said" in text
+
+    def test_says_how_to_install_what_is_missing(self, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "imagecodecs", None)
+        assert main(["codecs"]) == 0
+        assert 'not installed: imagecodecs is not installed; pip install "foveate[codecs]"' in capsys.readouterr().out

@@ -290,3 +290,23 @@ class TestWorkers:
         assert len(epoch(folder, transform, 2)) == 4
         with pytest.raises(TypeError, match="give its recipe instead"):
             epoch(folder, transform, 2, "forkserver")
+
+
+class TestOtherScales:
+    def test_qualities_that_are_real_numbers_are_drawn_evenly(self):
+        transform = transforms.Compress("jxl:effort=3", quality=(2, 6))
+        drawn = [transform.make_params([])["quality"] for _ in range(200)]
+        assert 2 <= min(drawn) < 2.3
+        assert 5.7 < max(drawn) <= 6
+        assert len(set(drawn)) > 100
+
+    def test_a_target_size_is_kept(self, photo):
+        _, rate = transforms.Compress("webp", target=foveate.TargetSize(bpp=0.8), return_rate=True)(photo)
+        assert 8 * rate["bytes"] / rate["pixels"] <= 0.8
+
+    def test_saliency_inside_the_codec(self, photo):
+        def middle(images):
+            return torch.ones(len(images), 1, 1, 1) / 2
+
+        transform = transforms.Compress("hevc:30,preset=ultrafast,roi=10", saliency=middle)
+        assert transform(photo).shape == photo.shape
