@@ -11,6 +11,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 torch.set_num_threads(2)
 
+collect_ignore = ["benchmarks"]  # scripts, which import one another and what only some have
+
 RECIPES = Path(__file__).parent / "recipes.py"
 REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
 
