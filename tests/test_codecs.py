@@ -507,6 +507,8 @@ class TestShortStrings:
             ("jpeg:30,40", "'40'"),
             ("jpeg:30,progressive=maybe", "bool.*'maybe'"),
             ("jpeg:200", "1 to 95"),
+            ("jpeg:tables=xyz", "hexadecimal digits"),
+            ("jxl:fine", "float.*'fine'"),
         ],
     )
     def test_what_cannot_be_read(self, text, words):

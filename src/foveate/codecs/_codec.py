@@ -199,7 +199,8 @@ class Codec(ABC):
             try:
                 settings[key] = cls._read(key, kind, value)
             except (KeyError, ValueError):
-                raise ValueError(f"codec: {cls.name}: {key} takes {kind.__name__}, got {value!r}") from None
+                takes = "hexadecimal digits" if kind is type(None) else kind.__name__
+                raise ValueError(f"codec: {cls.name}: {key} takes {takes}, got {value!r}") from None
         return cls(**settings)
 
     @classmethod
