@@ -10,6 +10,8 @@ from PIL import Image
 from foveate import __version__
 from foveate.cli import main
 from foveate.demo import Scenes
+from foveate.evaluation import Results
+from foveate.models import Classifier
 
 NET = "foveate.demo:scene_net"
 SMALL = "foveate.demo:scene_net:scene_net_small"
@@ -43,7 +45,7 @@ class TestEvaluate:
         assert code == 0
         results = json.loads((out / "results.json").read_text())
         assert len(results["points"]) == 16
-        assert results["clean"]["scene_net"] >= 0.9
+        assert results["clean"]["scene_net"]["top1"] >= 0.9
         assert {p["codec"] for p in results["points"]} == {"jpeg", "jpeg:subsampling=4:4:4"}
         point = results["points"][0]
         assert (point["quality"], point["strength"], point["scale"], point["n"]) == (12, 0, 1, 10)
@@ -53,7 +55,7 @@ class TestEvaluate:
         assert "jpeg, strength 0.5, scale 0.5" in table
         html = (out / "report.html").read_text()
         assert "arrow/scene.png: arrow" in html
-        assert html.count("<svg") == 2
+        assert html.count("<svg") == 4
 
     def test_a_codec_s_own_quality_is_taken(self, tree, tmp_path, capsys):
         code, _, _ = run(
@@ -77,12 +79,12 @@ class TestEvaluate:
         assert [p["codec"] for p in results["points"][: 4 * 7 : 4]] == strings
         assert "av" in results["versions"]
         # The rival is compared with the same codec without a map, at no filter and full size.
-        rivals = [s for s in results["savings"] if s["codec"].endswith("roi=8") and s["strength"] == 0]
+        rivals = [s for s in results["savings"] if s["curve"] == "hevc:preset=ultrafast,roi=8 alone"]
         assert len(rivals) == 2 * 4
-        assert {s["reference"] for s in rivals} == {"hevc:preset=ultrafast"}
-        assert {s["reference"] for s in results["savings"] if "roi" not in s["codec"]} == {*strings[:-1]}
-        assert "saliency inside the codec" in table
-        assert "downscaling" not in table
+        assert {s["reference"] for s in rivals} == {"hevc:preset=ultrafast alone"}
+        others = {s["reference"] for s in results["savings"] if "roi" not in s["curve"]}
+        assert others == {f"{text} alone" for text in strings[:-1]}
+        assert "by hevc:preset=ultrafast,roi=8 alone" in table
 
     def test_a_missing_extra_is_told_before_anything_runs(self, tree, tmp_path, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "imagecodecs", None)
@@ -99,18 +101,56 @@ class TestEvaluate:
             options = ["--resize", "160", "--crop", "160", "--mean", mean, "--std", "0.25,0.25,0.25"]
             code, _, _ = run(capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path, *options)
             assert code == 0
-            clean.append(json.loads((tmp_path / "results.json").read_text())["clean"]["scene_net"])
+            clean.append(json.loads((tmp_path / "results.json").read_text())["clean"]["scene_net"]["top1"])
         assert clean[0] > clean[1]
 
     def test_same_command_same_json(self, tree, tmp_path, capsys):
         texts = []
-        for _ in range(2):
+        for name in "ab":
+            out = tmp_path / name
             code, _, _ = run(
-                capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--limit", 4, "--out", tmp_path, *SCENE
-            )
+                capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--limit", 4, "--out", out, "--device",
+                "cpu", *SCENE,
+            )  # fmt: skip
             assert code == 0
-            texts.append((tmp_path / "results.json").read_text())
+            texts.append((out / "results.json").read_text())
         assert texts[0] == texts[1]
+
+    def test_controls_and_fidelity(self, tree, tmp_path, capsys):
+        code, table, _ = run(
+            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, "--quality", "8,40", "--controls", "--fidelity",
+            "--limit", 5, "--out", tmp_path, *SCENE,
+        )  # fmt: skip
+        assert code == 0
+        results = Results.read(tmp_path / "results.json")
+        assert {p.map for p in results.points} == {None, "saliency", "even", "center", "other picture"}
+        assert {p.scale for p in results.points} == {1.0, 0.7, 0.5}
+        assert all(20 < p.psnr < 50 for p in results.points)
+        for judge in ("scene_net (known)", "scene_net_small (unseen)"):
+            assert f"jpeg, strength 0.5, before {judge}:" in table
+        assert "the same smoothing spread evenly" in table
+        assert results.settings["controls"] is True
+
+    def test_interrupted_it_says_how_to_go_on(self, tree, tmp_path, capsys, monkeypatch):
+        ask = Classifier.ask
+        left = [8]
+
+        def interrupted(self, x):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            return ask(self, x)
+
+        how = ["evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path / "out", *SCENE]
+        monkeypatch.setattr(Classifier, "ask", interrupted)
+        code, _, complaint = run(capsys, *how)
+        assert code == 130
+        assert "the same command goes on from here" in complaint
+        asked = 100 - left[0]
+        left[0] = 100
+        assert run(capsys, *how)[0] == 0
+        assert asked > 100 - left[0]  # it asked less than a whole run, of 10 and the count of classes
+        assert 100 - left[0] == 10 - 6 + 1
 
     def test_broken_files_are_named_counted_and_skipped(self, tree, tmp_path, capsys):
         (tree / "ring" / "scene.png").write_bytes(b"broken")
@@ -153,6 +193,7 @@ class TestEvaluate:
             (["{tree}", "--model", NET, "--layer", "head"], "no spatial map"),
             (["{tree}", "--model", f"{RECIPES}:fussy"], "mat1 and mat2 shapes"),
             (["{tree}", "--model", NET, "--mean", "0.5"], "mean"),
+            (["{tree}", "--model", NET, "--device", "abacus"], "--device: cannot use 'abacus'"),
             (["{tree}/ring", "--model", NET], "no class folders"),
         ],
     )

@@ -1,5 +1,4 @@
 import json
-import math
 import re
 from html.parser import HTMLParser
 
@@ -9,13 +8,32 @@ import torch
 from conftest import RECIPES
 from PIL import Image
 
-from foveate import Compressor, GradCam, Jpeg, Prefilter
+from foveate import Compressor, GradCam, Jpeg, Prefilter, TargetSize
 from foveate.demo import CLASSES, PREPROCESS, Scenes, scene_net
-from foveate.evaluation import Judge, Photo, PhotoFolder, measure, plots, read, saved_at_equal, summarise
+from foveate.evaluation import (
+    Judge,
+    Photo,
+    PhotoFolder,
+    Results,
+    Unreadable,
+    as_photos,
+    choose_exhibits,
+    controls_for,
+    evaluate,
+    measure,
+    plots,
+    read,
+    saved_at_equal,
+    summarise,
+)
 from foveate.evaluation.photos import wnids
-from foveate.evaluation.report import page, text_table
+from foveate.evaluation.rate_accuracy import point_identity
+from foveate.evaluation.report import headlines, page, span, text_table, verdicts
+from foveate.evaluation.results import json_schema
+from foveate.evaluation.summary import Setting
 from foveate.images import as_tensor, to_array
-from foveate.models import Classifier
+from foveate.models import Classifier, Preprocess, classifier
+from foveate.saliency import Center, Shuffled
 
 
 def scenes(count):
@@ -32,19 +50,50 @@ def judges():
 
 
 @pytest.fixture(scope="module")
-def compressors(judges):
-    prefilter = Prefilter(GradCam(judges[0].classifier.model, preprocess=PREPROCESS), 0.5)
+def prefilter(judges):
+    return Prefilter(GradCam(judges[0].classifier.model, preprocess=PREPROCESS), 0.5)
+
+
+@pytest.fixture(scope="module")
+def compressors(prefilter):
     return [Compressor(f"jpeg:{q}", p, s) for p, s in ((None, 1), (prefilter, 1), (None, 0.6)) for q in (6, 20, 60)]
 
 
 @pytest.fixture(scope="module")
 def measured(judges, compressors):
-    return measure(scenes(12), judges, compressors, exhibits=[0, 5])
+    return measure(scenes(12), judges, compressors)
 
 
 @pytest.fixture(scope="module")
 def results(measured):
-    return summarise(measured, {"seed": 9})
+    return summarise(measured, {"seed": 9}, resamples=200)
+
+
+@pytest.fixture(scope="module")
+def controlled(judges, compressors):
+    """A measurement with every control."""
+    points = compressors[:6]
+    return measure(scenes(12), judges, points + controls_for(points))
+
+
+def ms_ssim_by_opencv(a, b):
+    """Wang, Simoncelli, Bovik 2003: contrast and structure at five scales, luminance at the coarsest."""
+    import cv2
+
+    def blur(x):
+        return cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
+
+    x, y = (p.astype(np.float64) for p in (a, b))
+    found = np.ones(3)
+    for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        mx, my = blur(x), blur(y)
+        vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+        term = (2 * cov + 58.5225) / (vx + vy + 58.5225)
+        if scale == 4:
+            term *= (2 * mx * my + 6.5025) / (mx * mx + my * my + 6.5025)
+        found *= term.mean((0, 1)) ** weight
+        x, y = (v[: len(v) // 2 * 2, : len(v) // 2 * 2].reshape(len(v) // 2, 2, -1, 2, 3).mean((1, 3)) for v in (x, y))
+    return float(found.mean())
 
 
 class TestMeasure:
@@ -56,77 +105,311 @@ class TestMeasure:
                 assert measured.bytes[k, n] == len(encoded.data)
                 decoded = compressor.decode([encoded])[0][None] / 255
                 for judge in judges:
-                    answer = judge.classifier.model(PREPROCESS(decoded)).argmax()
-                    assert measured.answers[judge.name][k, n] == answer
+                    model = judge.classifier.model
+                    logits = model(PREPROCESS(decoded))[0].detach()
+                    clean = model(PREPROCESS(photos[n].pixels[None]))[0].detach()
+                    assert measured.answers[judge.name][k, n].tolist() == logits.topk(5).indices.tolist()
+                    assert measured.clean[judge.name][n].tolist() == clean.topk(5).indices.tolist()
+                    kl = torch.nn.functional.kl_div(
+                        logits.log_softmax(0), clean.log_softmax(0), reduction="sum", log_target=True
+                    )
+                    assert float(measured.kl[judge.name][k, n]) == pytest.approx(float(kl), abs=2e-5)
         assert measured.pixels.tolist() == [160 * 160] * 12
         assert measured.labels.tolist() == [p.label for p in photos]
+        assert measured.names == [p.name for p in photos]
 
-    def test_photos_of_different_sizes_and_unreadable_ones(self):
-        from foveate.models import Preprocess, classifier
-
+    def test_photos_of_different_sizes(self):
         judge = Judge(classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
-        photos = [Photo(torch.zeros(3, h, w, dtype=torch.uint8), 0, "") for h, w in ((70, 90), (100, 60))]
+        photos = [Photo(torch.full((3, h, w), 9, dtype=torch.uint8), 0, "") for h, w in ((70, 90), (100, 60))]
         done = []
-        measured = measure([photos[0], None, photos[1]], [judge], [Compressor()], progress=lambda: done.append(1))
+        measured = measure(photos, [judge], [Compressor()], progress=lambda: done.append(1))
         assert measured.pixels.tolist() == [6300, 6000]
-        assert len(done) == 3
+        assert len(done) == 2
+        assert measured.answers["recipes.py:tiny".partition(":")[2]].shape == (1, 2, 4)  # of 5 classes, no top-5
 
-    def test_the_map_is_asked_for_once_a_picture(self, judges):
+    def test_the_map_is_asked_for_once_a_picture_also_with_controls(self, judges):
         calls = []
 
         def center(images):
             calls.append(len(images))
-            return torch.ones(len(images), 1, 3, 3)
+            return torch.rand(len(images), 1, 3, 3)
 
         points = [Compressor(f"jpeg:{q}", Prefilter(center, s)) for q in (20, 40) for s in (0.3, 0.6)]
-        measure(scenes(3), judges, points)
-        assert calls == [1, 1, 1]
+        measure(scenes(5), judges, points + controls_for(points))
+        assert calls == [1] * 5
+
+    def test_psnr_and_ms_ssim_on_request(self, judges):
+        import cv2
+
+        photo = Photo(as_tensor(Scenes(1, size=200)[0][0]), 0, "")
+        point = Compressor("jpeg:20")
+        measured = measure([photo, *scenes(1)], [judges[1]], [point], fidelity=True)
+        decoded = point.decode(point.encode([photo.pixels]))[0]
+        pair = [to_array(p) for p in (photo.pixels, decoded)]
+        assert float(measured.fidelity["psnr"][0, 0]) == pytest.approx(cv2.PSNR(*pair), abs=0.01)
+        assert float(measured.fidelity["ms_ssim"][0, 0]) == pytest.approx(ms_ssim_by_opencv(*pair), abs=1e-3)
+        assert measured.fidelity["ms_ssim"][0, 1].isnan()  # too small for five scales
+        results = summarise(measured, {}, resamples=5)
+        assert results.points[0].ms_ssim == pytest.approx(float(measured.fidelity["ms_ssim"][0, 0]))
+        assert "MS-SSIM" in text_table(results)
 
     def test_nothing_to_measure(self, judges, compressors):
         with pytest.raises(ValueError, match="not one picture"):
-            measure([None], judges, compressors)
+            measure([], judges, compressors)
         with pytest.raises(ValueError, match="different names"):
             measure(scenes(1), [judges[0], judges[0]], compressors)
         with pytest.raises(ValueError, match="at least one"):
             measure(scenes(1), judges, [])
+        twin = Judge(Classifier("twin", judges[0].classifier.model, PREPROCESS), known=False)
+        with pytest.raises(ValueError, match="one classifier with two names"):
+            measure(scenes(1), [judges[0], twin], compressors)
+
+    def test_maps_that_used_labels_are_refused(self, judges):
+        cam = GradCam(judges[0].classifier.model, target=3, preprocess=PREPROCESS)
+        for saliency in (cam, Center(cam), Shuffled(Center(cam))):
+            with pytest.raises(ValueError, match="make use of a label .* target=None"):
+                measure(scenes(2), judges, [Compressor("jpeg", Prefilter(saliency))])
+        with pytest.raises(ValueError, match="make use of a label"):
+            measure(scenes(2), judges, [Compressor("hevc:roi=8", saliency=cam)])
+
+        def told(images):
+            return torch.ones(len(images), 1, 2, 2)
+
+        told.uses_labels = True
+        with pytest.raises(ValueError, match="make use of a label"):
+            measure(scenes(2), judges, [Compressor("jpeg", Prefilter(told))])
+        measure(scenes(2), judges, [Compressor("jpeg", Prefilter(told, 0))])  # asks for no map
+
+    def test_a_judge_that_gives_no_numbers(self):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 160 * 160, 4))
+        model[1].weight.data.fill_(float("nan"))
+        judge = Judge(Classifier("broken", model, PREPROCESS), known=False)
+        with pytest.raises(ValueError, match="broken gave values that are not finite"):
+            measure(scenes(1), [judge], [Compressor()])
+
+    def test_the_random_state_and_the_models_are_not_touched(self, judges, compressors):
+        torch.manual_seed(3)
+        before = torch.get_rng_state()
+        evaluate(scenes(3), judges, compressors[:4])
+        assert torch.equal(before, torch.get_rng_state())
+
+
+class TestSources:
+    """One set of pictures, however it comes."""
+
+    @pytest.fixture
+    def source(self, request):
+        from torch.utils.data import DataLoader
+        from torchvision.transforms import v2
+
+        tensors = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+        pairs = [(p.pixels, p.label) for p in scenes(6)]
+
+        class Stream(torch.utils.data.IterableDataset):
+            def __iter__(self):
+                return iter(pairs)
+
+        return {
+            "dataset": lambda: Scenes(6, seed=9),
+            "tensors": lambda: Scenes(6, seed=9, transform=tensors),
+            "loader": lambda: DataLoader(Scenes(6, seed=9, transform=tensors), batch_size=4),
+            "workers": lambda: DataLoader(Scenes(6, seed=9, transform=tensors), batch_size=2, num_workers=2),
+            "list batches": lambda: DataLoader(
+                Scenes(6, seed=9), batch_size=3, collate_fn=lambda b: tuple(zip(*b, strict=True))
+            ),
+            "iterable": Stream,
+            "pairs": lambda: pairs,
+        }[request.param]()
+
+    @pytest.mark.parametrize(
+        "source", ["dataset", "tensors", "loader", "workers", "list batches", "iterable", "pairs"], indirect=True
+    )
+    def test_gives_the_same(self, source, judges):
+        expected = measure(scenes(6), [judges[1]], [Compressor("jpeg:20")])
+        measured = measure(source, [judges[1]], [Compressor("jpeg:20")])
+        assert torch.equal(measured.bytes, expected.bytes)
+        assert torch.equal(measured.labels, expected.labels)
+        assert torch.equal(measured.answers["scene_net_small"], expected.answers["scene_net_small"])
+        assert measured.names == [str(k) for k in range(6)]
+
+    @pytest.mark.parametrize("source", ["dataset", "loader", "iterable"], indirect=True)
+    def test_exhibits_and_class_names_come_from_it_too(self, source, judges, prefilter, tmp_path):
+        points = [Compressor(f"jpeg:{q}", p) for p in (None, prefilter) for q in (6, 20)]
+        evaluate(source, judges, points, tmp_path)
+        html = (tmp_path / "report.html").read_text()
+        assert html.count('class="exhibit"') == 6
+        assert ("arrow" if isinstance(source, Scenes) or hasattr(source, "dataset") else "class 0") in html
+
+    def test_greyscale_is_shown_as_rgb(self):
+        assert as_photos([(torch.zeros(1, 5, 6), 0)])[0].pixels.shape == (3, 5, 6)
+
+    @pytest.mark.parametrize(
+        ("source", "words"),
+        [
+            (3, "PhotoFolder, a Dataset or a DataLoader, got int"),
+            ([{"image": 0}], "pairs .picture, label., got dict"),
+            ([(torch.full((3, 4, 4), -2.0), 0)], "undo any normalisation"),
+        ],
+    )
+    def test_what_is_no_source(self, source, words, judges):
+        with pytest.raises((TypeError, ValueError), match=words):
+            measure(source, judges, [Compressor()])
+
+
+class TestControls:
+    def test_which(self, compressors):
+        settings = [Setting.of(c) for c in controls_for(compressors[:6])]
+        assert {s.map for s in settings} == {"even", "center", "other picture", None}
+        assert {s.scale for s in settings if s.map is None} == {0.7, 0.5}
+        assert {(s.strength, s.scale) for s in settings if s.map} == {(0.5, 1.0)}
+        assert len(settings) == 3 * 3 + 2 * 3
+        assert controls_for([Compressor("jpeg", None, s) for s in (1.0, 0.7)], scales=(0.7,)) == []
+
+    def test_by_hand(self, controlled, prefilter):
+        photos = scenes(12)
+        maps = {n: prefilter.maps(photos[n].pixels[None]) for n in range(12)}
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
+        before = {n: order[k - 1] if k else order[1] for k, n in enumerate(order)}
+        for k, compressor in enumerate(controlled.compressors):
+            kind = Setting.of(compressor).map
+            if kind in (None, "saliency"):
+                continue
+            for n in (order[0], order[5]):
+                given = {"even": maps[n], "center": Center(prefilter).derive(maps[n]), "other picture": maps[before[n]]}
+                pixels = compressor.prefilter(photos[n].pixels[None], given[kind])
+                assert controlled.bytes[k, n] == len(compressor.store(pixels)[0].data), kind
+
+    def test_even_smooths_as_much_but_everywhere_alike(self, prefilter):
+        from dataclasses import replace
+
+        from foveate.prefilter import strength_map
+
+        photo = scenes(1)[0].pixels[None] / 255
+        maps = prefilter.maps(photo)
+        mean = strength_map(maps, (160, 160), 0.5).mean()
+        even = replace(prefilter, even=True)(photo, maps)
+        full = replace(prefilter, strength=1e-9)(photo, torch.zeros_like(maps))  # smoothed in full everywhere
+        torch.testing.assert_close(even, torch.lerp(photo, full, mean), atol=1e-5, rtol=0)
+
+    def test_another_picture_takes_another(self, judges, prefilter):
+        points = controls_for([Compressor("jpeg", prefilter)])
+        with pytest.raises(ValueError, match="at least two pictures"):
+            measure(scenes(1), judges, points)
+
+    def test_the_report_says_of_each_whether_it_is_beaten(self, controlled):
+        results = summarise(controlled, {}, resamples=100)
+        asked = {(c.judge, c.curve, c.control) for c in results.comparisons if c.metric == "top1"}
+        for judge in ("scene_net", "scene_net_small"):
+            for control in ("codec alone", "even", "center", "other picture", "downscaling"):
+                assert (judge, "jpeg, strength 0.5", control) in asked
+        groups = verdicts(results, "top1")
+        assert len(groups) == 2
+        for group in groups:
+            assert len(group["lines"]) == 5
+            for line in group["lines"]:
+                assert re.match("beats|loses to|is not shown to differ from|cannot be compared with", line["text"])
+        html = page(results, controlled, choose_exhibits(scenes(12), controlled), "", "", {}, "top1")
+        assert "the same smoothing spread evenly" in html
+        assert "plain downscaling at its best scale" in html
+
+    def test_downscaling_is_compared_at_the_best_of_all_scales(self, controlled):
+        results = summarise(controlled, {}, resamples=10)
+        one = next(c for c in results.comparisons if c.control == "downscaling" and c.metric == "top1")
+        rivals = [p for p in results.points if p.strength == 0]
+        mine = [p for p in results.points if p.map == "saliency"]
+        from foveate.evaluation import bd_rate
+
+        curves = [
+            [of(p) for p in points]
+            for points in (rivals, mine)
+            for of in (lambda p: p.bytes, lambda p: p.judges[one.judge].top1)
+        ]
+        assert one.bd_rate == pytest.approx(bd_rate(*curves))
+        assert one.reference == "jpeg, best scale"
 
 
 class TestResults:
     def test_the_schema(self, results, tmp_path):
         results.write(tmp_path / "results.json")
-        read_back = json.loads((tmp_path / "results.json").read_text())
+        held = json.loads((tmp_path / "results.json").read_text())
         assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
-        assert {"schema", "settings", "versions", "points"} <= set(read_back)
-        assert read_back["schema"] == 1
-        point = read_back["points"][3]
-        assert {k: point[k] for k in ("codec", "quality", "strength", "scale", "n")} == {
-            "codec": "jpeg", "quality": 6, "strength": 0.5, "scale": 1.0, "n": 12,
+        assert held["schema"] == 2
+        point = held["points"][3]
+        named = {k: point[k] for k in ("curve", "codec", "quality", "strength", "scale", "map", "n", "psnr")}
+        assert named == {
+            "curve": "jpeg, strength 0.5", "codec": "jpeg", "quality": 6, "strength": 0.5, "scale": 1.0,
+            "map": "saliency", "n": 12, "psnr": None,
         }  # fmt: skip
-        assert set(point["judges"]) == {"scene_net", "scene_net_small"}
-        assert point["judges"]["scene_net"]["known"] is True
-        assert point["judges"]["scene_net_small"]["known"] is False
-        assert {"known", "top1", "agreement"} <= set(point["judges"]["scene_net"])
+        assert {name: judge["known"] for name, judge in point["judges"].items()} == {
+            "scene_net": True, "scene_net_small": False,
+        }  # fmt: skip
+        assert Results.read(tmp_path / "results.json") == results
+
+    def test_it_is_what_the_json_schema_says(self, results):
+        """By an independent checker."""
+        from jsonschema import Draft202012Validator
+
+        check = Draft202012Validator(json_schema())
+        check.validate(json.loads(results.to_json()))
+        broken = json.loads(results.to_json())
+        del broken["points"][0]["judges"]["scene_net"]["kl"]
+        assert not check.is_valid(broken)
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda held: held.update(schema=1), "has schema 1, and this Foveate reads 2"),
+            (lambda held: held.pop("schema"), "has schema None"),
+            (lambda held: held["points"][1].pop("bytes"), "at points.1.bytes: Field required"),
+            (lambda held: held["points"][1].update(extra=1), "at points.1.extra: Unexpected"),
+            (lambda held: held["clean"]["scene_net"].update(top1="high"), "at clean.scene_net.top1: Input should be"),
+            (lambda held: held["savings"][0].update(interval=[0.1]), "at savings.0.interval"),
+        ],
+    )
+    def test_it_is_checked_on_reading(self, change, words, results, tmp_path):
+        held = json.loads(results.to_json())
+        change(held)
+        (tmp_path / "r.json").write_text(json.dumps(held))
+        with pytest.raises(ValueError, match=words):
+            Results.read(tmp_path / "r.json")
+
+    def test_what_is_no_json(self, tmp_path):
+        (tmp_path / "r.json").write_text("{")
+        with pytest.raises(ValueError, match="is no JSON"):
+            Results.read(tmp_path / "r.json")
+        (tmp_path / "r.json").write_text("[]")
+        with pytest.raises(ValueError, match="has schema None"):
+            Results.read(tmp_path / "r.json")
 
     def test_the_figures(self, results, measured):
         for k, point in enumerate(results.points):
             assert point.bytes == pytest.approx(measured.bytes[k].double().mean().item())
             assert point.bpp == pytest.approx(8 * measured.bytes[k].sum().item() / (12 * 160 * 160))
             for name, judge in point.judges.items():
-                assert judge.top1 == (measured.answers[name][k] == measured.labels).double().mean()
-                assert judge.agreement == (measured.answers[name][k] == measured.clean[name]).double().mean()
+                first = measured.answers[name][k, :, 0]
+                assert judge.top1 == (first == measured.labels).double().mean()
+                assert judge.agreement == (first == measured.clean[name][:, 0]).double().mean()
+                five = [
+                    int(label) in best
+                    for label, best in zip(measured.labels, measured.answers[name][k].tolist(), strict=True)
+                ]
+                assert judge.top5 == sum(five) / 12
+                assert judge.kl == pytest.approx(float(measured.kl[name][k].mean()), abs=1e-6)
+                low, high = judge.agreement_interval
+                assert low <= judge.agreement <= high
 
     def test_equal_runs_give_equal_text(self, judges, compressors, results):
-        again = summarise(measure(scenes(12), judges, compressors), {"seed": 9})
+        again = summarise(measure(scenes(12), judges, compressors), {"seed": 9}, resamples=200)
         assert again.to_json() == results.to_json()
 
     def test_savings_compare_with_the_codec_alone(self, results):
-        for saving in results.savings:
-            assert saving.strength > 0 or saving.scale < 1
-        alone = [p for p in results.points if p.strength == 0 and p.scale == 1]
+        assert {s.reference for s in results.savings} == {"jpeg alone"}
+        assert {s.curve for s in results.savings} == {"jpeg, strength 0.5", "jpeg, scale 0.6"}
+        alone = [p for p in results.points if p.curve == "jpeg alone"]
         point = next(p for p in results.points if p.strength > 0 and p.quality == 20)
         saving = next(
             s for s in results.savings
-            if (s.judge, s.metric, s.quality, s.strength, s.scale) == ("scene_net", "agreement", 20, 0.5, 1)
+            if (s.judge, s.metric, s.curve, s.quality) == ("scene_net", "agreement", point.curve, 20)
         )  # fmt: skip
         expected = saved_at_equal(
             [p.bytes for p in alone], [p.judges["scene_net"].agreement for p in alone],
@@ -134,37 +417,36 @@ class TestResults:
         )  # fmt: skip
         assert saving.saved == expected
 
+    def test_a_judge_of_few_classes_has_no_top5(self):
+        judge = Judge(Classifier("colours", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+                                 Preprocess()), known=False)  # fmt: skip
+        results = summarise(measure(scenes(2), [judge], [Compressor()]), {}, resamples=5)
+        assert results.points[0].judges["colours"].top5 is None
 
-class TestSavedAtEqual:
-    def test_a_constant_factor_is_found_everywhere(self):
-        rates, accuracies = [100, 200, 400, 800], [0.3, 0.6, 0.8, 0.9]
-        for rate, accuracy in zip(rates, accuracies, strict=True):
-            assert saved_at_equal(rates, accuracies, 0.7 * rate, accuracy) == pytest.approx(0.3)
-            assert saved_at_equal(rates, accuracies, 1.5 * rate, accuracy) == pytest.approx(-0.5)
+    def test_points_that_only_differ_in_what_they_are_have_different_keys(self, judges, prefilter):
+        from dataclasses import replace
 
-    def test_between_points_the_log_of_the_rate_is_linear(self):
-        assert saved_at_equal([100, 10000], [0.0, 1.0], 500, 0.5) == pytest.approx(0.5)
-
-    def test_order_does_not_matter(self):
-        assert saved_at_equal([400, 100], [0.8, 0.4], 100, 0.6) == saved_at_equal([100, 400], [0.4, 0.8], 100, 0.6)
-
-    def test_a_dip_is_read_in_the_reference_s_favour(self):
-        assert saved_at_equal([100, 200, 400], [0.5, 0.4, 0.9], 90, 0.5) == pytest.approx(0.1)
-
-    def test_a_plateau_ends_at_its_cheapest_point(self):
-        assert saved_at_equal([100, 200, 400], [0.5, 0.9, 0.9], 100, 0.9) == pytest.approx(0.5)
-
-    @pytest.mark.parametrize("accuracy", [0.3, 0.95, math.nan])
-    def test_outside_the_curve_there_is_nothing_to_compare(self, accuracy):
-        assert saved_at_equal([100, 400], [0.5, 0.9], 50, accuracy) is None
-
-    def test_a_flat_curve_compares_with_nothing(self):
-        assert saved_at_equal([100, 400], [0.5, 0.5], 50, 0.5) is None
-
-    @pytest.mark.parametrize(("rates", "accuracies"), [([1], [1]), ([1, 2], [1]), ([0, 1], [0, 1])])
-    def test_no_curve(self, rates, accuracies):
-        with pytest.raises(ValueError, match="at least two"):
-            saved_at_equal(rates, accuracies, 1, 1)
+        cam = prefilter.saliency
+        nets = scene_net(), scene_net("scene_net_small")
+        filters = [
+            prefilter,
+            replace(prefilter, even=True),
+            replace(prefilter, sigma=2),
+            replace(prefilter, filter="guided"),
+            replace(prefilter, saliency=Center(cam)),
+            replace(prefilter, saliency=GradCam(nets[0], "features.8", preprocess=PREPROCESS)),
+            replace(prefilter, saliency=GradCam(nets[1], preprocess=PREPROCESS)),
+        ]
+        many = [Compressor(text) for text in ("jpeg:20", "jpeg:21", "jpeg:20,subsampling=4:4:4")]
+        many += [Compressor("jpeg:20", scale=0.5), Compressor("jpeg:20", target=TargetSize(bpp=0.5))]
+        many += [Compressor("jpeg:20", one) for one in filters]
+        assert len({point_identity(c) for c in many}) == len(many)
+        assert point_identity(Compressor("jpeg:20", replace(prefilter, strength=0))) == point_identity(many[0])
+        # Nor does it change when a layer that was left open is found.
+        fresh = GradCam(scene_net(), preprocess=PREPROCESS)
+        before = fresh.identity
+        fresh(scenes(1)[0].pixels[None])
+        assert fresh.identity == before == cam.identity
 
 
 class TestPhotoFolder:
@@ -212,10 +494,15 @@ class TestPhotoFolder:
         (tree / "cat" / "1.png").write_bytes(whole[: len(whole) // 2])
         (tree / ".hidden").mkdir()
         photos = PhotoFolder(tree)
-        for _ in range(2):
-            assert sum(p is not None for p in photos) == 4
-            assert [name for name, _ in photos.skipped] == ["cat/0.png", "cat/1.png", "dog/notes.txt"]
-            assert all(reason for _, reason in photos.skipped)
+        for position, name in ((0, "cat/0.png"), (1, "cat/1.png"), (5, "dog/notes.txt")):
+            with pytest.raises(Unreadable, match=f"{name}: .+") as told:
+                photos[position]
+            assert told.value.name == name
+        judge = Judge(classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
+        measured = measure(photos, [judge], [Compressor()])
+        assert measured.names == ["cat/2.png", "dog/0.png", "dog/1.png", "emu/0.png"]
+        assert [name for name, _ in measured.skipped] == ["cat/0.png", "cat/1.png", "dog/notes.txt"]
+        assert all(reason for _, reason in measured.skipped)
 
     @pytest.mark.parametrize("kind", ["missing", "empty", "flat", "hollow"])
     def test_what_is_no_tree(self, kind, tmp_path):
@@ -257,32 +544,113 @@ class TestRead:
         assert torch.equal(read(tmp_path / "a.png"), as_tensor(image.rotate(-90, expand=True)))
 
 
+class TestExhibits:
+    def test_they_are_chosen_by_rule(self, measured):
+        shown = choose_exhibits(scenes(12), measured, each=1)
+        assert [e.kind for e in shown] == ["best", "typical", "worst"]
+        alone, filtered = 1, 4  # quality 20
+        saved = 1 - measured.bytes[filtered] / measured.bytes[alone]
+        kept = torch.stack([measured.right(j, "agreement")[filtered] for j in measured.clean]).all(0)
+        best = int(measured.names.index(shown[0].photo.name))
+        assert kept[best]
+        assert saved[best] == saved[kept].max()
+        assert len({e.photo.name for e in choose_exhibits(scenes(12), measured)}) == 6
+
+    def test_they_carry_their_settings(self, measured, compressors):
+        exhibit = choose_exhibits(scenes(12), measured)[1]
+        n = measured.names.index(exhibit.photo.name)
+        assert [p.encoded.codec for p in exhibit.points] == [c.codec for c in compressors]
+        assert [p.encoded.strength for p in exhibit.points] == [0, 0, 0, 0.5, 0.5, 0.5, 0, 0, 0]
+        for k, point in enumerate(exhibit.points):
+            assert point.answers["scene_net"] == measured.answers["scene_net"][k, n, 0]
+            assert len(point.encoded.data) == measured.bytes[k, n]
+        assert to_array(exhibit.filtered[0.5]).shape == (160, 160, 3)
+        assert Jpeg().decode(exhibit.points[0].encoded.data).shape == (160, 160, 3)
+
+    def test_without_a_pre_filter_they_are_spread(self, judges):
+        measured = measure(scenes(3), judges, [Compressor("jpeg:20")])
+        shown = choose_exhibits(scenes(3), measured)
+        assert [(e.kind, e.photo.name, e.saliency) for e in shown] == [("", f"scene {k}", None) for k in range(3)]
+
+    def test_with_many_points_one_a_curve_is_shown(self, judges):
+        measured = measure(
+            scenes(2), judges[1:], [Compressor(f"{c}:{q}") for c in ("jpeg", "webp") for q in range(1, 13)]
+        )
+        shown = choose_exhibits(scenes(2), measured)
+        assert [(p.curve, p.encoded.codec.quality) for p in shown[0].points] == [("jpeg alone", 7), ("webp alone", 7)]
+
+
 class TestReport:
     def test_text_table(self, results):
         lines = text_table(results).splitlines()
         assert len({len(line) for line in lines[:11]}) == 1
-        assert sum(line.startswith("jpeg") for line in lines) == 9
-        assert any("by the pre-filter at equal agreement" in line for line in lines)
-        assert any("by downscaling alone" in line for line in lines)
+        assert sum(line.startswith("jpeg") for line in lines) >= 9
+        cards = headlines(results)
+        assert len(cards) == 2
+        assert "known: it made the map" in cards[0]["text"]
+        assert "unseen: it did not make the map" in cards[1]["text"]
 
-    def test_curves_are_named_and_sorted(self, results):
-        curves = plots.curves(results.points)
-        assert list(curves) == ["jpeg alone", "jpeg, scale 0.6", "jpeg, strength 0.5"]
+    def test_spans(self):
+        assert span((-0.034, 0.128)) == "−3 to 13 %"
+        assert span((None, 0.2)) == "… to 20 %"
+
+    def test_curves_are_named_and_sorted(self, controlled):
+        curves = plots.curves(summarise(controlled, {}, resamples=3).points)
+        assert list(curves) == [
+            "jpeg alone", "jpeg, scale 0.7", "jpeg, scale 0.5", "jpeg, strength 0.5",
+            "jpeg, strength 0.5, spread evenly", "jpeg, strength 0.5, centre-weighted",
+            "jpeg, strength 0.5, another picture's map",
+        ]  # fmt: skip
         assert all([p.bytes for p in c] == sorted(p.bytes for p in c) for c in curves.values())
 
-    def test_plot_shows_the_points(self, results):
+    def test_plot_shows_the_points_and_their_intervals(self, results):
         figure, ax = plots.rate_accuracy(results, "scene_net", "top1")
         assert len(ax.lines) == 3
         line = ax.lines[0]
         alone = plots.curves(results.points)["jpeg alone"]
         np.testing.assert_allclose(line.get_xdata(), [p.bytes / 1000 for p in alone])
         np.testing.assert_allclose(line.get_ydata(), [100 * p.judges["scene_net"].top1 for p in alone])
+        assert len(ax.collections) == 2  # a band for the codec alone and for the pre-filter, none for the control
+        band = ax.collections[0].get_paths()[0].vertices
+        assert band[:, 1].min() == pytest.approx(100 * min(p.judges["scene_net"].top1_interval[0] for p in alone))
         same_figure, same_ax = plots.rate_accuracy(results, "scene_net", ax=ax)
         assert same_figure is figure
         assert same_ax is ax
 
+    @pytest.mark.parametrize(
+        ("how", "words"),
+        [({"judge": "me"}, "scene_net_small"), ({"metric": "top2"}, "top2"), ({"codec": "gif"}, "gif")],
+    )
+    def test_plot_of_what_is_not_there(self, how, words, results):
+        with pytest.raises(ValueError, match=words):
+            plots.rate_accuracy(results, **{"judge": "scene_net", **how})
+
+    def test_class_changes(self, measured):
+        figure, ax = plots.class_changes(measured, "scene_net", 0, 2, dict(enumerate(CLASSES)), "top1")
+        right = measured.right("scene_net", "top1").double()
+        change = {
+            label: float((right[0] - right[2])[measured.labels == label].mean())
+            for label in set(measured.labels.tolist())
+        }
+        drawn = {
+            t.get_text().split(" (")[0]: bar.get_width()
+            for t, bar in zip(ax.get_yticklabels(), ax.patches, strict=True)
+        }
+        assert drawn == {CLASSES[k]: pytest.approx(100 * v) for k, v in change.items() if v}
+        assert plots.class_changes(measured, "scene_net", 0, 0, ax=ax) == (figure, ax)
+
+    def test_gallery(self, measured):
+        exhibit = choose_exhibits(scenes(12), measured)[0]
+        figure, ax = plots.gallery(exhibit, dict(enumerate(CLASSES)), most=2)
+        assert len(ax.images) == 3 + 2
+        words = " ".join(t.get_text() for t in ax.texts)
+        assert f"{len(exhibit.points[0].encoded.data):,} bytes" in words
+        assert CLASSES[exhibit.clean["scene_net"]] in words
+        assert plots.gallery(exhibit, ax=ax) == (figure, ax)
+
     def test_the_page_is_whole_and_on_its_own(self, results, measured):
-        html = page(results, measured, "Title <1>", "Lead & more", dict(enumerate(CLASSES)))
+        shown = choose_exhibits(scenes(12), measured, each=1)
+        html = page(results, measured, shown, "Title <1>", "Lead & more", dict(enumerate(CLASSES)))
         seen = Collector()
         seen.feed(html)
         assert "Title &lt;1&gt;" in html
@@ -290,34 +658,27 @@ class TestReport:
         assert seen.scripts == 0
         assert all(src.startswith("data:image/") for src in seen.sources)
         assert not re.search(r"(url\(|@import|<link)", re.sub(r"url\(#", "", html))
-        # Two exhibits, each with the original, the map, a filtered picture and nine points; and two plots.
-        assert len(seen.sources) == 2 * (3 + 9)
-        assert seen.tags.count("svg") == 2
+        # Three exhibits, each with the original, the map, a filtered picture and nine points; two curves, two by class.
+        assert len(seen.sources) == 3 * (3 + 9)
+        assert seen.tags.count("svg") == 4
         assert "currentColor" in html
 
     def test_the_page_shows_the_bitstreams_themselves(self, results, measured):
         import base64
 
-        html = page(results, measured, "", "", dict(enumerate(CLASSES)))
-        for encoded in measured.exhibits[0].encoded:
-            assert base64.b64encode(encoded.data).decode() in html
-        assert f"{len(measured.exhibits[0].encoded[0].data):,} bytes" in html
+        shown = choose_exhibits(scenes(12), measured, each=1)
+        html = page(results, measured, shown, "", "", dict(enumerate(CLASSES)))
+        for point in shown[0].points:
+            assert base64.b64encode(point.encoded.data).decode() in html
+        assert f"{len(shown[0].points[0].encoded.data):,} bytes" in html
 
     def test_formats_that_browsers_do_not_show_are_shown_as_copies(self, judges):
-        measured = measure(scenes(2), judges, [Compressor("jpeg2000"), Compressor("webp")], exhibits=[0])
-        html = page(summarise(measured, {}), measured, "", "", dict(enumerate(CLASSES)))
+        measured = measure(scenes(1), judges, [Compressor("jpeg2000"), Compressor("webp")])
+        shown = choose_exhibits(scenes(1), measured)
+        html = page(summarise(measured, {}, resamples=3), measured, shown, "", "", dict(enumerate(CLASSES)))
         assert "jpeg2000, which" in html
         assert "image/jp2" not in html
         assert html.count("data:image/webp;base64,") == 3  # the original, the copy, and the WebP bitstream itself
-
-    def test_exhibits_carry_their_settings(self, measured, compressors):
-        exhibit = measured.exhibits[1]
-        assert exhibit.photo.name == "scene 5"
-        assert [e.codec for e in exhibit.encoded] == [c.codec for c in compressors]
-        assert [e.strength for e in exhibit.encoded] == [0, 0, 0, 0.5, 0.5, 0.5, 0, 0, 0]
-        assert exhibit.answers["scene_net"] == measured.answers["scene_net"][:, 5].tolist()
-        assert to_array(exhibit.filtered[0.5]).shape == (160, 160, 3)
-        assert Jpeg().decode(exhibit.encoded[0].data).shape == (160, 160, 3)
 
 
 class Collector(HTMLParser):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.realdata
 def photos(realdata):
     folder = PhotoFolder(realdata / "images", 24)
     folder.number_classes(1000)
-    return list(folder)
+    return [folder[k] for k in range(len(folder))]
 
 
 @pytest.mark.parametrize(("name", "at_least"), [("mobilenet_v2", 0.85), ("squeezenet1_1", 0.5)])
@@ -26,7 +26,7 @@ def test_classifiers_know_the_photos(realdata, name, at_least):
     folder = PhotoFolder(realdata / "images", 60)
     folder.number_classes(1000)
     judge = classifier(f"{realdata}/zoo.py:load:{name}")
-    right = [int(judge.logits([p.pixels]).argmax()) == p.label for p in folder]
+    right = [int(judge.logits([p.pixels]).argmax()) == p.label for p in map(folder.__getitem__, range(60))]
     assert sum(right) / len(right) >= at_least
 
 

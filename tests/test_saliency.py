@@ -12,7 +12,7 @@ from recipes import tiny
 from torch import nn
 
 from foveate.models import Model, Preprocess, refuse_cuda_in_worker
-from foveate.saliency import ActivationMap, GradCam, Saliency, normalise
+from foveate.saliency import ActivationMap, Center, GradCam, Saliency, Shuffled, normalise
 
 KINDS = {"GradCam": GradCam, "ActivationMap": ActivationMap}
 
@@ -374,3 +374,28 @@ class TestModel:
         model = tiny().train()
         assert Model(model).get() is model
         assert model.training
+
+
+class TestControls:
+    @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 4), (7, 7), (3, 8)])
+    def test_center_holds_the_same_values_highest_in_the_middle(self, size):
+        maps = torch.rand(3, 1, *size)
+        made = Center(lambda images: maps)(torch.zeros(3, 3, 8, 8))
+        torch.testing.assert_close(made.flatten(1).sort().values, maps.flatten(1).sort().values)
+        y, x = torch.meshgrid(*((torch.arange(n) + 0.5) / n - 0.5 for n in size), indexing="ij")
+        distance = (y.square() + x.square()).flatten()
+        for one in made.flatten(1):
+            by_value = distance[one.argsort(descending=True, stable=True)]
+            assert (by_value.diff() >= -1e-3).all()
+
+    def test_shuffled_gives_each_the_next_one_s(self):
+        maps = torch.rand(4, 1, 2, 2)
+        assert torch.equal(Shuffled(lambda images: maps)(torch.zeros(4, 3, 8, 8)), maps[[1, 2, 3, 0]])
+        with pytest.raises(ValueError, match="batch of at least 2, got 1"):
+            Shuffled(lambda images: maps[:1])(torch.zeros(1, 3, 8, 8))
+
+    @pytest.mark.parametrize("kind", [Center, Shuffled])
+    def test_they_need_a_saliency(self, kind):
+        with pytest.raises(TypeError, match="saliency: expected a function of images, got int"):
+            kind(3)
+        assert isinstance(kind(lambda images: images), Saliency)

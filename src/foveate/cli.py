@@ -1,4 +1,4 @@
-"""The command line: ``foveate demo``, ``foveate evaluate`` and ``foveate codecs``."""
+"""The command line: ``foveate demo``, ``foveate evaluate``, ``foveate compare`` and ``foveate codecs``."""
 
 import argparse
 import sys
@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from foveate import __version__
 
 if TYPE_CHECKING:
+    import torch
+
     from foveate.codecs import Codec
+    from foveate.evaluation import Photo, PhotoFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as on the command line, without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, or 2 when the input is at fault (with one line on standard error that says how).
+        The exit code: 0; 2 when the input is at fault (with one line on standard error that says how); or 130 when it
+        was interrupted.
     """
     args = _parser().parse_args(arguments)
     try:
@@ -28,7 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Preparing runs nothing but what the user gave, so what goes wrong there is told, not traced.
         print(f"foveate: error: {error}", file=sys.stderr)
         return 2
-    return int(job() or 0)
+    try:
+        return int(job() or 0)
+    except KeyboardInterrupt:
+        print("\nfoveate: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,9 +88,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--saliency", choices=("grad-cam", "activation"), default="grad-cam")
     evaluate.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
+    evaluate.add_argument(
+        "--controls",
+        action="store_true",
+        help="measure what saliency must beat too: the same smoothing spread evenly, a centre-weighted map, another "
+        "picture's map, and plain downscaling",
+    )
+    evaluate.add_argument("--fidelity", action="store_true", help="measure PSNR and MS-SSIM too")
+    evaluate.add_argument(
+        "--seed", type=int, default=0, help="of the order of the photos and the bootstrap (default: %(default)s)"
+    )
+    evaluate.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="at most N photos, spread evenly over the classes")
     evaluate.add_argument(
-        "--out", type=Path, default=Path("foveate-report"), help="folder to write to (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=Path("foveate-report"),
+        help="folder to write to; a run that was interrupted goes on from what is there (default: %(default)s)",
     )
     own = evaluate.add_argument_group("preprocessing of models that are not torchvision's own")
     own.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
@@ -90,6 +112,16 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--mean", type=_numbers(float), help="three numbers (default: ImageNet's)")
     own.add_argument("--std", type=_numbers(float), help="three numbers (default: ImageNet's)")
     evaluate.set_defaults(prepare=_evaluate)
+
+    compare = commands.add_parser(
+        "compare",
+        help="the difference between two evaluations, with intervals",
+        description="Compare two evaluations on the pictures of both, paired: did a change help?",
+    )
+    compare.add_argument("a", metavar="A", type=Path, help="results.json of the first, or its folder")
+    compare.add_argument("b", metavar="B", type=Path, help="results.json of the second, or its folder")
+    compare.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: %(default)s)")
+    compare.set_defaults(prepare=_compare)
 
     codecs = commands.add_parser("codecs", help="the codecs, their settings, and which are installed")
     codecs.set_defaults(prepare=_codecs)
@@ -131,12 +163,10 @@ def _demo(args: argparse.Namespace) -> Callable[[], None]:
     return job
 
 
-def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
-    from tqdm import tqdm
-
+def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     from foveate.compressor import Compressor
-    from foveate.evaluation import Judge, PhotoFolder, measure, summarise
-    from foveate.evaluation.report import page, text_table
+    from foveate.evaluation import Judge, PhotoFolder, controls_for, evaluate
+    from foveate.evaluation.report import text_table
     from foveate.models import IMAGENET_MEAN, IMAGENET_STD, Preprocess, classifier
     from foveate.prefilter import Prefilter
     from foveate.saliency import ActivationMap, GradCam
@@ -151,6 +181,8 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         raise ValueError(f"--judge: two judges are called alike: {', '.join(names)}")
+    for judge in judges:
+        judge.classifier.model.to(_device(args.device))
     maker = judges[0].classifier
     how = {"preprocess": maker.preprocess.whole(), "layer": args.layer}
     saliency = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency](maker.model, **how)
@@ -162,42 +194,66 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], int]:
         for scale in dict.fromkeys(args.scale)
         for each in codecs
     ]
+    if args.controls:
+        compressors += controls_for(compressors)
     outputs = {judge.classifier.classes() for judge in judges}
     if len(outputs) > 1:
         raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
     photos.number_classes(outputs.pop())
-    first = next((photo for photo in photos if photo is not None), None)
-    if first is None:
-        raise ValueError(f"IMAGES: no file of {args.images} is a readable picture, such as {photos.skipped[0]}")
+    first = _first(photos)
     if any(args.strength) or any(each.needs_saliency for each in codecs):
         saliency(first.pixels[None])  # a model or a layer without a map is found out now, not midway
-    args.out.mkdir(parents=True, exist_ok=True)
 
-    def job() -> int:
-        count = len(photos)
-        exhibits = {k * count // 6 for k in range(6)}
-        with tqdm(total=count, desc="photos", unit="photo") as bar:
-            measured = measure(photos, judges, compressors, sorted(exhibits), bar.update)
+    def job() -> None:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "prepare"}
         settings |= {"codec": [str(each) for each in codecs], "layer": saliency.layer_name}
-        del settings["quality"]
-        results = summarise(measured, settings, photos.skipped)
-        results.write(args.out / "results.json")
+        for name in ("quality", "out", "device"):  # the first is in the codecs; the others change no figure
+            del settings[name]
         lead = (
-            f"{len(measured.labels)} whole photos from {args.images}, compressed, decoded, and shown to "
-            f"{' and '.join(names)}. The maps are {names[0]}'s own."
+            f"Whole photos from {args.images}, compressed, decoded, and shown to {' and '.join(names)}. The maps are "
+            f"{names[0]}'s own."
         )
-        report = page(results, measured, "Rate and accuracy", lead, photos.class_names())
-        (args.out / "report.html").write_text(report, encoding="utf-8")
-        for name, reason in photos.skipped:
+        found = evaluate(photos, judges, compressors, args.out, settings, args.fidelity, args.seed, lead=lead)
+        for name, reason in found.results.skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
-        print(text_table(results))
-        if photos.skipped:
-            print(f"{len(photos.skipped)} of {count} files could not be read and were left out")
+        print(text_table(found.results))
+        if found.results.skipped:
+            print(f"{len(found.results.skipped)} of {len(photos)} files could not be read and were left out")
         _say_where(args.out)
-        return 0
 
     return job
+
+
+def _first(photos: "PhotoFolder") -> "Photo":
+    """The first photo that can be read."""
+    from foveate.evaluation import Unreadable
+
+    unread: list[Unreadable] = []
+    for k in range(len(photos)):
+        try:
+            return photos[k]
+        except Unreadable as error:
+            unread.append(error)
+    raise ValueError(f"IMAGES: no file of {photos.root} is a readable picture, such as {unread[0]}")
+
+
+def _device(name: str | None) -> "torch.device":
+    """The device that was asked for, or a GPU where there is one."""
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device: cannot use {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _compare(args: argparse.Namespace) -> Callable[[], None]:
+    from foveate.evaluation.compare import compare_runs, text
+
+    changes = compare_runs(args.a, args.b, args.seed)
+    return lambda: print(text(changes))
 
 
 def _codecs(args: argparse.Namespace) -> Callable[[], None]:

@@ -1,17 +1,19 @@
-"""Photos from an ImageFolder tree, with the class number that a classifier gives their folder."""
+"""The pictures of an evaluation: an ImageFolder tree, a Dataset, or what a DataLoader gives."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from foveate.codecs import MAX_PIXELS
-from foveate.images import from_array
+from foveate.images import as_tensor, from_array, to_uint8
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,112 @@ class Photo:
     name: str
 
 
+class Unreadable(ValueError):
+    """A file that is no readable picture: an evaluation leaves it out and says so.
+
+    Attributes:
+        name: of the file.
+        reason: why it could not be read.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+
+@runtime_checkable
+class Photos(Protocol):
+    """Photos by number; a list of :class:`Photo` is one. Getting one that cannot be read raises :class:`Unreadable`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Photo: ...
+
+
+Source: TypeAlias = "Photos | torch.utils.data.Dataset[Any] | Iterable[Any]"
+"""What can be evaluated: see :func:`photos`."""
+
+
+def as_photos(source: Source) -> Photos | Iterable[Photo]:
+    """Return the photos of whatever holds pictures and labels.
+
+    Args:
+        source: a folder (:class:`PhotoFolder`) or a list of :class:`Photo`; a map-style ``torch.utils.data.Dataset`` of
+            pairs (picture, label); or a ``DataLoader``, an iterable Dataset or any other iterable of pairs (pictures,
+            labels), batched or not, that gives the same pictures in the same order each time. A picture is a PIL image,
+            a uint8 array (H, W, C) or a tensor (C, H, W), uint8 or float in [0, 1] and not normalised, C 3 or 1.
+
+    Returns:
+        Photos by number where the source has numbers, else photos in its order, named by their number.
+
+    Raises:
+        TypeError: if the source is neither; on reading, if it gives anything but such pairs.
+
+    Example:
+        >>> from foveate.demo import Scenes
+        >>> as_photos(Scenes(3))[2].pixels.shape
+        torch.Size([3, 160, 160])
+    """
+    if isinstance(source, PhotoFolder | _DatasetPhotos | _Stream) or (
+        isinstance(source, Sequence) and all(isinstance(item, Photo) for item in source)
+    ):
+        return source
+    if isinstance(source, torch.utils.data.DataLoader | torch.utils.data.IterableDataset):
+        return _Stream(source)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+        return _DatasetPhotos(source)
+    if isinstance(source, Iterable):
+        return _Stream(source)
+    raise TypeError(f"source: expected a PhotoFolder, a Dataset or a DataLoader, got {type(source).__name__}")
+
+
+@dataclass(frozen=True)
+class _DatasetPhotos:
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Photo:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: these are {len(self)} pictures, got {index}")
+        picture, label = _pair(self.source[index])
+        return _photo(picture, label, index)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    source: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Photo]:
+        number = 0
+        for item in self.source:
+            pictures, labels = _pair(item)
+            if not (isinstance(pictures, list | tuple) or (isinstance(pictures, Tensor) and pictures.ndim == 4)):
+                pictures, labels = [pictures], [labels]
+            for picture, label in zip(pictures, labels, strict=True):
+                yield _photo(picture, label, number)
+                number += 1
+
+
+def _pair(item: Any) -> tuple[Any, Any]:
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        raise TypeError(
+            f"source: expected pairs (picture, label), got {type(item).__name__}; wrap the Dataset to give such"
+        )
+    return item[0], item[1]
+
+
+def _photo(picture: Any, label: Any, number: int) -> Photo:
+    pixels = to_uint8(as_tensor(picture, f"picture {number}").detach().cpu())
+    return Photo(pixels.expand(3, -1, -1).contiguous(), int(label), f"{number}")
+
+
 @dataclass
 class PhotoFolder:
-    """The photos below a folder with one subfolder a class, read one by one as they are iterated.
+    """The photos below a folder with one subfolder a class, each read when it is asked for.
 
-    A file that is no readable picture is left out and noted in ``skipped``, by its path and the reason.
+    Getting a file that is no readable picture raises :class:`Unreadable`.
 
     Args:
         root: the folder.
@@ -39,7 +142,6 @@ class PhotoFolder:
 
     root: Path
     limit: int | None = None
-    skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
@@ -96,16 +198,19 @@ class PhotoFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[Photo | None]:
-        """Yield each photo in turn, and None for a file that is no readable picture; ``skipped`` starts anew."""
-        self.skipped.clear()
-        for path in self.paths:
-            name = path.relative_to(self.root).as_posix()
-            try:
-                yield Photo(read(path), self._labels[name.partition("/")[0]], name)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                self.skipped.append((name, str(error)))
-                yield None
+    def __getitem__(self, index: int) -> Photo:
+        """Read a photo.
+
+        Raises:
+            Unreadable: if the file is no readable picture.
+            IndexError: if there are not so many.
+        """
+        path = self.paths[index]
+        name = path.relative_to(self.root).as_posix()
+        try:
+            return Photo(read(path), self._labels[name.partition("/")[0]], name)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise Unreadable(name, str(error)) from error
 
 
 def read(path: Path) -> Tensor:

@@ -2,9 +2,20 @@
 
 import io
 import re
+import textwrap
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate.evaluation.exhibits import Exhibit
+from foveate.evaluation.rate_accuracy import Measurement
 from foveate.evaluation.results import Point, Results
+from foveate.evaluation.summary import Setting
+from foveate.filters import resize
+from foveate.images import to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,74 +23,209 @@ if TYPE_CHECKING:
 
 COLOURS = ("#7d8597", "#e4572e", "#17a398", "#a06cd5", "#d8a100", "#2f7ed8", "#c2458f", "#5f9e3f")
 """Readable on white and on black; the first is for the codec alone."""
+GOOD, BAD = "#17a398", "#e4572e"
 _INK = "#010203"
+_LABELS = {"agreement": "agreement with the clean answer, %", "top1": "top-1, %"}
 
 
 def rate_accuracy(
-    results: Results, judge: str, metric: str = "agreement", ax: "Axes | None" = None
+    results: Results, judge: str, metric: str = "agreement", codec: str | None = None, ax: "Axes | None" = None
 ) -> "tuple[Figure, Axes]":
-    """Draw a judge's accuracy over the mean bytes a picture, one line for each (codec, strength, scale).
+    """Draw a judge's accuracy over the mean bytes a picture, one line a curve, 95 % intervals as bands.
 
-    With one codec each line has its colour; with several each codec has one, and the codec alone is dotted.
+    With one codec each line has its colour; with several each codec has one, and the codec alone is dotted. Controls
+    are dashed. Bands are drawn for the codec alone and the curves that use saliency.
 
     Args:
         results: what to draw.
         judge: whose answers.
         metric: ``"agreement"`` or ``"top1"``.
+        codec: draw the curves of this codec only, by its name without the quality; None draws all.
         ax: axes to draw on; None makes a figure.
 
     Returns:
         The figure and its axes.
-    """
-    from matplotlib.figure import Figure
 
-    lines = curves(results.points)
-    codecs = list(dict.fromkeys(points[0].codec for points in lines.values()))
-    many = len(lines) > 6
-    if ax is None:
-        ax = Figure(figsize=(5.6, 5.4 if many else 3.8), layout="constrained").subplots()
-    for position, (label, points) in enumerate(lines.items()):
-        alone = points[0].strength == 0 and points[0].scale == 1
-        colour = COLOURS[(position if len(codecs) == 1 else codecs.index(points[0].codec)) % len(COLOURS)]
+    Raises:
+        ValueError: if there is no such judge, metric or codec.
+    """
+    if judge not in results.clean:
+        raise ValueError(f"judge: expected one of {', '.join(results.clean)}, got {judge!r}")
+    if metric not in _LABELS:
+        raise ValueError(f"metric: expected 'agreement' or 'top1', got {metric!r}")
+    points = [p for p in results.points if codec in (None, p.codec)]
+    if not points:
+        raise ValueError(f"codec: expected one of {', '.join({p.codec for p in results.points})}, got {codec!r}")
+    lines = curves(points)
+    codecs = list(dict.fromkeys(p.codec for p in points))
+    ax = _axes(ax, (5.6, 5.4 if len(lines) > 6 else 3.8))
+    for position, (label, line) in enumerate(lines.items()):
+        first = line[0]
+        alone = first.strength == 0 and first.scale == 1
+        control = first.map not in (None, "saliency") or first.scale < 1
+        colour = COLOURS[(position if len(codecs) == 1 else codecs.index(first.codec)) % len(COLOURS)]
+        x = [p.bytes / 1000 for p in line]
         ax.plot(
-            [p.bytes / 1000 for p in points],
-            [100 * getattr(p.judges[judge], metric) for p in points],
+            x,
+            [100 * getattr(p.judges[judge], metric) for p in line],
             marker="o",
-            markersize=4,
-            linewidth=1.8,
-            linestyle=":" if alone and len(codecs) > 1 else "-",
+            markersize=3 if control else 4,
+            linewidth=1.2 if control else 1.8,
+            linestyle="--" if control else ":" if alone and len(codecs) > 1 else "-",
             color=colour,
             label=label,
         )
-    known = results.points[0].judges[judge].known
-    ax.set_title(f"{judge} ({'made the map' if known else 'did not make the map'})", fontsize=10)
+        ends = [getattr(p.judges[judge], f"{metric}_interval") for p in line]
+        if not control and all(None not in end for end in ends):
+            ax.fill_between(x, *(np.array(ends, float).T * 100), color=colour, alpha=0.13, linewidth=0)
+    ax.set_title(f"{judge} ({'made the map' if results.clean[judge].known else 'did not make the map'})", fontsize=10)
+    finish_rate_axis(ax, _LABELS[metric], len(lines))
+    return ax.get_figure(), ax  # type: ignore[return-value]
+
+
+def finish_rate_axis(ax: "Axes", label: str, lines: int) -> None:
+    """Give axes of kB against accuracy their scale, labels, grid and legend."""
     ax.set_xscale("log")
     ticks = _round_ticks(*ax.get_xlim())
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)
     ax.set_xlabel("kB a picture (log scale)")
-    ax.set_ylabel({"agreement": "agreement with the clean answer, %", "top1": "top-1, %"}[metric])
+    ax.set_ylabel(label)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
-    if many:
+    if lines > 6:
         ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     else:
         ax.legend(frameon=False, fontsize=8, loc="lower right")
+
+
+def class_changes(
+    measured: Measurement,
+    judge: str,
+    point: int,
+    reference: int,
+    class_names: Mapping[int, str] | None = None,
+    metric: str = "agreement",
+    most: int = 10,
+    ax: "Axes | None" = None,
+) -> "tuple[Figure, Axes]":
+    """Draw which classes gain and lose the most right answers at one operating point against another.
+
+    Args:
+        measured: the counts.
+        judge: whose answers.
+        point: number of the operating point.
+        reference: number of the one it is compared with.
+        class_names: a name for each class number.
+        metric: ``"agreement"``, ``"top1"`` or ``"top5"``.
+        most: at most so many classes of each kind.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The figure and its axes: bars of the change in the share of right answers, in points, with the number of
+        pictures of the class.
+    """
+    right = measured.right(judge, metric).double()
+    change = right[point] - right[reference]
+    classes, index, count = measured.labels.unique(return_inverse=True, return_counts=True)
+    mean = torch.zeros(len(classes), dtype=torch.float64).index_add_(0, index, change) / count
+    order = mean.argsort(stable=True).tolist()
+    losses = [k for k in order[:most] if mean[k] < 0]
+    gains = [k for k in order[::-1][:most] if mean[k] > 0][::-1]
+    rows = losses + gains
+    ax = _axes(ax, (5.6, 1.1 + 0.24 * max(len(rows), 2)))
+    names = class_names or {}
+    labels = [
+        f"{textwrap.shorten(names.get(int(classes[k]), str(int(classes[k]))), 28, placeholder='…')} ({int(count[k])})"
+        for k in rows
+    ]
+    values = [100 * float(mean[k]) for k in rows]
+    ax.barh(range(len(rows)), values, color=[GOOD if v > 0 else BAD for v in values], height=0.7)
+    ax.set_yticks(range(len(rows)), labels, fontsize=8)
+    ax.axvline(0, color="black", linewidth=0.8)
+    if not rows:
+        ax.set_xlim(-1, 1)
+        ax.text(0.5, 0.5, "no class changed", transform=ax.transAxes, ha="center", va="center")
+    ax.set_xlabel(f"change in {'top-1' if metric == 'top1' else metric}, points (pictures of the class)")
+    better, worse = int((mean > 0).sum()), int((mean < 0).sum())
+    settings = [Setting.of(measured.compressors[k]) for k in (point, reference)]
+    quality = measured.compressors[point].codec.quality
+    ax.set_title(
+        f"{judge}: {better} classes gain, {worse} lose\n{settings[0].name} against {settings[1].name}, "
+        f"quality {quality:g}",
+        fontsize=9,
+    )
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.grid(axis="x", alpha=0.25, linewidth=0.6)
     return ax.get_figure(), ax  # type: ignore[return-value]
 
 
+def gallery(
+    exhibit: Exhibit, class_names: Mapping[int, str] | None = None, most: int = 6, ax: "Axes | None" = None
+) -> "tuple[Figure, Axes]":
+    """Draw a picture, its map, its filtered and its decoded versions, side by side with bytes and answers.
+
+    Args:
+        exhibit: what to draw.
+        class_names: a name for each class number.
+        most: at most so many decoded versions, the coarser first.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The figure and its axes.
+    """
+    names = class_names or {}
+
+    def said(answers: Mapping[str, int]) -> list[str]:
+        return [
+            f"{judge}: {textwrap.shorten(names.get(k, str(k)), 24, placeholder='…')}" for judge, k in answers.items()
+        ]
+
+    original = exhibit.photo.pixels
+    panels: list[tuple[Tensor, list[str]]] = [(original, ["original", *said(exhibit.clean)])]
+    if exhibit.saliency is not None:
+        panels.append((overlay(original, exhibit.saliency), ["saliency"]))
+    panels += [(picture, [f"filtered, {strength:g}"]) for strength, picture in exhibit.filtered.items()]
+    for shown in exhibit.points[:most]:
+        caption = f"{shown.curve}, {shown.encoded.codec.quality:g}"
+        panels.append((shown.decoded, [caption, f"{len(shown.encoded.data):,} bytes", *said(shown.answers)]))
+    height, width = original.shape[-2:]
+    gap = round(0.06 * width)
+    ax = _axes(ax, (1.9 * len(panels), 1.9 * height / width + 1.0))
+    for position, (picture, lines) in enumerate(panels):
+        left = position * (width + gap)
+        ax.imshow(to_array(picture), extent=(left, left + width, height, 0))
+        ax.text(left, height * 1.04, "\n".join(lines), fontsize=7, va="top", ha="left", linespacing=1.3)
+    ax.set_xlim(0, len(panels) * (width + gap) - gap)
+    ax.set_ylim(height, 0)
+    ax.set_axis_off()
+    ax.set_title(f"{exhibit.kind}: {exhibit.photo.name}".removeprefix(": "), fontsize=9, loc="left")
+    return ax.get_figure(), ax  # type: ignore[return-value]
+
+
+def overlay(pixels: Tensor, saliency: Tensor) -> Tensor:
+    """Return a picture (3, H, W) in grey, uint8, brightened and coloured where its map (1, h, w) is high, as floats."""
+    from matplotlib import colormaps
+
+    height, width = pixels.shape[-2:]
+    heat = resize(saliency[None].cpu(), (height, width))[0, 0].clamp(0, 1)
+    colours = torch.from_numpy(colormaps["inferno"](heat.numpy())[..., :3].astype(np.float32)).permute(2, 0, 1)
+    grey = pixels.float().mean(0, keepdim=True) / 255
+    return 0.4 * grey + 0.6 * colours
+
+
 def curves(points: list[Point]) -> dict[str, list[Point]]:
-    """Group points into curves by a name a reader understands, each sorted by rate; the codec alone comes first."""
-    groups: dict[tuple[str, float, float], list[Point]] = {}
-    for point in sorted(points, key=lambda p: (p.codec, p.strength, -p.scale, p.bytes)):
-        groups.setdefault((point.codec, point.strength, point.scale), []).append(point)
-    return {setting(*key): group for key, group in groups.items()}
+    """Group points into curves by name, each sorted by rate; the codec alone comes first, its controls last."""
+    kinds = (None, "saliency", "even", "center", "other picture")
 
+    def order(point: Point) -> tuple[object, ...]:
+        kind = kinds.index(point.map) if point.map in kinds else len(kinds)
+        return point.codec, kind, point.strength, -point.scale, point.bytes
 
-def setting(codec: str, strength: float, scale: float) -> str:
-    """Name a curve: ``"jpeg alone"``, ``"jpeg, strength 0.5"``, ``"jpeg, scale 0.7"``."""
-    parts = [f"strength {strength:g}"] * (strength > 0) + [f"scale {scale:g}"] * (scale < 1)
-    return ", ".join([codec, *parts]) if parts else f"{codec} alone"
+    groups: dict[str, list[Point]] = {}
+    for point in sorted(points, key=order):
+        groups.setdefault(point.curve, []).append(point)
+    return groups
 
 
 def to_svg(figure: "Figure") -> str:
@@ -92,6 +238,9 @@ def to_svg(figure: "Figure") -> str:
         ax.tick_params(colors=_INK, which="both")
         for spine in ax.spines.values():
             spine.set_color(_INK)
+        for line in ax.lines:
+            if line.get_color() == "black":
+                line.set_color(_INK)
     stream = io.StringIO()
     import matplotlib
 
@@ -101,6 +250,14 @@ def to_svg(figure: "Figure") -> str:
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'width="100%" role="img"', svg, count=1)
+
+
+def _axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained").subplots()
 
 
 def _round_ticks(low: float, high: float) -> list[float]:

@@ -1,16 +1,28 @@
 """The measurement: pictures through compressors, before several classifiers at once."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
-from foveate.evaluation.photos import Photo
-from foveate.models import Classifier
+from foveate.evaluation.photos import Photo, Photos, Source, Unreadable, as_photos
+from foveate.evaluation.records import Records, hash_of, hash_of_picture
+from foveate.evaluation.versions import versions
+from foveate.images import to_float
+from foveate.models import Classifier, name_of
 from foveate.prefilter import Prefilter
+from foveate.saliency import Control, Saliency, Shuffled
+
+METRICS = ("agreement", "top1", "top5")
+_TOP = 5
+_BATCH = 64
+_IDENTICAL = 100.0
+"""The PSNR, in dB, that counts for a picture that came back bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -27,134 +39,403 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Exhibit:
-    """One picture through every operating point, for a report to show.
-
-    Attributes:
-        photo: the picture itself.
-        saliency: its map (1, h, w), or None where nothing asked for one.
-        filtered: the pre-filtered picture, uint8 (3, H, W), a strength.
-        encoded: the bitstream a point.
-        clean: the class that each judge gives the untouched picture.
-        answers: the class that each judge gives each point's picture.
-    """
-
-    photo: Photo
-    saliency: Tensor | None
-    filtered: dict[float, Tensor]
-    encoded: list[Encoded]
-    clean: dict[str, int]
-    answers: dict[str, list[int]]
-
-
-@dataclass(frozen=True)
 class Measurement:
-    """What was counted, per picture: bytes and answers at every operating point.
+    """What was counted, a picture at a time, at every operating point.
 
     Attributes:
         compressors: the operating points.
+        keys: a key for each, see :mod:`foveate.evaluation.records`.
         judges: the classifiers.
-        bytes: int64 (points, n), length of each bitstream.
+        judge_keys: a key for each.
+        positions: of the n pictures in the source.
+        names: of the pictures.
         pixels: int64 (n,), of each source picture.
         labels: int64 (n,).
-        clean: a judge's int64 (n,) answers on the untouched pictures, by its name.
-        answers: a judge's int64 (points, n) answers on the decoded pictures, by its name.
-        exhibits: the pictures kept to be shown.
+        bytes: int64 (points, n), length of each bitstream.
+        clean: a judge's int64 (n, k) best classes on the untouched pictures, best first, by its name; k is 5, and
+            fewer for a judge of at most 5 classes.
+        answers: the same on the decoded pictures, int64 (points, n, k).
+        kl: a judge's float64 (points, n) Kullback–Leibler divergence from its clean output, in nats.
+        fidelity: ``"psnr"`` (dB) and ``"ms_ssim"``, each float64 (points, n), where they were asked for; NaN where a
+            picture is too small for MS-SSIM.
+        skipped: what was left out: name and reason.
     """
 
     compressors: Sequence[Compressor]
+    keys: Sequence[str]
     judges: Sequence[Judge]
-    bytes: Tensor
+    judge_keys: Sequence[str]
+    positions: Sequence[int]
+    names: Sequence[str]
     pixels: Tensor
     labels: Tensor
+    bytes: Tensor
     clean: dict[str, Tensor]
     answers: dict[str, Tensor]
-    exhibits: Sequence[Exhibit]
+    kl: dict[str, Tensor]
+    fidelity: dict[str, Tensor]
+    skipped: Sequence[tuple[str, str]]
+
+    def right(self, judge: str, metric: str) -> Tensor:
+        """Return bool (points, n): whether a judge answers right by ``"agreement"``, ``"top1"`` or ``"top5"``."""
+        return is_right(self.answers[judge], self.clean[judge], self.labels, metric)
+
+
+def is_right(answers: Tensor, clean: Tensor, labels: Tensor, metric: str) -> Tensor:
+    """Return whether answers are right.
+
+    Args:
+        answers: int64 (..., n, k), best classes, best first.
+        clean: int64 (n, k), the same on the untouched pictures.
+        labels: int64 (n,).
+        metric: ``"agreement"`` (the best class is the clean one), ``"top1"`` or ``"top5"`` (the label is among them).
+
+    Returns:
+        bool (..., n).
+
+    Raises:
+        ValueError: if there is no such metric.
+    """
+    if metric == "agreement":
+        return answers[..., 0] == clean[..., 0]
+    if metric == "top1":
+        return answers[..., 0] == labels
+    if metric == "top5":
+        return (answers == labels[:, None]).any(-1)
+    raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
 
 
 def measure(
-    photos: Iterable[Photo | None],
+    source: Source,
     judges: Sequence[Judge],
     compressors: Sequence[Compressor],
-    exhibits: Sequence[int] = (),
+    records: Records | None = None,
+    fidelity: bool = False,
+    seed: int = 0,
     progress: Callable[[], object] = lambda: None,
 ) -> Measurement:
     """Send every picture through every compressor and ask every judge.
 
-    The saliency map of a picture is computed once, each filtered picture once a strength, and each decoded picture is
-    shown to all judges. Labels are only ever compared with answers.
+    The saliency map of a picture is computed once, each filtered picture once a strength, and each picture is decoded
+    once for all judges. Labels are only ever compared with answers.
 
     Args:
-        photos: the pictures, whole, of any sizes; None is passed over.
+        source: the pictures, whole, of any sizes: see :func:`foveate.evaluation.as_photos`. Those that have numbers
+            are taken in a random order, so that what an interrupted run has is a fair sample.
         judges: with different names; each resizes and crops what was decoded as it wants it.
-        compressors: the operating points. Those that use a saliency map are to share one saliency.
-        exhibits: positions of the pictures to keep for a report.
+        compressors: the operating points.
+        records: values found in it are not computed again, and what is computed is added to it; None starts from none.
+        fidelity: measure PSNR and MS-SSIM too.
+        seed: of the order.
         progress: called after each picture.
 
     Returns:
-        The counts.
+        The counts, in the order of the source.
 
     Raises:
-        ValueError: if there is nothing to measure, or two judges have one name.
+        ValueError: if there is nothing to measure, two judges have one name, a map makes use of labels, or a judge's
+            output is not finite.
     """
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names) or not names or not compressors:
         raise ValueError(f"judges, compressors: expected at least one of each, judges of different names; got {names}")
-    sizes: list[list[int]] = []
-    pixels: list[int] = []
-    labels: list[int] = []
-    answers: dict[str, list[Tensor]] = {name: [] for name in names}
-    kept: list[Exhibit] = []
-    for position, photo in enumerate(photos):
-        if photo is not None:
-            saliency, filtered, encoded = _through(photo, compressors)
-            shown = [photo.pixels, *compressors[0].decode(encoded)]
-            sizes.append([len(one.data) for one in encoded])
-            pixels.append(encoded[0].pixels)
-            labels.append(photo.label)
-            for judge in judges:
-                answers[judge.name].append(judge.classifier.logits(shown).argmax(1).cpu())
-            if position in exhibits:
-                last = {name: answers[name][-1].tolist() for name in names}
-                clean, after = {k: v[0] for k, v in last.items()}, {k: v[1:] for k, v in last.items()}
-                kept.append(Exhibit(photo, saliency, filtered, encoded, clean, after))
+    for compressor in compressors:
+        _refuse_labels(_saliency_of(compressor))
+    records = Records() if records is None else records
+    around = " ".join(f"{name} {number}" for name, number in versions().items())
+    texts = {hash_of(f"{text} {around}"): text for text in map(point_identity, compressors)}
+    keys = [hash_of(f"{point_identity(c)} {around}") for c in compressors]
+    judge_texts = {hash_of(f"{j.classifier.identity} {around}"): j.classifier.identity for j in judges}
+    judge_keys = list(judge_texts)
+    if len(judge_keys) < len(judges):
+        raise ValueError(f"judges: two of {', '.join(names)} are one classifier with two names")
+    records.name_keys(texts | judge_texts)
+
+    engine = _Engine(judges, judge_keys, compressors, keys, fidelity)
+    skipped: dict[int, tuple[str, str]] = {}
+    taken: dict[int, tuple[str, str, int]] = {}
+    stream = _in_order(as_photos(source), seed, skipped)
+    pairs = _with_donors(stream) if engine.needs_donor else ((position, photo, None) for position, photo in stream)
+    for position, photo, donor in pairs:
+        picture = hash_of_picture(photo.pixels)
+        found = engine.missing(photo, picture, donor, records.pictures.get(picture))
+        about = {"name": photo.name, "label": photo.label, "size": list(photo.pixels.shape[-2:])}
+        known = records.pictures.get(picture, {})
+        if found or any(known.get(name) != value for name, value in about.items()):
+            records.add(picture, {**about, **found})
+        taken[position] = (picture, photo.name, photo.label)
         progress()
-    if not sizes:
+    if not taken:
         raise ValueError("photos: not one picture could be read")
-    table = {name: torch.stack(rows, dim=1) for name, rows in answers.items()}
-    return Measurement(
-        compressors,
-        judges,
-        torch.tensor(sizes).T,
-        torch.tensor(pixels),
-        torch.tensor(labels),
-        {name: rows[0] for name, rows in table.items()},
-        {name: rows[1:] for name, rows in table.items()},
-        kept,
+    rows = [(position, *taken[position]) for position in sorted(taken)]
+    return _gather(
+        rows, judges, judge_keys, compressors, keys, records, fidelity, [skipped[k] for k in sorted(skipped)]
     )
 
 
-def _through(
-    photo: Photo, compressors: Sequence[Compressor]
-) -> tuple[Tensor | None, dict[float, Tensor], list[Encoded]]:
-    """The map, the filtered pictures and the bitstreams of one picture."""
+def point_identity(compressor: Compressor) -> str:
+    """Return what an operating point's bytes and pixels depend on, libraries aside, as one line of text."""
+    parts = [str(compressor.codec), compressor.codec.library(), f"scale={compressor.scale:g}"]
+    if compressor.target is not None:
+        parts.append(repr(compressor.target))
+    prefilter = compressor.prefilter
+    if prefilter is not None and compressor.filters:
+        parts.append(
+            f"{prefilter.filter} strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
+        )
+    saliency = _saliency_of(compressor)
+    if saliency is not None:
+        parts.append(saliency_identity(saliency))
+    return " ".join(parts)
+
+
+def saliency_identity(saliency: Saliency) -> str:
+    """Return what maps depend on: a saliency's own ``identity``; one without is known by its name alone."""
+    if isinstance(saliency, Control):
+        return f"{type(saliency).__name__}({saliency_identity(saliency.saliency)})"
+    return str(getattr(saliency, "identity", None) or name_of(saliency))
+
+
+def _saliency_of(compressor: Compressor) -> Saliency | None:
+    """The saliency that a compressor makes use of, if any."""
+    if compressor.prefilter is not None and compressor.filters:
+        return compressor.prefilter.saliency
+    return compressor.saliency if compressor.codec.needs_saliency else None
+
+
+def _refuse_labels(saliency: Saliency | None) -> None:
+    while isinstance(saliency, Control):
+        saliency = saliency.saliency
+    if getattr(saliency, "uses_labels", False):
+        raise ValueError(
+            f"compressors: the maps of {saliency!r} make use of a label or of a class given from outside, so the gain "
+            "would be a leak; use target=None, the classifier's own answer"
+        )
+
+
+def _in_order(
+    source: Photos | Iterable[Photo], seed: int, skipped: dict[int, tuple[str, str]]
+) -> Iterator[tuple[int, Photo]]:
+    """Position and photo, in random order where the source has numbers; unreadable ones go to ``skipped``."""
+    if not isinstance(source, Photos):
+        yield from enumerate(source)
+        return
+    for position in torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tolist():
+        try:
+            yield position, source[position]
+        except Unreadable as error:
+            skipped[position] = error.name, error.reason
+
+
+def _with_donors(stream: Iterator[tuple[int, Photo]]) -> Iterator[tuple[int, Photo, Photo | None]]:
+    """Each photo with the one before it, whose map it is given as a control; the first with the second."""
+    first = next(stream, None)
+    previous: Photo | None = None
+    for position, photo in stream:
+        if first is not None and previous is None:
+            yield *first, photo
+            previous = first[1]
+        yield position, photo, previous
+        previous = photo
+    if first is not None and previous is None:
+        raise ValueError("photos: a map from another picture takes at least two pictures")
+
+
+class _Engine:
+    """What computes the values of one picture that are not known yet."""
+
+    def __init__(
+        self,
+        judges: Sequence[Judge],
+        judge_keys: Sequence[str],
+        compressors: Sequence[Compressor],
+        keys: Sequence[str],
+        fidelity: bool,
+    ) -> None:
+        self.judges = dict(zip(judge_keys, judges, strict=True))
+        self.points = dict(zip(keys, compressors, strict=True))
+        self.fidelity = fidelity
+        self.needs_donor = any(isinstance(_saliency_of(c), Shuffled) for c in compressors)
+        # The maps of this picture and of the one before it: a donor's are seldom computed twice.
+        self._maps: Callable[[Any, str, str], Tensor] = lru_cache(maxsize=8)(self._map)
+        self._pictures: dict[str, Photo] = {}
+
+    def missing(self, photo: Photo, picture: str, donor: Photo | None, known: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the ``clean`` and ``points`` of a picture's record that ``known`` lacks; nothing if it has all."""
+        known = known or {"clean": {}, "points": {}}
+        points: dict[str, Compressor] = {}
+        judges = {key: judge for key, judge in self.judges.items() if key not in known["clean"]}
+        for key, compressor in self.points.items():
+            cell = known["points"].get(key)
+            without = [j for j in self.judges if cell is None or j not in cell["judges"]]
+            if without or (self.fidelity and cell is not None and "psnr" not in cell):
+                points[key] = compressor
+                judges |= {j: self.judges[j] for j in without}
+        if not points and not judges:
+            return {}
+        return self._compute(photo, picture, donor, points, judges)
+
+    def _compute(
+        self,
+        photo: Photo,
+        picture: str,
+        donor: Photo | None,
+        points: dict[str, Compressor],
+        judges: dict[str, Judge],
+    ) -> dict[str, Any]:
+        wanted = list(dict.fromkeys(judge.classifier.preprocess for judge in judges.values()))
+        maps = self._maps_of(photo, picture, donor, points.values())
+        jobs = _filtered(photo, points.values(), maps)
+
+        def work(job: tuple[Compressor, Tensor, Tensor | None]) -> tuple[dict[str, Any], list[Tensor]]:
+            compressor, source, given = job
+            encoded = compressor.store(source, None if given is None else list(given))[0]
+            decoded = compressor.decode([encoded])[0]
+            cell: dict[str, Any] = {"bytes": len(encoded.data), "judges": {}}
+            if self.fidelity:
+                cell |= _fidelity(photo.pixels, decoded)
+            return cell, [preprocess(decoded[None]) for preprocess in wanted]
+
+        done = spread(work, jobs)
+        cells = dict(zip(points, (cell for cell, _ in done), strict=True))
+        views = {
+            preprocess: torch.cat([preprocess(photo.pixels[None]), *(views[k] for _, views in done)])
+            for k, preprocess in enumerate(wanted)
+        }
+        clean = {}
+        for key, judge in judges.items():
+            best, kl = _answers(judge, views[judge.classifier.preprocess])
+            clean[key] = best[0]
+            for cell, classes, divergence in zip(cells.values(), best[1:], kl, strict=True):
+                cell["judges"][key] = [classes, divergence]
+        return {"clean": clean, "points": cells}
+
+    def _maps_of(
+        self, photo: Photo, picture: str, donor: Photo | None, compressors: Iterable[Compressor]
+    ) -> dict[Saliency, Tensor]:
+        """The map (1, 1, h, w) of each saliency that a compressor makes use of."""
+        self._pictures = {picture: photo}
+        other = ""
+        if donor is not None:
+            other = hash_of_picture(donor.pixels)
+            self._pictures[other] = donor
+        found: dict[Saliency, Tensor] = {}
+        for saliency in filter(None, map(_saliency_of, compressors)):
+            if saliency not in found:
+                found[saliency] = self._maps(saliency, picture, other)
+        return found
+
+    def _map(self, saliency: Any, picture: str, other: str) -> Tensor:
+        if isinstance(saliency, Shuffled):
+            return self._maps(saliency.saliency, other, "")
+        if isinstance(saliency, Control):
+            return saliency.derive(self._maps(saliency.saliency, picture, ""))
+        if other:
+            return self._maps(saliency, picture, "")
+        return Prefilter(saliency).maps(self._pictures[picture].pixels[None])
+
+
+def _filtered(
+    photo: Photo, compressors: Iterable[Compressor], maps: dict[Saliency, Tensor]
+) -> list[tuple[Compressor, Tensor, Tensor | None]]:
+    """A compressor, the picture (1, 3, H, W) that it stores, filtered once a pre-filter, and the codec's map, each."""
     batch = photo.pixels[None]
-    maps: Tensor | None = None
     filtered: dict[Prefilter, Tensor] = {}
-    jobs: list[tuple[Compressor, Tensor]] = []
+    jobs: list[tuple[Compressor, Tensor, Tensor | None]] = []
     for compressor in compressors:
+        saliency = _saliency_of(compressor)
+        given = None if saliency is None else maps[saliency]
         prefilter, source = compressor.prefilter, batch
-        if maps is None:
-            maps = compressor.maps(batch)
         if prefilter is not None and compressor.filters:
             if prefilter not in filtered:
-                filtered[prefilter] = prefilter(batch, maps)
+                filtered[prefilter] = prefilter(batch, given)
             source = filtered[prefilter]
-        jobs.append((compressor, source))
-    given = None if maps is None else list(maps)
-    encoded = spread(lambda job: job[0].store(job[1], given)[0], jobs)
-    return (
-        None if maps is None else maps[0],
-        {prefilter.strength: picture[0] for prefilter, picture in filtered.items()},
-        encoded,
+        jobs.append((compressor, source, given if compressor.codec.needs_saliency else None))
+    return jobs
+
+
+def _answers(judge: Judge, views: Tensor) -> tuple[list[list[int]], list[float]]:
+    """The best classes of each picture, best first, and the divergence of all but the first from the first."""
+    logits = torch.cat([judge.classifier.ask(batch).float().cpu() for batch in views.split(_BATCH)])
+    if not bool(torch.isfinite(logits).all()):
+        raise ValueError(f"judges: {judge.name} gave values that are not finite; check its weights and preprocessing")
+    best = logits.topk(max(1, min(_TOP, logits.shape[1] - 1)), dim=1).indices
+    log = logits.double().log_softmax(1)
+    kl = (log[:1].exp() * (log[:1] - log[1:])).sum(1).clamp_min(0)
+    # Rounded, so that the last bits, in which a batch of another size may differ, do not show.
+    return best.tolist(), [round(value, 6) for value in kl.tolist()]
+
+
+def _fidelity(source: Tensor, decoded: Tensor) -> dict[str, float | None]:
+    """PSNR in dB and MS-SSIM (Wang, Simoncelli, Bovik 2003) of one picture, by torchmetrics."""
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+
+    error = float((source.double() - decoded.double()).square().mean())
+    psnr = _IDENTICAL if error == 0 else min(_IDENTICAL, 10 * float(torch.log10(torch.tensor(255**2 / error))))
+    similarity = None
+    if min(source.shape[-2:]) > 160:  # five scales of an 11-pixel window take as much
+        similarity = round(float(ms_ssim(to_float(decoded)[None], to_float(source)[None], data_range=1.0)), 6)
+    return {"psnr": round(psnr, 4), "ms_ssim": similarity}
+
+
+def _gather(
+    rows: Sequence[tuple[int, str, str, int]],
+    judges: Sequence[Judge],
+    judge_keys: Sequence[str],
+    compressors: Sequence[Compressor],
+    keys: Sequence[str],
+    records: Records,
+    fidelity: bool,
+    skipped: list[tuple[str, str]],
+) -> Measurement:
+    pictures = [records.pictures[row[1]] for row in rows]
+    cells = [[picture["points"][key] for picture in pictures] for key in keys]
+    named = [(judge.name, key) for judge, key in zip(judges, judge_keys, strict=True)]
+    return Measurement(
+        compressors,
+        keys,
+        judges,
+        judge_keys,
+        [row[0] for row in rows],
+        [row[2] for row in rows],
+        torch.tensor([picture["size"][0] * picture["size"][1] for picture in pictures]),
+        torch.tensor([row[3] for row in rows]),
+        torch.tensor([[cell["bytes"] for cell in line] for line in cells]),
+        {name: torch.tensor([picture["clean"][key] for picture in pictures]) for name, key in named},
+        {name: torch.tensor([[cell["judges"][key][0] for cell in line] for line in cells]) for name, key in named},
+        {
+            name: torch.tensor([[cell["judges"][key][1] for cell in line] for line in cells], dtype=torch.float64)
+            for name, key in named
+        },
+        {
+            what: torch.tensor(
+                [[float("nan") if cell[what] is None else cell[what] for cell in line] for line in cells],
+                dtype=torch.float64,
+            )
+            for what in ("psnr", "ms_ssim")
+            if fidelity
+        },
+        skipped,
     )
+
+
+def encode_photo(
+    photo: Photo, compressors: Sequence[Compressor], donor: Photo | None = None
+) -> tuple[Tensor | None, list[Encoded], list[Tensor]]:
+    """Send one picture through compressors, as :func:`measure` does.
+
+    Args:
+        photo: the picture.
+        compressors: the operating points.
+        donor: the picture whose map a :class:`foveate.saliency.Shuffled` control takes.
+
+    Returns:
+        Its map (1, h, w), that of the first compressor with one, or None; the bitstreams; and what each compressor
+        stored, (3, H, W).
+    """
+    engine = _Engine([], [], [], [], False)
+    maps = engine._maps_of(photo, hash_of_picture(photo.pixels), donor, compressors)
+    jobs = _filtered(photo, compressors, maps)
+    encoded = spread(lambda job: job[0].store(job[1], None if job[2] is None else list(job[2]))[0], jobs)
+    first = next(iter(maps.values()), None)
+    return None if first is None else first[0], encoded, [source[0] for _, source, _ in jobs]

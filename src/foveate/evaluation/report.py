@@ -1,4 +1,4 @@
-"""The result as a table for the terminal and as one self-contained page."""
+"""The result in words, as a table for the terminal, and as one self-contained page."""
 
 import base64
 import io
@@ -6,41 +6,53 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
 from foveate.evaluation import plots
-from foveate.evaluation.rate_accuracy import Exhibit, Measurement
-from foveate.evaluation.results import Results, Saving
-from foveate.filters import resize
+from foveate.evaluation.bootstrap import Interval
+from foveate.evaluation.exhibits import Exhibit, focus
+from foveate.evaluation.rate_accuracy import Measurement
+from foveate.evaluation.results import Comparison, Results
 from foveate.images import to_array
 
 _SHOWN_BY_BROWSERS = ("image/jpeg", "image/webp", "image/avif")
+_METRICS = {"agreement": "agreement", "top1": "top-1"}
+_RIVALS = {
+    "codec alone": "lower quality alone",
+    "even": "the same smoothing spread evenly",
+    "center": "a centre-weighted map",
+    "other picture": "another picture's map",
+    "downscaling": "plain downscaling at its best scale",
+}
 
 
 def table(results: Results, metric: str = "agreement") -> tuple[list[str], list[list[str]]]:
     """Return the heads and rows of the table of all points, with what each saves at equal ``metric``."""
-    judges = list(results.points[0].judges)
     heads = ["setting", "quality", "bytes", "bpp"]
-    for judge in judges:
-        heads += [f"{judge} top-1", f"{judge} agreement", "saved"]
-    saved = {(s.judge, s.codec, s.quality, s.strength, s.scale): s.saved for s in results.savings if s.metric == metric}
+    fidelity = results.points[0].psnr is not None
+    heads += ["PSNR", "MS-SSIM"] if fidelity else []
+    for judge in results.clean:
+        heads += [f"{judge} top-1", "agreement", "KL", "saved", "95 %"]
+    saved = {(s.judge, s.curve, s.quality): s for s in results.savings if s.metric == metric}
     rows = []
     for label, points in plots.curves(results.points).items():
         for point in points:
             row = [label, f"{point.quality:g}", f"{point.bytes:,.0f}", f"{point.bpp:.3f}"]
-            for judge in judges:
-                one = point.judges[judge]
-                share = saved.get((judge, point.codec, point.quality, point.strength, point.scale))
-                row += [f"{one.top1:.1%}", f"{one.agreement:.1%}", "–" if share is None else f"{share:+.1%}"]
+            if fidelity:
+                row += [f"{point.psnr:.1f}", "–" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"]
+            for judge, one in point.judges.items():
+                saving = saved.get((judge, point.curve, point.quality))
+                row += [f"{one.top1:.1%}", f"{one.agreement:.1%}", f"{one.kl:.3f}"]
+                row += ["–", ""] if saving is None or saving.saved is None else [
+                    f"{saving.saved:+.1%}", span(saving.interval)
+                ]  # fmt: skip
             rows.append(row)
     return heads, rows
 
 
 def text_table(results: Results, metric: str = "agreement") -> str:
-    """Return the table of all points as aligned text, and the headlines below it."""
+    """Return the table of all points as aligned text, and what the curves say below it."""
     heads, rows = table(results, metric)
     widths = [max(len(row[k]) for row in [heads, *rows]) for k in range(len(heads))]
 
@@ -48,53 +60,85 @@ def text_table(results: Results, metric: str = "agreement") -> str:
         first, *others = zip(cells, widths, strict=True)
         return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
-    lines = [line(heads), "  ".join("-" * width for width in widths), *map(line, rows)]
-    return "\n".join([*lines, "", *(card["figure"] + " " + card["text"] for card in headlines(results, metric))])
+    lines = [line(heads), "  ".join("-" * width for width in widths), *map(line, rows), ""]
+    lines += [f"{card['figure']} {card['text']}" for card in headlines(results, metric)]
+    for group in verdicts(results, metric):
+        lines += ["", f"{group['title']}:", *(f"  {line['text']}" for line in group["lines"])]
+    return "\n".join(lines)
 
 
 def headlines(results: Results, metric: str = "agreement") -> list[dict[str, str]]:
-    """Return a figure and a sentence for each judge's best saving: by the pre-filter, downscaling, inside the codec."""
-    word = {"agreement": "agreement", "top1": "top-1"}[metric]
-    own = [s for s in results.savings if s.codec == s.reference]
-    inside = [s for s in results.savings if s.codec != s.reference]
+    """Return, for each judge and each setting against its codec alone, a figure and the sentence that goes with it.
+
+    The figure is that of the whole curve (BD-rate), not of its best point.
+    """
+    # At full size what differs from the codec alone uses saliency, before the codec or in it, or is a control.
+    steered = {p.curve for p in results.points if p.map in ("saliency", None) and p.scale == 1}
+    against = [c for c in results.comparisons if c.metric == metric and c.control == "codec alone"]
+    plain = [c for c in against if not any(p.curve == c.curve and p.map for p in results.points)]
     cards = []
-    for judge, kind in results.points[0].judges.items():
-        whose = f"{judge}, which {'made' if kind.known else 'did not make'} the map"
-        for name, chosen in (
-            ("the pre-filter", [s for s in own if s.strength > 0 and s.scale == 1]),
-            ("downscaling alone", [s for s in own if s.strength == 0]),
-            ("saliency inside the codec", [s for s in inside if s.strength == 0 and s.scale == 1]),
-        ):
-            asked = [s for s in chosen if s.judge == judge and s.metric == metric]
-            found = [s for s in asked if s.saved is not None]
-            if found:
-                best = max(found, key=lambda s: s.saved or 0)
-                cards.append(_card(best, name, word, whose))
-            elif asked:
-                cards.append(
-                    {
-                        "figure": "–",
-                        "tone": "dim",
-                        "text": f"{name} and the codec alone reach no common {word} at these qualities ({whose})",
-                    }
-                )
+    # Scaled curves are a headline only where there is no saliency to speak of.
+    for c in [c for c in against if c.curve in steered] or plain:
+        whose = f"{c.judge}, {'known: it made the map' if c.known else 'unseen: it did not make the map'}"
+        if c.bd_rate is None or c.overlap is None:
+            text = f"by {c.curve} ({whose}): {c.reason}"
+            cards.append({"figure": "no comparison", "tone": "dim", "text": text})
+            continue
+        low, high = (f"{100 * end:.0f}" for end in c.overlap)
+        sure = f"95 %: {span(_saved(c.bd_rate_interval))}"
+        text = f"by {c.curve} at equal {_METRICS[metric]}, over {low} to {high} % of it ({sure}; {whose})"
+        cards.append({"figure": _more_or_fewer(c.bd_rate), "tone": _tone(c.verdict), "text": text})
     return cards
 
 
-def _card(best: Saving, name: str, word: str, whose: str) -> dict[str, str]:
-    saved = best.saved or 0.0
-    where = plots.setting(best.codec, best.strength, best.scale)
-    verb = "fewer" if saved >= 0 else "more"
-    return {
-        "figure": f"{abs(saved):.0%} {verb} bytes",
-        "tone": "good" if saved > 0 else "bad",
-        "text": f"by {name} at equal {word}, at best ({where}, quality {best.quality:g}; {whose})",
-    }
+def verdicts(results: Results, metric: str = "agreement") -> list[dict[str, Any]]:
+    """Return in words, for each judge and each setting that uses saliency, whether it beats each control."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for c in results.comparisons:
+        if c.metric == metric and any(
+            other.curve == c.curve and other.control not in ("codec alone",) for other in results.comparisons
+        ):
+            kind = "known" if c.known else "unseen"
+            group = groups.setdefault(
+                (c.judge, c.curve), {"title": f"{c.curve}, before {c.judge} ({kind})", "lines": []}
+            )
+            group["lines"].append({"text": verdict(c), "tone": _tone(c.verdict)})
+    return list(groups.values())
+
+
+def verdict(c: Comparison) -> str:
+    """Say in a sentence what a comparison shows."""
+    rival = _RIVALS[c.control]
+    if c.bd_rate is None:
+        return f"cannot be compared with {rival}: {c.reason}"
+    said = {"saves": "beats", "costs": "loses to", "open": "is not shown to differ from"}[c.verdict]
+    return f"{said} {rival}: {_more_or_fewer(c.bd_rate)} (95 %: {span(_saved(c.bd_rate_interval))} saved)"
+
+
+def span(ends: Interval) -> str:
+    """Spell an interval of shares: ``"3 to 13 %"``, with ``…`` for an end beyond what was measured."""
+    low, high = ("…" if end is None else f"{100 * end:.0f}".replace("-", "−") for end in ends)
+    return f"{low} to {high} %"
+
+
+def _saved(ends: Interval) -> Interval:
+    """From the interval of a BD-rate to that of the bytes saved."""
+    low, high = ends
+    return (None if high is None else -high, None if low is None else -low)
+
+
+def _more_or_fewer(bd_rate: float) -> str:
+    return f"{abs(bd_rate):.1%} {'fewer' if bd_rate <= 0 else 'more'} bytes"
+
+
+def _tone(verdict: str) -> str:
+    return {"saves": "good", "costs": "bad", "open": "dim"}[verdict]
 
 
 def page(
     results: Results,
     measured: Measurement,
+    exhibits: Sequence[Exhibit],
     title: str,
     lead: str,
     class_names: Mapping[int, str],
@@ -104,11 +148,12 @@ def page(
 
     Args:
         results: the figures.
-        measured: where they are from, for its exhibits.
+        measured: the counts, for what is shown class by class.
+        exhibits: the pictures to show.
         title: of the page.
         lead: a sentence or two before the figures.
-        class_names: a name for every class number that a judge or a folder can give.
-        metric: ``"agreement"`` or ``"top1"``: what is held equal when savings are read.
+        class_names: a name for class numbers that a judge or a folder can give; others are shown as numbers.
+        metric: ``"agreement"`` or ``"top1"``: what is held equal when bytes are compared.
 
     Returns:
         The page: pictures and plots inside, readable without scripts or network.
@@ -120,27 +165,39 @@ def page(
     template = Environment(autoescape=True).from_string(
         (files("foveate.evaluation") / "report.html.j2").read_text("utf-8")
     )
-    figures = [plots.rate_accuracy(results, judge, metric)[0] for judge in results.clean]
+    codecs = list(dict.fromkeys(p.codec for p in results.points))
+    # Controls make a plot of several codecs unreadable: then each codec has one of its own.
+    apart = codecs if any(p.map not in (None, "saliency") for p in results.points) else [None]
+    figures = [plots.rate_accuracy(results, judge, metric, codec)[0] for codec in apart for judge in results.clean]
+    pair = focus(measured.compressors)
+    changes = [
+        plots.class_changes(measured, judge, pair[1], pair[0], class_names, metric)[0]
+        for judge in results.clean
+        if pair is not None
+    ]
     return template.render(
         title=title,
         lead=lead,
         cards=headlines(results, metric),
+        verdicts=verdicts(results, metric),
         plots=[Markup(plots.to_svg(figure)) for figure in figures],
+        changes=[Markup(plots.to_svg(figure)) for figure in changes],
         table={"heads": heads, "rows": rows},
-        metric={"agreement": "agreement", "top1": "top-1"}[metric],
+        metric=_METRICS[metric],
         n=results.points[0].n,
         skipped=results.skipped,
-        exhibits=[_exhibit(e, measured, class_names) for e in measured.exhibits],
+        exhibits=[_exhibit(e, class_names) for e in exhibits],
         copies=", ".join(
             sorted({c.codec.name for c in measured.compressors if c.codec.media_type not in _SHOWN_BY_BROWSERS})
         ),
         judge_names=" and ".join(results.clean),
+        clean=results.clean,
         settings=results.settings,
         versions=results.versions,
     )
 
 
-def _exhibit(exhibit: Exhibit, measured: Measurement, class_names: Mapping[int, str]) -> dict[str, Any]:
+def _exhibit(exhibit: Exhibit, class_names: Mapping[int, str]) -> dict[str, Any]:
     """A picture's strips: the original and its map, then a strip a curve, from coarse to fine."""
     pixels = exhibit.photo.pixels
     size = {"width": pixels.shape[2], "height": pixels.shape[1]}
@@ -148,32 +205,29 @@ def _exhibit(exhibit: Exhibit, measured: Measurement, class_names: Mapping[int, 
     def item(alt: str, src: str, bytes: str = "", answers: Sequence[Any] = ()) -> dict[str, Any]:
         return {"alt": alt, "src": src, "bytes": bytes, "answers": answers, **size}
 
-    def answers(chosen: dict[str, int]) -> list[dict[str, Any]]:
-        return [{"text": class_names[k], "kept": k == exhibit.clean[judge]} for judge, k in chosen.items()]
+    def answers(chosen: Mapping[str, int]) -> list[dict[str, Any]]:
+        return [
+            {"text": class_names.get(k, f"class {k}"), "kept": k == exhibit.clean[judge]} for judge, k in chosen.items()
+        ]
 
     first = [item("original", _picture(pixels), answers=answers(exhibit.clean))]
     if exhibit.saliency is not None:
-        first.append(item("saliency", _picture(_overlay(pixels, exhibit.saliency))))
+        first.append(item("saliency", _picture(plots.overlay(pixels, exhibit.saliency))))
     first += [item(f"filtered, strength {s:g}", _picture(p)) for s, p in exhibit.filtered.items()]
     strips: dict[str, list[dict[str, Any]]] = {}
-    for k, encoded in enumerate(exhibit.encoded):
-        name = plots.setting(encoded.codec.family, encoded.strength, encoded.scale)
-        strips.setdefault(name, []).append(
+    for shown in exhibit.points:
+        codec, data = shown.encoded.codec, shown.encoded.data
+        direct = codec.media_type in _SHOWN_BY_BROWSERS
+        strips.setdefault(shown.curve, []).append(
             item(
-                f"{name}, quality {encoded.codec.quality:g}",
-                _bitstream(encoded.codec.media_type, encoded.data, measured, k, exhibit),
-                f"{len(encoded.data):,} bytes",
-                answers({judge: chosen[k] for judge, chosen in exhibit.answers.items()}),
+                f"{shown.curve}, quality {codec.quality:g}",
+                _uri(codec.media_type, data) if direct else _picture(shown.decoded),
+                f"{len(data):,} bytes",
+                answers(shown.answers),
             )
         )
-    label = class_names[exhibit.photo.label]
-    return {"title": f"{exhibit.photo.name}: {label}", "strips": [first, *strips.values()]}
-
-
-def _bitstream(media_type: str, data: bytes, measured: Measurement, point: int, exhibit: Exhibit) -> str:
-    if media_type in _SHOWN_BY_BROWSERS:
-        return _uri(media_type, data)
-    return _picture(measured.compressors[point].decode([exhibit.encoded[point]])[0])
+    label = class_names.get(exhibit.photo.label, f"class {exhibit.photo.label}")
+    return {"kind": exhibit.kind, "title": f"{exhibit.photo.name}: {label}", "strips": [first, *strips.values()]}
 
 
 def _picture(pixels: Tensor) -> str:
@@ -183,17 +237,6 @@ def _picture(pixels: Tensor) -> str:
     stream = io.BytesIO()
     picture.save(stream, "WEBP", quality=90)
     return _uri("image/webp", stream.getvalue())
-
-
-def _overlay(pixels: Tensor, saliency: Tensor) -> Tensor:
-    """The picture in grey, brightened and coloured where the map is high."""
-    from matplotlib import colormaps
-
-    height, width = pixels.shape[-2:]
-    heat = resize(saliency[None], (height, width))[0, 0].clamp(0, 1)
-    colours = torch.from_numpy(colormaps["inferno"](heat.numpy())[..., :3].astype(np.float32)).permute(2, 0, 1)
-    grey = pixels.float().mean(0, keepdim=True) / 255
-    return 0.4 * grey + 0.6 * colours
 
 
 def _uri(media_type: str, data: bytes) -> str:

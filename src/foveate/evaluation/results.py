@@ -1,16 +1,21 @@
-"""The result of an evaluation: what ``results.json`` holds."""
+"""The result of an evaluation: what ``results.json`` holds, with its schema, checked on reading.
+
+The file is one JSON object: ``"schema": 2`` and the fields of :class:`Results`, made of the dataclasses here, as their
+docstrings say. :func:`json_schema` gives the same as a JSON Schema. It carries no time, and no path but those in the
+settings, so equal runs give equal text. ``records.jsonl`` beside it has the values picture by picture.
+"""
 
 import json
-import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from foveate.evaluation.rate_accuracy import Measurement
-from foveate.evaluation.savings import saved_at_equal
+from foveate._files import write_text
+from foveate.evaluation.bootstrap import Interval
+from foveate.evaluation.versions import versions
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,36 @@ class Judgement:
     Attributes:
         known: whether this classifier made the saliency maps.
         top1: answers that equal the label.
+        top5: labels among the five best answers; null for a judge of at most five classes.
         agreement: answers that equal the judge's own on the untouched picture.
+        kl: mean Kullback–Leibler divergence from its output on the untouched picture, in nats.
+        top1_interval: 95 %, by bootstrap over the pictures.
+        agreement_interval: 95 %, by bootstrap over the pictures.
     """
 
     known: bool
     top1: float
+    top5: float | None
     agreement: float
+    kl: float
+    top1_interval: Interval
+    agreement_interval: Interval
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A judge on the untouched pictures.
+
+    Attributes:
+        known: whether this classifier made the saliency maps.
+        key: what its values have in ``records.jsonl``.
+        top1, top5: as of :class:`Judgement`.
+    """
+
+    known: bool
+    key: str
+    top1: float
+    top5: float | None
 
 
 @dataclass(frozen=True)
@@ -33,23 +62,34 @@ class Point:
     """One operating point over all pictures.
 
     Attributes:
+        curve: the name of its rate–accuracy curve: codec and setting without the quality, as ``"jpeg, strength 0.5"``.
+        key: what its values have in ``records.jsonl``.
         codec: its name with its knobs, without the quality.
         quality: on the codec's own scale.
         strength: of the pre-filter, in [0, 1].
         scale: stored side over source side.
+        map: what steers the pre-filter: ``"saliency"``; the controls ``"even"`` (the same amount of smoothing spread
+            evenly), ``"center"`` and ``"other picture"``; or null where there is none.
         n: number of pictures.
         bytes: mean a picture.
         bpp: bits a source pixel, pooled over the pictures.
+        psnr: mean over the pictures, in dB, where it was asked for (100 for one that came back bit for bit).
+        ms_ssim: mean over the pictures large enough for it, where it was asked for.
         judges: by name.
     """
 
+    curve: str
+    key: str
     codec: str
     quality: float
     strength: float
     scale: float
+    map: str | None
     n: int
     bytes: float
     bpp: float
+    psnr: float | None
+    ms_ssim: float | None
     judges: dict[str, Judgement]
 
 
@@ -57,25 +97,61 @@ class Point:
 class Saving:
     """What a point saves against its codec alone at full size, where a judge answers as well.
 
-    The points are those with a filter, a smaller scale, or saliency inside the codec.
-
     Attributes:
         judge: whose answers are held equal.
         metric: ``"agreement"`` or ``"top1"``.
-        codec, quality, strength, scale: the point.
-        reference: the codec it is compared with, at strength 0 and scale 1: its own, without saliency inside.
-        saved: share of the bytes, negative where it costs more; None where the codec alone has no such accuracy within
+        curve: the point's.
+        quality: the point's.
+        reference: the curve it is compared with: the codec alone, without saliency inside.
+        saved: share of the bytes, negative where it costs more; null where the codec alone has no such accuracy within
             the qualities that were measured.
+        interval: 95 %, by paired bootstrap; null for an end that is not within the qualities that were measured.
     """
 
     judge: str
     metric: str
-    codec: str
+    curve: str
     quality: float
-    strength: float
-    scale: float
     reference: str
     saved: float | None
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A whole curve against another, before one judge.
+
+    Attributes:
+        judge: whose answers are compared.
+        known: whether that judge made the saliency maps.
+        metric: ``"agreement"`` or ``"top1"``.
+        curve: what is judged.
+        reference: what it is compared with: the name of a curve, or ``"jpeg, best scale"`` for the best of all scales.
+        control: which question it answers: ``"codec alone"``, ``"even"``, ``"center"``, ``"other picture"``,
+            ``"downscaling"``.
+        bd_rate: Bjøntegaard delta rate, a share: -0.1 where the curve needs 10 % fewer bytes on average at equal
+            accuracy; null where there is nothing to compare.
+        bd_rate_interval: 95 %, by paired bootstrap; null for an end beyond what was measured.
+        bd_accuracy: Bjøntegaard delta accuracy at equal rate, a share; null where the rates have nothing in common.
+        bd_accuracy_interval: as that of the rate.
+        overlap: the accuracies, from and to, over which the rate was averaged.
+        reason: why there is no ``bd_rate``, or null.
+        verdict: ``"saves"`` or ``"costs"`` where the whole interval of the rate is on one side of 0, else ``"open"``.
+    """
+
+    judge: str
+    known: bool
+    metric: str
+    curve: str
+    reference: str
+    control: str
+    bd_rate: float | None
+    bd_rate_interval: Interval
+    bd_accuracy: float | None
+    bd_accuracy_interval: Interval
+    overlap: tuple[float, float] | None
+    reason: str | None
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -84,118 +160,77 @@ class Results:
 
     Attributes:
         settings: what was asked for.
-        versions: of the packages that took part.
+        clean: the judges on the untouched pictures, by name.
         points: in the order they were asked for.
-        clean: a judge's top-1 on the untouched pictures, by its name.
         savings: for every filtered or scaled point.
+        comparisons: for every filtered or scaled curve.
         skipped: files that were no readable pictures: path and reason.
+        versions: of the packages that took part.
     """
 
     settings: dict[str, Any]
+    clean: dict[str, Clean]
     points: list[Point]
-    clean: dict[str, float]
     savings: list[Saving]
+    comparisons: list[Comparison]
     skipped: list[tuple[str, str]]
-    versions: dict[str, str] = field(default_factory=lambda: versions())
+    versions: dict[str, str] = field(default_factory=versions)
 
     def to_json(self) -> str:
-        """Return the text of ``results.json``: the fields of this class, with ``"schema": 1`` before them.
-
-        It carries no time and no path but those in the settings, so equal runs give equal text.
-        """
-        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n"
+        """Return the text of ``results.json``."""
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
     def write(self, path: Path) -> None:
         """Write ``results.json``, at once or not at all."""
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.to_json())
-        partial.replace(path)
+        write_text(path, self.to_json())
 
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """Read ``results.json`` and check it against the schema.
 
-def summarise(measured: Measurement, settings: dict[str, Any], skipped: list[tuple[str, str]] | None = None) -> Results:
-    """Average a measurement over its pictures and compare every point with its codec alone.
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is of another version of the schema, or a field is missing, unknown or of another kind.
+        """
+        from pydantic import ValidationError
 
-    Args:
-        measured: the counts.
-        settings: what to record as asked for; JSON-able.
-        skipped: what to record as left out.
-
-    Returns:
-        The results.
-    """
-    n = len(measured.labels)
-    points = []
-    for k, compressor in enumerate(measured.compressors):
-        prefilter = compressor.prefilter
-        points.append(
-            Point(
-                compressor.codec.family,
-                compressor.codec.quality,
-                0.0 if prefilter is None else prefilter.strength,
-                compressor.scale,
-                n,
-                measured.bytes[k].double().mean().item(),
-                8 * measured.bytes[k].sum().item() / measured.pixels.sum().item(),
-                {
-                    judge.name: Judgement(
-                        judge.known,
-                        _share(measured.answers[judge.name][k] == measured.labels),
-                        _share(measured.answers[judge.name][k] == measured.clean[judge.name]),
-                    )
-                    for judge in measured.judges
-                },
-            )
-        )
-    clean = {judge.name: _share(measured.clean[judge.name] == measured.labels) for judge in measured.judges}
-    return Results(
-        settings, points, clean, _savings(points, [c.codec.plain.family for c in measured.compressors]), skipped or []
-    )
-
-
-def _share(right: Any) -> float:
-    return float(right.double().mean())
-
-
-def _savings(points: list[Point], plain: list[str]) -> list[Saving]:
-    """What each point saves against its plain codec: the one with neither filter, scale nor saliency inside."""
-    savings = []
-    for judge in points[0].judges:
-        for metric in ("agreement", "top1"):
-            for point, reference in zip(points, plain, strict=True):
-                if point.strength == 0 and point.scale == 1 and point.codec == reference:
-                    continue
-                alone = [p for p in points if p.codec == reference and p.strength == 0 and p.scale == 1]
-                saved = None
-                if len(alone) >= 2:
-                    saved = saved_at_equal(
-                        [p.bytes for p in alone],
-                        [getattr(p.judges[judge], metric) for p in alone],
-                        point.bytes,
-                        getattr(point.judges[judge], metric),
-                    )
-                savings.append(
-                    Saving(judge, metric, point.codec, point.quality, point.strength, point.scale, reference, saved)
-                )
-    return savings
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, Foveate and the libraries a result can depend on; those not installed are left out."""
-    found = {"python": platform.python_version()}
-    for name in (
-        "foveate",
-        "torch",
-        "torchvision",
-        "kornia",
-        "captum",
-        "pillow",
-        "numpy",
-        "imagecodecs",
-        "av",
-        "pillow-heif",
-    ):
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+            held = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"results: {path} is no JSON: {error}") from error
+        version = held.pop("schema", None) if isinstance(held, dict) else None
+        if version != SCHEMA:
+            raise ValueError(
+                f"results: {path} has schema {version!r}, and this Foveate reads {SCHEMA}; evaluate again with it"
+            )
+        try:
+            return _adapter().validate_json(json.dumps(held), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ValueError(
+                f"results: {path} does not follow the schema at {where}: {first['msg']} ({error.error_count()} in all)"
+            ) from error
+
+
+@cache
+def _adapter() -> Any:
+    """What checks the fields of :class:`Results` by their types."""
+    from pydantic import TypeAdapter, with_config
+
+    for part in (Judgement, Clean, Point, Saving, Comparison, Results):
+        with_config({"extra": "forbid", "allow_inf_nan": False})(part)
+    return TypeAdapter(Results)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``results.json``.
+
+    Example:
+        >>> sorted(json_schema()["properties"])[:3]
+        ['clean', 'comparisons', 'points']
+    """
+    schema: dict[str, Any] = _adapter().json_schema()
+    schema["properties"]["schema"] = {"const": SCHEMA}
+    schema["required"] = ["schema", *schema["required"]]
+    return schema

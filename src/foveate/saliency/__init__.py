@@ -4,7 +4,8 @@ A new kind joins as a callable that follows the :class:`Saliency` protocol; one 
 subclass of ``LayerSaliency`` with the one method that differs.
 """
 
+from foveate.saliency._controls import Center, Control, Shuffled
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
 from foveate.saliency._protocol import Saliency, normalise
 
-__all__ = ["ActivationMap", "GradCam", "LayerSaliency", "Saliency", "normalise"]
+__all__ = ["ActivationMap", "Center", "Control", "GradCam", "LayerSaliency", "Saliency", "Shuffled", "normalise"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.images import check_tensor, to_float
-from foveate.models import Model, Preprocess, Source, check_logits, refuse_cuda_in_worker
+from foveate.models import Model, Preprocess, Source, check_logits, name_of, refuse_cuda_in_worker, weights_hash
 from foveate.saliency._protocol import normalise
 from foveate.saliency._stage import last_convolutional_stage
 
@@ -58,6 +58,21 @@ class LayerSaliency(ABC):
             raise TypeError(f"preprocess: expected a function of a batch, got {type(preprocess).__name__}")
         self.layer_name: str | None = _name_of(layer, model)
         """The dotted name of the layer; None until a layer left open was found by the first call."""
+        self._asked_layer = self.layer_name
+
+    uses_labels = False
+    """Whether its maps use anything but the picture and the model's own answer: an evaluation refuses such maps."""
+
+    @property
+    def identity(self) -> str:
+        """What its maps depend on, as one line of text: the same in every process, another for other weights."""
+        model = self._model.get()
+        how = f"{weights_hash(model)}, layer={self._asked_layer}, {name_of(self._preprocess)}"
+        return f"{type(self).__name__}({type(model).__name__} {how}{self._extra_identity()})"
+
+    def _extra_identity(self) -> str:
+        """What a subclass's own settings add to :attr:`identity`."""
+        return ""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the maps of a batch.
@@ -149,6 +164,14 @@ class GradCam(LayerSaliency):
             raise ValueError(f"target: expected a class number or None for the model's own prediction, got {target!r}")
         self.target = target
 
+    @property
+    def uses_labels(self) -> bool:  # type: ignore[override]  # of a class for the others
+        """Whether a class was given from outside, which may be the label."""
+        return self.target is not None
+
+    def _extra_identity(self) -> str:
+        return f", target={self.target}"
+
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         from captum.attr import LayerGradCam
 
@@ -213,6 +236,9 @@ class ActivationMap(LayerSaliency):
         if not callable(reduce) and reduce not in REDUCTIONS:
             raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
         self.reduce = reduce
+
+    def _extra_identity(self) -> str:
+        return f", {name_of(self.reduce) if callable(self.reduce) else self.reduce}"
 
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         from captum.attr import LayerActivation

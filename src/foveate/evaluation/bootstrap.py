@@ -1,0 +1,98 @@
+"""Paired bootstrap over pictures: how far a figure would move had other pictures been drawn."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from foveate.evaluation.comparison import NoOverlap
+
+Interval = tuple[float | None, float | None]
+"""Ends of a 95 % interval; None for an end that lies beyond what was measured."""
+
+
+class Bootstrap:
+    """Resamples of n pictures with replacement, the same for everything that is compared: hence paired.
+
+    (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; the percentile interval.)
+
+    Args:
+        n: number of pictures.
+        seed: of the draws; the user's random generator is not touched.
+        resamples: how many.
+
+    Raises:
+        ValueError: if there is no picture or no resample.
+
+    Example:
+        >>> draws = Bootstrap(100)
+        >>> means = draws.means(torch.arange(100.0)[None])[:, 0]
+        >>> low, high = interval(means)
+        >>> 40 < low < 49.5 < high < 59
+        True
+    """
+
+    def __init__(self, n: int, seed: int = 0, resamples: int = 1000) -> None:
+        if n < 1 or resamples < 1:
+            raise ValueError(f"n, resamples: expected at least 1 of each, got {n} and {resamples}")
+        self.n, self.seed, self.resamples = n, seed, resamples
+
+    def means(self, values: Tensor) -> npt.NDArray[np.float64]:
+        """Return the mean of each of k quantities in each resample, the same resamples at every call.
+
+        Args:
+            values: (k, n), one value a picture.
+
+        Returns:
+            (resamples, k) float64. Of counts and bytes the sums are exact, so the means are the same on every machine.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        columns = values.double().T
+        one = torch.ones(self.n, dtype=torch.float64)
+        block = max(1, min(64, (1 << 24) // self.n))  # of at most 128 MiB
+        means = []
+        for begin in range(0, self.resamples, block):
+            counts = torch.zeros(min(block, self.resamples - begin), self.n, dtype=torch.float64)
+            for row in counts:
+                row.index_add_(0, torch.randint(self.n, (self.n,), generator=generator), one)
+            means.append(counts @ columns / self.n)
+        drawn: npt.NDArray[np.float64] = torch.cat(means).numpy()
+        return drawn
+
+
+def interval(values: npt.NDArray[np.float64]) -> Interval:
+    """Return the 95 % percentile interval of a resampled figure.
+
+    Args:
+        values: one a resample; inf or -inf where the figure lay beyond what could be compared on that side, NaN where
+            nothing is known of it, which counts for neither end.
+
+    Returns:
+        Its ends, None for one that is not within what was measured.
+
+    Example:
+        >>> interval(np.array([0.1] * 50 + [0.3] * 45 + [np.inf] * 5))
+        (0.1, None)
+    """
+    low = np.quantile(np.where(np.isnan(values), -np.inf, values), 0.025, method="lower")
+    high = np.quantile(np.where(np.isnan(values), np.inf, values), 0.975, method="higher")
+    return (float(low) if np.isfinite(low) else None, float(high) if np.isfinite(high) else None)
+
+
+def resampled(function: Callable[[int], float], resamples: int, better: float = 1.0) -> npt.NDArray[np.float64]:
+    """Return a figure in every resample, with infinities where its curves have nothing in common.
+
+    Args:
+        function: the figure in resample k; it may raise :class:`NoOverlap`.
+        resamples: how many.
+        better: the sign of the figure where the test curve is the better one (-1 for a BD-rate).
+    """
+    values = np.empty(resamples)
+    for k in range(resamples):
+        try:
+            values[k] = function(k)
+        except NoOverlap as error:
+            values[k] = better * error.side * np.inf if error.side else np.nan
+    return values

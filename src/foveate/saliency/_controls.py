@@ -1,0 +1,78 @@
+"""Controls: maps that hold as much as a classifier's own, but elsewhere. A gain of saliency must beat them."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from foveate.saliency._protocol import Saliency
+
+
+class Control(ABC):
+    """A saliency made from the maps of another one.
+
+    Args:
+        saliency: whose maps are taken.
+
+    Raises:
+        TypeError: if ``saliency`` is not callable.
+    """
+
+    def __init__(self, saliency: Saliency) -> None:
+        if not callable(saliency):
+            raise TypeError(f"saliency: expected a function of images, got {type(saliency).__name__}")
+        self.saliency = saliency
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the control's maps (B, 1, h, w) of images (B, 3, H, W); see :class:`foveate.Saliency`."""
+        return self.derive(self.saliency(images))
+
+    @abstractmethod
+    def derive(self, maps: Tensor) -> Tensor:
+        """Return the control's maps from those of ``saliency``, both (B, 1, h, w)."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.saliency!r})"
+
+
+class Center(Control):
+    """A centre-weighted map: the values of each picture's own map, the highest in the centre and falling outwards.
+
+    So it allows the same smoothing, to the value, as the map it is a control for; only the place says nothing of the
+    picture. (That photographers centre their subject makes it strong: Tatler, "The central fixation bias in scene
+    viewing", Journal of Vision 2007.)
+
+    Example:
+        >>> corner = lambda images: torch.tensor([[[[1.0, 0.5, 0.2], [0.4, 0.3, 0.1], [0.0, 0.0, 0.0]]]])
+        >>> Center(corner)(torch.zeros(1, 3, 9, 9))[0, 0, 1]
+        tensor([0.4000, 1.0000, 0.2000])
+    """
+
+    def derive(self, maps: Tensor) -> Tensor:
+        """Return the maps (B, 1, h, w), their values sorted by the distance from the centre, in halves of a side."""
+        height, width = maps.shape[-2:]
+        y, x = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=maps.device) for n in (height, width))
+        # Rounded, so that positions at one distance stay in reading order on every machine.
+        distance = (y[:, None].square() + x.square()).mul(1e4).round().flatten()
+        order = distance.argsort(stable=True)
+        values = maps.flatten(1).sort(dim=1, descending=True).values
+        return torch.empty_like(values).scatter_(1, order.expand_as(values), values).view_as(maps)
+
+
+class Shuffled(Control):
+    """A map taken from another picture: each picture of a batch gets that of the one after it, the last the first's.
+
+    Raises:
+        ValueError: when called with fewer than two pictures.
+
+    Example:
+        >>> mean = lambda images: images.mean((1, 2, 3)).view(-1, 1, 1, 1)
+        >>> Shuffled(mean)(torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1).expand(3, 3, 4, 4)).flatten()
+        tensor([0.5000, 1.0000, 0.0000])
+    """
+
+    def derive(self, maps: Tensor) -> Tensor:
+        """Return the maps (B, 1, h, w) one picture further on, B at least 2."""
+        if len(maps) < 2:
+            raise ValueError(f"images: a map from another picture takes a batch of at least 2, got {len(maps)}")
+        return maps.roll(-1, 0)

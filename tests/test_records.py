@@ -1,0 +1,172 @@
+"""What was measured is kept: a run that is killed goes on, and ends as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from foveate import Compressor, GradCam, Prefilter
+from foveate.demo import PREPROCESS, Scenes, scene_net
+from foveate.evaluation import Judge, Records, controls_for, evaluate, measure
+from foveate.models import Classifier
+
+RUN = """
+import sys
+import torch
+torch.set_num_threads(1)
+from foveate import Compressor, GradCam, Prefilter
+from foveate.demo import PREPROCESS, Scenes, scene_net
+from foveate.evaluation import Judge, controls_for, evaluate
+from foveate.models import Classifier
+judges = [Judge(Classifier(n, scene_net(n), PREPROCESS), n == "scene_net") for n in ("scene_net", "scene_net_small")]
+prefilter = Prefilter(GradCam(judges[0].classifier.model, preprocess=PREPROCESS))
+points = [Compressor(f"jpeg:{q}", p) for p in (None, prefilter) for q in (6, 30)]
+evaluate(Scenes(10, seed=5), judges, points + controls_for(points), sys.argv[1])
+"""
+
+
+@pytest.fixture
+def judge():
+    return Judge(Classifier("small", scene_net("scene_net_small"), PREPROCESS), known=False)
+
+
+@pytest.fixture
+def asked(judge, monkeypatch):
+    """How many pictures were shown to the judge."""
+    counts = []
+    ask = Classifier.ask
+    monkeypatch.setattr(Classifier, "ask", lambda self, x: counts.append(len(x)) or ask(self, x))
+    return counts
+
+
+def start(out):
+    return subprocess.Popen([sys.executable, "-c", RUN, out], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+class TestKilled:
+    def test_at_random_moments_it_ends_as_an_undisturbed_run(self, tmp_path):
+        whole, broken = tmp_path / "whole", tmp_path / "broken"
+        assert start(whole).wait(300) == 0
+        size = (whole / "records.jsonl").stat().st_size
+        moments = torch.rand(2, generator=torch.Generator().manual_seed(os.getpid())).sort().values.tolist()
+        kills = 0
+        for moment in moments:
+            process = start(broken)
+            records = broken / "records.jsonl"
+            while process.poll() is None and (not records.exists() or records.stat().st_size < moment * size):
+                time.sleep(0.01)
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            process.wait()
+        assert kills
+        assert not (broken / "results.json").exists()
+        assert start(broken).wait(300) == 0
+        assert (broken / "results.json").read_text() == (whole / "results.json").read_text()
+        assert (broken / "records.jsonl").read_text() == (whole / "records.jsonl").read_text()
+        assert (broken / "report.html").read_text() == (whole / "report.html").read_text()
+
+    def test_a_torn_last_line_is_dropped(self, judge, tmp_path):
+        points = [Compressor("jpeg:20")]
+        evaluate(Scenes(3), [judge], points, tmp_path)
+        text = (tmp_path / "records.jsonl").read_text()
+        (tmp_path / "records.jsonl").write_text(text[:-20])
+        evaluate(Scenes(3), [judge], points, tmp_path)
+        assert (tmp_path / "records.jsonl").read_text() == text
+
+
+class TestOnlyWhatIsMissing:
+    def test_nothing_the_second_time(self, judge, asked, tmp_path):
+        for _ in range(2):
+            found = evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path)
+        assert asked == [2, 2, 2]
+        assert found.results.points[0].n == 3
+
+    def test_a_point_more_computes_that_point(self, judge, asked, tmp_path):
+        evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path)
+        del asked[:]
+        both = evaluate(Scenes(3), [judge], [Compressor("jpeg:20"), Compressor("jpeg:40")], tmp_path)
+        assert asked == [2, 2, 2]  # the picture itself, for the divergence, and the new point
+        fresh = evaluate(Scenes(3), [judge], [Compressor("jpeg:20"), Compressor("jpeg:40")])
+        assert both.results == fresh.results
+
+    def test_pictures_more_compute_those(self, judge, asked, tmp_path):
+        evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path)
+        del asked[:]
+        assert evaluate(Scenes(5), [judge], [Compressor("jpeg:20")], tmp_path).results.points[0].n == 5
+        assert asked == [2, 2]
+
+    def test_a_judge_more_asks_that_judge(self, judge, tmp_path):
+        points = [Compressor("jpeg:20"), Compressor("jpeg:40")]
+        evaluate(Scenes(3), [judge], points, tmp_path)
+        other = Judge(Classifier("large", scene_net(), PREPROCESS), known=False)
+        both = evaluate(Scenes(3), [judge, other], points, tmp_path)
+        assert both.results == evaluate(Scenes(3), [judge, other], points).results
+
+    def test_other_weights_are_measured_anew(self, judge, asked, tmp_path):
+        evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
+        judge.classifier.model.head.weight.data += 1
+        evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
+        assert asked == [2, 2, 2, 2]
+
+    def test_fidelity_later(self, judge, tmp_path):
+        points = [Compressor("jpeg:20")]
+        assert evaluate(Scenes(2), [judge], points, tmp_path).results.points[0].psnr is None
+        assert evaluate(Scenes(2), [judge], points, tmp_path, fidelity=True).results.points[0].psnr > 20
+
+    def test_a_label_that_changed_is_taken_over(self, judge, asked, tmp_path):
+        pairs = [(Scenes(2)[k][0], k) for k in range(2)]
+        evaluate(pairs, [judge], [Compressor("jpeg:20")], tmp_path)
+        moved = evaluate([(p, 7) for p, _ in pairs], [judge], [Compressor("jpeg:20")], tmp_path)
+        assert moved.measured.labels.tolist() == [7, 7]
+        assert [p["label"] for p in Records.read(tmp_path / "records.jsonl").pictures.values()] == [7, 7]
+        assert len(asked) == 2
+
+    def test_one_picture_twice_is_measured_once(self, judge, asked):
+        picture = Scenes(1)[0][0]
+        measured = measure([(picture, 0), (picture, 1)], [judge], [Compressor("jpeg:20")])
+        assert len(asked) == 1
+        assert measured.labels.tolist() == [0, 1]
+
+    def test_a_donor_s_map_is_the_same_after_a_break(self, judge, tmp_path):
+        """The control of another picture's map rests on the picture before, also where that one was done already."""
+        prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
+        points = controls_for([Compressor("jpeg:20", prefilter)])
+        evaluate(Scenes(6), [judge], points, tmp_path)
+        path = tmp_path / "records.jsonl"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:-2]))
+        evaluate(Scenes(6), [judge], points, tmp_path)
+        assert path.read_text() == "".join(lines)
+
+
+class TestTheFile:
+    def test_it_says_what_its_keys_are(self, judge, tmp_path):
+        evaluate(Scenes(2), [judge], [Compressor("webp:20")], tmp_path)
+        lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+        assert lines[0] == {"records": 1}
+        texts = {line["key"]: line["is"] for line in lines if "key" in line}
+        picture = lines[-1]
+        assert picture["size"] == [160, 160]
+        assert texts[next(iter(picture["points"]))].startswith("webp:20 libwebp")
+        assert texts[next(iter(picture["clean"]))].startswith("SceneNet(")
+
+    @pytest.mark.parametrize("text", ['{"records":2}\n', "nonsense\n", '{"records":1}\n{"picture":3\n', "[]\n"])
+    def test_a_damaged_one_is_named(self, text, judge, tmp_path):
+        (tmp_path / "records.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"records: line \d of .* delete the file to measure anew"):
+            evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
+        assert (tmp_path / "records.jsonl").read_text() == text
+
+    def test_two_runs_on_one_folder_are_refused(self, judge, tmp_path):
+        with (
+            Records.on_disk(tmp_path / "records.jsonl"),
+            pytest.raises(RuntimeError, match="another evaluation is writing to"),
+        ):
+            evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
+        evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
