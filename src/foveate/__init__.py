@@ -35,6 +35,9 @@ _HOME = {
     "codec": "codecs",
     "Compressor": "compressor",
     "Encoded": "compressor",
+    "Calibration": "rate_control",
+    "RateControl": "rate_control",
+    "Witness": "rate_control",
 }
 __all__ = ["__version__", *_HOME]
 
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
     from foveate.compressor import Compressor as Compressor
     from foveate.compressor import Encoded as Encoded
     from foveate.prefilter import Prefilter as Prefilter
+    from foveate.rate_control import Calibration as Calibration
+    from foveate.rate_control import RateControl as RateControl
+    from foveate.rate_control import Witness as Witness
     from foveate.saliency import ActivationMap as ActivationMap
     from foveate.saliency import GradCam as GradCam
     from foveate.saliency import Saliency as Saliency

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Encoded:
         strength: of the pre-filter; 0 without one.
         scale: stored side over source side.
         channels: of the source picture, 3 or 1.
-        met: False where a :class:`TargetSize` was given and even the coarsest quality takes more.
+        met: False where a :class:`TargetSize` was given and even the coarsest quality takes more, or a
+            :class:`RateControl` and even the finest point does not keep the answer.
 
     Example:
         >>> import torch
@@ -60,6 +61,18 @@ class Encoded:
         return {"codec": str(self.codec), "strength": self.strength, "scale": self.scale}
 
 
+class Control(Protocol):
+    """Chooses the operating point of each picture, as :class:`foveate.RateControl` does."""
+
+    def check(self, compressor: "Compressor") -> None:
+        """Raise a ValueError if it cannot choose for this compressor."""
+
+    def encode(
+        self, compressor: "Compressor", pictures: Sequence[Tensor], maps: Sequence[Tensor] | None = None
+    ) -> Sequence[Encoded]:
+        """Return one bitstream a picture (C, H, W), in order; ``maps`` are (1, h, w), one a picture, where given."""
+
+
 class Compressor:
     """A codec, with a pre-filter before it where one is given.
 
@@ -70,13 +83,16 @@ class Compressor:
             back at source size, and the rate stays per source pixel. Scaling comes after the filter.
         target: a :class:`TargetSize` that chooses the codec's quality for each picture; None keeps that of ``codec``.
         saliency: makes the maps of a codec that takes them itself (``"hevc:32,roi=8"``); None takes the pre-filter's.
+        control: a :class:`foveate.RateControl` that chooses strength, scale and quality for each picture; None keeps
+            those given here. Not together with ``target`` or a ``scale``.
 
     Pictures are encoded and decoded on as many threads as torch may use (``torch.get_num_threads()``; one in a worker
     of a DataLoader).
 
     Raises:
-        TypeError: if ``prefilter`` or ``target`` is none.
-        ValueError: if the codec's string or the scale does not fit, or nothing makes the maps that the codec needs.
+        TypeError: if ``prefilter``, ``target`` or ``control`` is none.
+        ValueError: if the codec's string or the scale does not fit, nothing makes the maps that the codec needs, or
+            two arguments both choose the quality or the scale.
 
     Example:
         >>> import torch
@@ -93,6 +109,7 @@ class Compressor:
         scale: float = 1.0,
         target: TargetSize | None = None,
         saliency: Saliency | None = None,
+        control: Control | None = None,
     ) -> None:
         self.codec = _codec(codec)
         if prefilter is not None and not isinstance(prefilter, Prefilter):
@@ -107,6 +124,15 @@ class Compressor:
             self.saliency = prefilter.saliency
         if self.codec.needs_saliency and self.saliency is None:
             raise ValueError(f"saliency: {self.codec} needs maps; give this Compressor a saliency")
+        self.control = control
+        if control is not None:
+            if not callable(getattr(control, "encode", None)) or not callable(getattr(control, "check", None)):
+                raise TypeError(f"control: expected a foveate.RateControl or None, got {type(control).__name__}")
+            if target is not None:
+                raise ValueError("target, control: each chooses the quality; give one of the two")
+            if scale != 1:
+                raise ValueError(f"scale: the control chooses it, got {scale!r}; give the control scales={scale!r}")
+            control.check(self)
 
     def at(self, quality: float | None = None, strength: float | None = None) -> Self:
         """Return this compressor at another operating point; what is None stays.
@@ -114,7 +140,7 @@ class Compressor:
         Raises:
             ValueError: if a strength is given and there is no pre-filter, or a value is out of range.
         """
-        other = type(self)(self.codec, self.prefilter, self.scale, self.target, self.saliency)
+        other = type(self)(self.codec, self.prefilter, self.scale, self.target, self.saliency, self.control)
         if quality is not None:
             other.codec = self.codec.with_quality(quality)
         if strength is not None:
@@ -139,6 +165,8 @@ class Compressor:
             TypeError, ValueError: if a picture is none, or the pre-filter or the codec refuses it.
         """
         pictures = as_batch(images)
+        if self.control is not None:
+            return list(self.control.encode(self, pictures, None if maps is None else list(maps)))
         groups = [images] if isinstance(images, Tensor) else [picture[None] for picture in pictures]
         given: list[Tensor | None] = [None] * len(groups)
         if maps is not None:
@@ -173,7 +201,12 @@ class Compressor:
 
         Returns:
             One bitstream a picture, in order, marked with this compressor's strength.
+
+        Raises:
+            ValueError: if this compressor has a control, which has to see the pictures before the pre-filter.
         """
+        if self.control is not None:
+            raise ValueError("store: the control chooses from the unfiltered pictures; use encode")
         given = [None] * len(pictures) if maps is None else maps
         return spread(lambda pair: self._store(*pair), zip(pictures, given, strict=True))
 
@@ -209,7 +242,8 @@ class Compressor:
 
     def __repr__(self) -> str:
         target = "" if self.target is None else f", {self.target!r}"
-        return f"Compressor({str(self.codec)!r}, {self.prefilter!r}, scale={self.scale:g}{target})"
+        control = "" if self.control is None else f", {self.control!r}"
+        return f"Compressor({str(self.codec)!r}, {self.prefilter!r}, scale={self.scale:g}{target}{control})"
 
 
 def _fetch(encoded: Encoded) -> Tensor:

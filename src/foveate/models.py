@@ -8,8 +8,10 @@ import importlib.util
 import re
 import sys
 import threading
+import weakref
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +27,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Source: TypeAlias = "nn.Module | str | Callable[[], nn.Module]"
 """A model, or how to build it: a short string (see :func:`build`) or a function without arguments."""
+
+_locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
+_locks_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -288,7 +293,7 @@ def build(spec: str) -> nn.Module:
     return model
 
 
-def refuse_cuda_in_worker(device: torch.device) -> None:
+def refuse_cuda_in_worker(device: torch.device, what: str = "saliency") -> None:
     """Raise if ``device`` is a GPU and this process is a DataLoader worker, before CUDA itself fails obscurely.
 
     Raises:
@@ -296,10 +301,50 @@ def refuse_cuda_in_worker(device: torch.device) -> None:
     """
     if device.type != "cpu" and torch.utils.data.get_worker_info() is not None:
         raise RuntimeError(
-            f"saliency on {device} inside a DataLoader worker: a worker cannot share the GPU. Either keep the model on "
+            f"{what} on {device} inside a DataLoader worker: a worker cannot share the GPU. Either keep the model on "
             "the CPU in the transform, or compress in the training loop after the batch is on the GPU (call the "
             "Compressor or Prefilter there), or compute the maps beforehand and pass them as maps="
         )
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the model in eval mode, one thread at a time; give each submodule its mode and buffers back afterwards."""
+    with _lock_of(model):
+        yield from _unchanged(model)
+
+
+def _lock_of(model: nn.Module) -> threading.RLock:
+    with _locks_lock:
+        return _locks.setdefault(model, threading.RLock())
+
+
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, _version(buffer), buffer.clone())
+        for module, _ in modes
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        for module, training in modes:
+            if training:  # the flag itself: a train() or eval() of the user's own may do more than set it
+                module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, name, buffer, version, value in buffers:
+            if _version(buffer) != version:  # written in place, as counters are whatever the mode
+                with torch.no_grad():
+                    buffer.copy_(value)
+            module._buffers[name] = buffer
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written in place; one made under inference mode does not count, nor can be written."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _is_torchvision(spec: str) -> bool:

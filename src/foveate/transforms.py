@@ -118,10 +118,13 @@ class Compress(_ImageTransform):
             in one sample are summed.
         target: a :class:`foveate.TargetSize`, which then chooses the quality of each picture.
         saliency: makes the maps of a codec that takes them itself; None takes the pre-filter's.
+        control: a :class:`foveate.RateControl`, which then chooses strength, scale and quality of each picture: its
+            witnesses by recipe for a DataLoader with workers, and on the CPU there.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range, or strength is given without a pre-filter.
+        ValueError: if an argument is out of range, strength is given without a pre-filter, or quality, strength or
+            scale together with a control.
 
     Example:
         >>> import PIL.Image
@@ -141,9 +144,12 @@ class Compress(_ImageTransform):
         return_rate: bool = False,
         target: "foveate.TargetSize | None" = None,
         saliency: "foveate.Saliency | None" = None,
+        control: "foveate.RateControl | None" = None,
     ) -> None:
         super().__init__()
-        self.compressor = Compressor(codec, prefilter, scale, target, saliency)
+        self.compressor = Compressor(codec, prefilter, scale, target, saliency, control)
+        if control is not None and (quality is not None or strength is not None):
+            raise ValueError("quality, strength: the control chooses them; give the control qualities= or strengths=")
         if prefilter is None and strength is not None:
             raise ValueError(f"strength: {strength!r} was given without a prefilter to use it")
         chosen = self.compressor.codec.quality if quality is None else quality
@@ -161,7 +167,9 @@ class Compress(_ImageTransform):
         self.return_rate = return_rate
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the quality and the strength of one call."""
+        """Draw the quality and the strength of one call; with a control there is nothing to draw."""
+        if self.compressor.control is not None:
+            return {}
         low, high = self.quality
         if isinstance(self.compressor.codec.quality, int):
             quality: float = low if low == high else int(torch.randint(int(low), int(high) + 1, ()).item())

@@ -1,0 +1,144 @@
+"""The work on the pictures of one search: encoding them at points, and what was found."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate._threads import spread
+from foveate.compressor import Compressor, Encoded
+from foveate.rate_control._calibration import Belief, Point
+
+
+@dataclass(frozen=True)
+class Controlled(Encoded):
+    """One compressed picture, and what the choice of its operating point rests on.
+
+    ``met`` is False where even the finest point did not keep the answer: then this is the finest point.
+
+    Attributes:
+        clean: each witness's probability of its own answer on the clean picture.
+        final: its probability of that same class on the decoded one.
+        tried: candidates decoded and shown to the witnesses.
+        encodes: candidates encoded.
+    """
+
+    clean: tuple[float, ...] = ()
+    final: tuple[float, ...] = ()
+    tried: int = 0
+    encodes: int = 0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What choosing cost, summed over pictures; saliency maps are one more pass each, where a pre-filter is tried."""
+
+    pictures: int
+    encodes: int
+    decodes: int
+    forwards: int
+
+
+def spent(encoded: Iterable[Encoded]) -> Spent:
+    """Return what was spent on pictures that a :class:`RateControl` encoded, forwards on the clean ones included."""
+    ones = [one for one in encoded if isinstance(one, Controlled)]
+    return Spent(
+        len(ones),
+        sum(one.encodes for one in ones),
+        sum(one.tried for one in ones),
+        sum((one.tried + 1) * len(one.clean) for one in ones),
+    )
+
+
+class Bench:
+    """Pictures, and everything that is made of them once for all candidates: maps, filtered pictures, compressors."""
+
+    def __init__(
+        self,
+        compressor: Compressor,
+        points: tuple[Point, ...],
+        pictures: Sequence[Tensor],
+        maps: Sequence[Tensor] | None,
+    ) -> None:
+        self.points, self.pictures = points, list(pictures)
+        self.plain = Compressor(compressor.codec, compressor.prefilter, saliency=compressor.saliency)
+        self._compressors = [self._at(point) for point in points]
+        filters = any(one.filters for one in self._compressors)
+        needed = filters or compressor.codec.needs_saliency
+        self._maps: list[Tensor | None] = [None] * len(pictures)
+        if needed and maps is not None:
+            self._maps = list(maps)
+        elif needed:
+            mapper = next((one for one in self._compressors if one.filters), self.plain)
+            for places in _alike(self.pictures):
+                found = mapper.maps(torch.stack([self.pictures[i] for i in places]))
+                assert found is not None
+                for i, one in zip(places, found, strict=True):
+                    self._maps[i] = one
+        self._filtered: dict[tuple[int, float], Tensor] = {}
+
+    def _at(self, point: Point) -> Compressor:
+        plain = self.plain
+        prefilter = None if plain.prefilter is None else replace(plain.prefilter, strength=point.strength)
+        return Compressor(plain.codec.with_quality(point.quality), prefilter, point.scale, saliency=plain.saliency)
+
+    def store(self, jobs: Sequence[tuple[int, int]]) -> list[Encoded]:
+        """Encode pictures at points, given by their numbers."""
+        for i, k in jobs:
+            self._filter(i, k)
+        return spread(lambda job: self._store(*job), jobs)
+
+    def _filter(self, i: int, k: int) -> Tensor:
+        compressor, strength = self._compressors[k], self.points[k].strength
+        if not compressor.filters:
+            return self.pictures[i]
+        if (i, strength) not in self._filtered:
+            saliency = self._maps[i]
+            assert saliency is not None  # made for every picture where a strength above 0 is on the grid
+            assert compressor.prefilter is not None
+            self._filtered[i, strength] = compressor.prefilter(self.pictures[i][None], saliency[None])[0]
+        return self._filtered[i, strength]
+
+    def _store(self, i: int, k: int) -> Encoded:
+        return self._compressors[k].store([self._filter(i, k)], [self._maps[i]])[0]
+
+
+def _alike(pictures: Sequence[Tensor]) -> list[list[int]]:
+    """The places of pictures that can be stacked, 16 at most at once."""
+    groups: dict[Any, list[int]] = {}
+    for i, picture in enumerate(pictures):
+        groups.setdefault((picture.shape, picture.dtype, picture.device), []).append(i)
+    return [group[k : k + 16] for group in groups.values() for k in range(0, len(group), 16)]
+
+
+@dataclass
+class Trial:
+    """What is known of one picture: its candidates by point, and what is believed of the rest."""
+
+    encoded: dict[int, Encoded] = field(default_factory=dict)
+    slack: dict[int, float] = field(default_factory=dict)
+    final: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    belief: Belief = field(init=False)
+
+    def bits(self) -> Tensor:
+        return torch.tensor([math.log(self.encoded[k].bpp) for k in sorted(self.encoded)], dtype=torch.float64)
+
+    def seen(self) -> dict[int, tuple[float, float]]:
+        return {k: (slack, math.log(self.encoded[k].bpp)) for k, slack in self.slack.items()}
+
+    def best(self) -> int | None:
+        """The cheapest point that held."""
+        held = [(len(self.encoded[k].data), k) for k, slack in self.slack.items() if slack >= 0]
+        return min(held)[1] if held else None
+
+    def result(self, last: int, clean: tuple[float, ...]) -> Controlled:
+        best = self.best()
+        k = last if best is None else best
+        one = self.encoded[k]
+        return Controlled(
+            one.data, one.size, one.codec, one.strength, one.scale, one.channels, best is not None,
+            clean, self.final[k], len(self.slack), len(self.encoded),
+        )  # fmt: skip

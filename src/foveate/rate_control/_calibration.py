@@ -1,0 +1,144 @@
+"""What is expected of a picture before it is tried: learnt from pictures that were."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from foveate.rate_control._criteria import Criterion, Keep, measured
+
+
+class Point(NamedTuple):
+    """An operating point: strength of the pre-filter, scale of the stored picture, quality of the codec."""
+
+    strength: float
+    scale: float
+    quality: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What every point of a grid did to a few hundred pictures: the search expects the like of new ones.
+
+    It holds what was measured, not what a criterion made of it, so one calibration serves every bound of every
+    criterion it was made with, and any part of its grid. Made by :meth:`RateControl.calibrate`.
+
+    Attributes:
+        codec: the codec's family.
+        witnesses: their names.
+        points: the grid, P points.
+        bits: (N, P) the logarithm of the bits a source pixel.
+        values: (N, P) by criterion: the least over the witnesses of what it measures; for a function of the user's
+            own 1 where it holds and -1 where it does not.
+    """
+
+    codec: str
+    witnesses: tuple[str, ...]
+    points: tuple[Point, ...]
+    bits: Tensor
+    values: Mapping[str, Tensor]
+
+    def slack(self, keep: Sequence[Keep]) -> Tensor:
+        """Return (N, P): 0 or more where a picture kept every criterion.
+
+        Raises:
+            ValueError: if it was made without one of them.
+        """
+        found = []
+        for one in keep:
+            kind = measured(one)
+            if kind not in self.values:
+                raise ValueError(
+                    f"calibration: it was made without {kind!r}, only with {', '.join(self.values)}; calibrate again"
+                )
+            found.append(one.slack(self.values[kind]) if isinstance(one, Criterion) else self.values[kind])
+        return torch.stack(found).amin(0)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON, at once or not at all: the fields of this class with ``"schema": 1`` before them."""
+        content = {
+            "schema": 1,
+            "codec": self.codec,
+            "witnesses": self.witnesses,
+            "points": self.points,
+            "bits": _digits(self.bits),
+            "values": {kind: _digits(values) for kind, values in self.values.items()},
+        }
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            OSError: if there is no such file.
+            ValueError: if it is no calibration.
+        """
+        text = Path(path).read_text()
+        try:
+            content = json.loads(text)
+            if content["schema"] != 1:
+                raise ValueError(f"schema {content['schema']}, expected 1")
+            points = tuple(Point(*point) for point in content["points"])
+            tables = {"bits": content["bits"], **content["values"]}
+            bits, *values = (torch.tensor(rows, dtype=torch.float64).view(-1, len(points)) for rows in tables.values())
+            if any(table.shape != bits.shape for table in values):
+                raise ValueError("its tables differ in size")
+            kinds = dict(zip(content["values"], values, strict=True))
+            return cls(content["codec"], tuple(content["witnesses"]), points, bits, kinds)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"calibration: {path} is none that RateControl saved: {error}") from error
+
+
+def _digits(values: Tensor) -> list[list[float]]:
+    """Two decimals: no finer than what pictures of one kind differ by."""
+    return [[round(v, 2) for v in row] for row in values.tolist()]
+
+
+class Belief:
+    """A joint Gaussian of the slack and the log bits at P points, given what was seen of one picture so far."""
+
+    CLIP = 4.0
+    """Slack beyond this says no more: sure is sure."""
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        self.mean, self.covariance = mean, covariance
+        self.points = len(mean) // 2
+
+    @classmethod
+    def learnt(cls, slack: Tensor, bits: Tensor) -> Self:
+        """From a calibration (N, P) each. The covariance is shrunk towards its diagonal by a tenth."""
+        seen = torch.cat([slack.double().clamp(-cls.CLIP, cls.CLIP), bits.double()], 1)
+        covariance = torch.cov(seen.T)
+        return cls(seen.mean(0), 0.9 * covariance + 0.1 * covariance.diag().diag())
+
+    @classmethod
+    def plain(cls, bits: Tensor) -> Self:
+        """From the log bits (P,) of the picture alone: slack rises with them, from where and how fast is open."""
+        rise = bits - bits.mean()
+        ones = torch.ones_like(rise)
+        slack = 4 * ones.outer(ones) + rise.outer(rise) + torch.eye(len(bits), dtype=bits.dtype)
+        covariance = torch.block_diag(slack, torch.zeros_like(slack))
+        return cls(torch.cat([1.5 * rise, bits]), covariance)
+
+    def given(self, seen: Mapping[int, tuple[float, float]]) -> tuple[Tensor, Tensor]:
+        """Return, a point, the chance that it holds and its expected log bits, after (slack, log bits) at some."""
+        mean, variance = self.mean, self.covariance.diagonal()
+        if seen:
+            at = torch.tensor([*seen, *(k + self.points for k in seen)])
+            values = torch.tensor(list(zip(*seen.values(), strict=True)), dtype=mean.dtype).flatten()
+            values[: len(seen)] = values[: len(seen)].nan_to_num(-self.CLIP).clamp(-self.CLIP, self.CLIP)
+            across = self.covariance[at]
+            jitter = 1e-6 * torch.eye(len(at), dtype=mean.dtype)
+            weights = torch.linalg.solve(across[:, at] + jitter, across)
+            mean = mean + (values - mean[at]) @ weights
+            variance = variance - (weights * across).sum(0)
+        spread = (variance[: self.points].clamp(min=0) + 0.05).sqrt()
+        return torch.special.ndtr(mean[: self.points] / spread), mean[self.points :]

@@ -1,0 +1,318 @@
+"""The search for the cheapest operating point of each picture."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from foveate._checks import check_number
+from foveate.codecs import Codec
+from foveate.compressor import Compressor, Encoded
+from foveate.images import Picture, as_tensor
+from foveate.models import Classifier
+from foveate.rate_control._bench import Bench, Controlled, Trial
+from foveate.rate_control._calibration import Belief, Calibration, Point
+from foveate.rate_control._criteria import KINDS, Criterion, Keep, criteria, measured, name_of
+from foveate.rate_control._witness import Witness, witness
+
+
+@dataclass(frozen=True)
+class RateControl:
+    """For each picture the point of fewest bytes that keeps the witnesses' own answers, verified on what is decoded.
+
+    Give it to a :class:`foveate.Compressor` or a :class:`foveate.transforms.Compress` as ``control``.
+
+    **The search.** Answers are not monotone in quality, and scales and strengths have no common order, so bisection can
+    neither be trusted nor even be set up. Instead every answer is taken as evidence: a joint Gaussian of how far each
+    point is inside the criteria, and of its bytes, is learnt from a calibration and conditioned on the candidates
+    decoded so far; the next candidate is the one of greatest expected improvement (Jones, Schonlau and Welch 1998),
+    chance of holding times bytes saved, until none is expected to save ``worth`` of the picture's bytes. All
+    unfinished pictures take their next step in one batch. Whatever the Gaussian believes, a candidate is returned only
+    after its decoded picture met the criteria. Without a calibration every candidate is encoded, which costs time but
+    no forward passes, and the Gaussian is a plain one in which slack rises with the bytes. ``exhaustive`` takes the
+    candidates from fewest bytes upwards until one holds, which is the optimum on the grid.
+
+    Args:
+        witnesses: the classifiers, all of which must agree: recipes (``"resnet18"``), :class:`Witness` where one needs
+            its own preprocessing, or :class:`foveate.models.Classifier`. In a DataLoader worker: recipes, on the CPU.
+        keep: what is to be kept, see :func:`criteria`.
+        qualities: to choose from; None takes nine around the codec's ladder (:func:`qualities`).
+        scales: to choose from, in (0, 1].
+        strengths: of the pre-filter to choose from, in [0, 1]; None takes 0, 0.5 and 0.8 where the compressor has a
+            pre-filter and 0 where it has none.
+        floor: the coarsest quality to choose, on the codec's own scale; None sets none.
+        calibration: what :meth:`calibrate` made, or the path where it was saved.
+        worth: a further candidate is tried while it is expected to save this share of the picture's bytes.
+        tries: at most so many candidates a picture are decoded, and the finest point where none of them held.
+        exhaustive: search the whole grid, whatever it costs.
+        batch: at most so many pictures are searched at once, and held in memory.
+
+    Raises:
+        TypeError: if an argument is of the wrong kind.
+        ValueError: if one is out of range, there is no witness, or the calibration does not fit.
+
+    Example:
+        >>> from foveate import Compressor
+        >>> from foveate.demo import PREPROCESS, Scenes
+        >>> control = RateControl(Witness("foveate.demo:scene_net", PREPROCESS), keep="top1")
+        >>> chosen = Compressor("jpeg", control=control).encode([Scenes(1)[0][0]])[0]
+        >>> chosen.met, chosen.tried <= 16, chosen.codec.name
+        (True, True, 'jpeg')
+    """
+
+    witnesses: "str | Witness | Classifier | Sequence[str | Witness | Classifier]"
+    keep: "str | Keep | Sequence[str | Keep]" = "top1"
+    qualities: Sequence[float] | None = None
+    scales: Sequence[float] = (1.0, 0.7, 0.5)
+    strengths: Sequence[float] | None = None
+    floor: float | None = None
+    calibration: Calibration | str | Path | None = field(default=None, repr=False)
+    worth: float = 0.03
+    tries: int = 16
+    exhaustive: bool = False
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        given = self.witnesses
+        many = [given] if isinstance(given, str | Witness | Classifier) else list(given)
+        if not many:
+            raise ValueError("witnesses: expected at least one classifier, such as 'resnet18'")
+        self._set("witnesses", tuple(witness(one) for one in many))
+        self._set("keep", criteria(self.keep))
+        for name in ("scales", "strengths", "qualities"):
+            values = getattr(self, name)
+            if values is not None:
+                values = tuple(values) if isinstance(values, Iterable) else (values,)
+                if not values:
+                    raise ValueError(f"{name}: expected at least one")
+                self._set(name, values)
+        for scale in self.scales:
+            check_number("scales", scale, 0, 1, above=True)
+        for strength in self.strengths or ():
+            check_number("strengths", strength, 0, 1)
+        check_number("worth", self.worth, 0)
+        for name in ("tries", "batch"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+        if isinstance(self.calibration, str | Path):
+            self._set("calibration", Calibration.load(self.calibration))
+        if self.calibration is not None:
+            if not isinstance(self.calibration, Calibration):
+                raise TypeError(f"calibration: expected one or a path, got {type(self.calibration).__name__}")
+            self.calibration.slack(self._keep)  # refuses a criterion that it does not know
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def _witnesses(self) -> tuple[Witness, ...]:
+        return self.witnesses  # type: ignore[return-value]  # as __post_init__ left them
+
+    @property
+    def _keep(self) -> tuple[Keep, ...]:
+        return self.keep  # type: ignore[return-value]
+
+    @property
+    def keeps(self) -> str:
+        """The criteria as a short string, for results: ``criteria`` reads it back where all are built in."""
+        return "+".join(map(name_of, self._keep))
+
+    def points(self, compressor: Compressor) -> tuple[Point, ...]:
+        """Return the grid for a compressor; the last is the finest: strength least, then scale and quality greatest.
+
+        Raises:
+            ValueError: if a quality is none of the codec's, or a strength has no pre-filter to go to.
+        """
+        codec = compressor.codec
+        sign = 1 if codec.scale[0] < codec.scale[-1] else -1
+        chosen = qualities(codec) if self.qualities is None else self.qualities
+        chosen = sorted({codec.with_quality(q).quality for q in chosen}, key=lambda q: sign * q)
+        if self.floor is not None:
+            floor = sign * codec.with_quality(self.floor).quality
+            chosen = [q for q in chosen if sign * q >= floor]
+            if not chosen:
+                raise ValueError(f"floor: no quality is as fine as {self.floor:g}; give finer qualities")
+        strengths = self.strengths
+        if strengths is None:
+            strengths = (0.0,) if compressor.prefilter is None else (0.0, 0.5, 0.8)
+        elif max(strengths) > 0 and compressor.prefilter is None:
+            raise ValueError(f"strengths: {strengths} need a prefilter; give the Compressor one")
+        by_fineness = product(sorted({*strengths}, reverse=True), sorted({*self.scales}), chosen)
+        return tuple(Point(float(t), float(s), q) for t, s, q in by_fineness)
+
+    def check(self, compressor: Compressor) -> None:
+        """Raise a ValueError if the grid, the floor or the calibration does not fit this compressor."""
+        points = self.points(compressor)
+        if isinstance(self.calibration, Calibration):
+            if self.calibration.codec != compressor.codec.family:
+                raise ValueError(
+                    f"calibration: it is of {self.calibration.codec!r}, not of {compressor.codec.family!r}; calibrate "
+                    "again"
+                )
+            missing = [tuple(point) for point in points if point not in self.calibration.points]
+            if missing:
+                raise ValueError(
+                    f"calibration: it has no (strength, scale, quality) = {missing[0]}; calibrate again with this grid"
+                )
+
+    def encode(
+        self, compressor: Compressor, pictures: Sequence[Tensor], maps: Sequence[Tensor] | None = None
+    ) -> list[Encoded]:
+        """Compress pictures, each at its own point; :meth:`foveate.Compressor.encode` calls this.
+
+        Args:
+            compressor: whose codec, pre-filter and saliency are used.
+            pictures: (C, H, W) tensors, uint8 or float in [0, 1], C 3 or 1.
+            maps: (1, h, w), one a picture, instead of the pre-filter's own.
+
+        Returns:
+            One :class:`Controlled` a picture, in order.
+        """
+        out: list[Encoded] = []
+        for start in range(0, len(pictures), self.batch):
+            part = slice(start, start + self.batch)
+            bench = Bench(compressor, self.points(compressor), pictures[part], None if maps is None else maps[part])
+            out += self._search(bench)
+        return out
+
+    def calibrate(
+        self,
+        compressor: Compressor,
+        pictures: Iterable[Picture],
+        progress: Callable[[], object] = lambda: None,
+    ) -> Self:
+        """Try the whole grid on pictures of the kind to come, 200 or more, and return this control warm-started by it.
+
+        Args:
+            compressor: as it is to be used, with or without this control.
+            pictures: read one by one, of any sizes; see :meth:`foveate.Compressor.encode`. Labels have no place here.
+            progress: called after each picture.
+
+        Returns:
+            This control with a ``calibration``, to be saved by ``control.calibration.save(path)``.
+
+        Raises:
+            ValueError: if there are fewer than two pictures.
+        """
+        points = self.points(compressor)
+        bits: list[Tensor] = []
+        values: list[Tensor] = []
+        kinds = dict.fromkeys(measured(one) for one in self._keep)
+        for picture in pictures:
+            bench = Bench(compressor, points, [as_tensor(picture)], None)
+            jobs = [(0, k) for k in range(len(points))]
+            encoded = bench.store(jobs)
+            logits = self._logits(bench.plain.decode(encoded))
+            clean = [one.expand(len(jobs), -1) for one in self._logits(bench.pictures)]
+            bits.append(torch.tensor([math.log(one.bpp) for one in encoded], dtype=torch.float64))
+            values.append(torch.stack([self._least(kind, clean, logits) for kind in kinds]).double())
+            progress()
+        if len(bits) < 2:
+            raise ValueError(f"pictures: calibration takes two or more, better 200, got {len(bits)}")
+        tables = torch.stack(values, 1)
+        made = Calibration(
+            compressor.codec.family,
+            tuple(one.name for one in self._witnesses),
+            points,
+            torch.stack(bits),
+            dict(zip(kinds, tables, strict=True)),
+        )
+        return replace(self, calibration=made)
+
+    def _search(self, bench: "Bench") -> list[Controlled]:
+        """Return the cheapest point found for every picture of a bench."""
+        clean = self._logits(bench.pictures)
+        last = len(bench.points) - 1
+        trials = [Trial() for _ in bench.pictures]
+        encode_all = self.exhaustive or self.calibration is None
+        if encode_all:
+            everything = [(i, k) for i in range(len(trials)) for k in range(len(bench.points))]
+            for (i, k), one in zip(everything, bench.store(everything), strict=True):
+                trials[i].encoded[k] = one
+        learnt = None if encode_all else self._learnt(bench.points)
+        for trial in trials:
+            trial.belief = learnt or Belief.plain(trial.bits())
+        while jobs := [(i, k) for i, trial in enumerate(trials) for k in self._next(trial, last)]:
+            new = [(i, k) for i, k in jobs if k not in trials[i].encoded]
+            for (i, k), one in zip(new, bench.store(new), strict=True):
+                trials[i].encoded[k] = one
+            logits = self._logits(bench.plain.decode([trials[i].encoded[k] for i, k in jobs]))
+            at = torch.tensor([i for i, _ in jobs])
+            before = [one[at] for one in clean]
+            slack = torch.stack([self._slack(one, before, logits) for one in self._keep]).amin(0)
+            for j, (i, k) in enumerate(jobs):
+                trials[i].slack[k] = slack[j].item()
+                trials[i].final[k] = tuple(_confidence(b[j], a[j]) for b, a in zip(before, logits, strict=True))
+        return [
+            trial.result(last, tuple(_confidence(one[i], one[i]) for one in clean)) for i, trial in enumerate(trials)
+        ]
+
+    def _next(self, trial: Trial, last: int) -> list[int]:
+        """The next candidate of a picture; none where its search has ended."""
+        best = trial.best()
+        if self.exhaustive:
+            untried = [(len(one.data), k) for k, one in trial.encoded.items() if k not in trial.slack]
+            return [min(untried)[1]] if best is None and untried else []
+        if len(trial.slack) < self.tries:
+            chance, bits = trial.belief.given(trial.seen())
+            now = bits[last] if best is None else math.log(trial.encoded[best].bpp)
+            gain = chance * (1 - (bits - now).exp())
+            gain[list(trial.slack)] = -math.inf
+            if gain.max() > self.worth:
+                return [int(gain.argmax())]
+        return [last] if best is None and last not in trial.slack else []
+
+    def _learnt(self, points: tuple[Point, ...]) -> Belief:
+        calibration = self.calibration
+        assert isinstance(calibration, Calibration)
+        chosen = torch.tensor([calibration.points.index(point) for point in points])
+        return Belief.learnt(calibration.slack(self._keep)[:, chosen], calibration.bits[:, chosen])
+
+    def _logits(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        return [witness.logits(pictures) for witness in self._witnesses]
+
+    def _slack(self, one: Keep, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
+        least = self._least(measured(one), clean, logits)
+        return one.slack(least) if isinstance(one, Criterion) else least
+
+    def _least(self, kind: str, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
+        """The least over the witnesses of what a criterion measures."""
+        own = {measured(one): one for one in self._keep if not isinstance(one, Criterion)}
+        found = []
+        for before, after in zip(clean, logits, strict=True):
+            if kind in own:
+                held = own[kind](before, after)
+                if not isinstance(held, Tensor) or held.shape != (len(after),):
+                    got = tuple(held.shape) if isinstance(held, Tensor) else type(held).__name__
+                    raise ValueError(f"keep: {kind} is to return ({len(after)},) booleans, got {got}")
+                found.append(held.float() * 2 - 1)
+            else:
+                found.append(KINDS[kind].measure(before, after))
+        return torch.stack(found).amin(0)
+
+
+def _confidence(clean: Tensor, logits: Tensor) -> float:
+    return float(logits.softmax(0)[clean.argmax()])
+
+
+def qualities(codec: Codec) -> tuple[float, ...]:
+    """Return nine qualities to choose from: the codec's ladder, its geometric middles, and half a step at both ends.
+
+    Example:
+        >>> from foveate import Jpeg
+        >>> qualities(Jpeg())
+        (8, 12, 17, 25, 35, 50, 61, 75, 92)
+    """
+    ladder = codec.ladder
+    steps = [ladder[0] * (ladder[0] / ladder[1]) ** 0.5, ladder[0]]
+    for coarse, fine in pairwise(ladder):
+        steps += [(coarse * fine) ** 0.5, fine]
+    steps.append(ladder[-1] * (ladder[-1] / ladder[-2]) ** 0.5)
+    nearest = (min(codec.scale, key=lambda q: abs(q - step)) for step in steps)
+    return tuple(dict.fromkeys(nearest))

@@ -1,0 +1,82 @@
+"""Whose answer is to be kept: classifiers by recipe."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.models import Classifier, Model, Preprocess, Source, classifier, refuse_cuda_in_worker, undisturbed
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A classifier whose answer is to be kept.
+
+    Args:
+        model: its recipe (see :class:`foveate.GradCam`), built once a process and all that is pickled; or a module.
+        preprocess: None takes that of torchvision's weights, and for other models resize 256, crop 224, ImageNet.
+
+    Raises:
+        TypeError: if ``model`` is neither.
+
+    Example:
+        >>> from foveate.demo import PREPROCESS
+        >>> Witness("foveate.demo:scene_net", PREPROCESS).name
+        'scene_net'
+    """
+
+    model: Source
+    preprocess: Preprocess | None = None
+
+    def __post_init__(self) -> None:
+        self._model  # noqa: B018  (refuses what is no model)
+
+    @cached_property
+    def _model(self) -> Model:
+        return Model(self.model)
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        if isinstance(self.model, str):
+            return self.model.replace("/", ":").rpartition(":")[2]
+        return getattr(self.model, "__name__", type(self.model).__name__)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, built at first use."""
+        if isinstance(self.model, str):
+            return classifier(self.model, self.preprocess)
+        return Classifier(self.name, self._model.get(), self.preprocess or Preprocess(256, 224))
+
+    def logits(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Return (N, classes) logits of pictures (C, H, W), on the CPU; the model is left as it was.
+
+        Raises:
+            RuntimeError: if the model is on a GPU and this is a DataLoader worker.
+            ValueError: if it gives no logits.
+        """
+        model = self.classifier.model
+        for parameter in islice(model.parameters(), 1):
+            refuse_cuda_in_worker(parameter.device, f"witness {self.name}")
+        with undisturbed(model), torch.autocast("cpu", enabled=False):
+            return self.classifier.logits(pictures).float().cpu()
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._model.__getstate__()  # refuses a module, with the cure
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def witness(given: Any) -> Witness:
+    """Return the witness that a user means by a recipe, a classifier or a witness."""
+    if isinstance(given, Classifier):
+        return Witness(given.model, given.preprocess)
+    if isinstance(given, str):
+        return Witness(given)
+    if not isinstance(given, Witness):
+        raise TypeError(f"witnesses: expected recipes, Witness or Classifier, got {type(given).__name__}")
+    return given
