@@ -1,8 +1,7 @@
 """The work on the pictures of one search: encoding them at points, and what was found."""
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
-from foveate.rate_control._calibration import Belief, Point
+from foveate.rate_control._calibration import Point
 
 
 @dataclass(frozen=True)
@@ -112,33 +111,3 @@ def _alike(pictures: Sequence[Tensor]) -> list[list[int]]:
     for i, picture in enumerate(pictures):
         groups.setdefault((picture.shape, picture.dtype, picture.device), []).append(i)
     return [group[k : k + 16] for group in groups.values() for k in range(0, len(group), 16)]
-
-
-@dataclass
-class Trial:
-    """What is known of one picture: its candidates by point, and what is believed of the rest."""
-
-    encoded: dict[int, Encoded] = field(default_factory=dict)
-    slack: dict[int, float] = field(default_factory=dict)
-    final: dict[int, tuple[float, ...]] = field(default_factory=dict)
-    belief: Belief = field(init=False)
-
-    def bits(self) -> Tensor:
-        return torch.tensor([math.log(self.encoded[k].bpp) for k in sorted(self.encoded)], dtype=torch.float64)
-
-    def seen(self) -> dict[int, tuple[float, float]]:
-        return {k: (slack, math.log(self.encoded[k].bpp)) for k, slack in self.slack.items()}
-
-    def best(self) -> int | None:
-        """The cheapest point that held."""
-        held = [(len(self.encoded[k].data), k) for k, slack in self.slack.items() if slack >= 0]
-        return min(held)[1] if held else None
-
-    def result(self, last: int, clean: tuple[float, ...]) -> Controlled:
-        best = self.best()
-        k = last if best is None else best
-        one = self.encoded[k]
-        return Controlled(
-            one.data, one.size, one.codec, one.strength, one.scale, one.channels, best is not None,
-            clean, self.final[k], len(self.slack), len(self.encoded),
-        )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, Self
@@ -15,9 +15,10 @@ from foveate.codecs import Codec
 from foveate.compressor import Compressor, Encoded
 from foveate.images import Picture, as_tensor
 from foveate.models import Classifier
-from foveate.rate_control._bench import Bench, Controlled, Trial
-from foveate.rate_control._calibration import Belief, Calibration, Point
+from foveate.rate_control._bench import Bench, Controlled
+from foveate.rate_control._calibration import Calibration, Point
 from foveate.rate_control._criteria import KINDS, Criterion, Keep, criteria, measured, name_of
+from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Search, Seen, search
 from foveate.rate_control._witness import Witness, witness
 
 
@@ -84,6 +85,10 @@ class RateControl:
             raise ValueError("witnesses: expected at least one classifier, such as 'resnet18'")
         self._set("witnesses", tuple(witness(one) for one in many))
         self._set("keep", criteria(self.keep))
+        if len(self._keep) > 1 and any(isinstance(one, Criterion) and one.kind == "robust" for one in self._keep):
+            raise ValueError(
+                f"keep: {self.keeps!r}: 'robust' weighs bytes against answers and goes with no other criterion"
+            )
         for name in ("scales", "strengths", "qualities"):
             values = getattr(self, name)
             if values is not None:
@@ -149,6 +154,8 @@ class RateControl:
     def check(self, compressor: Compressor) -> None:
         """Raise a ValueError if the grid, the floor or the calibration does not fit this compressor."""
         points = self.points(compressor)
+        if self._price is not None and (self.calibration is None or self.exhaustive):
+            raise ValueError(f"calibration: {self.keeps!r} needs one, to know what is usual; make it by calibrate()")
         if isinstance(self.calibration, Calibration):
             if self.calibration.codec != compressor.codec.family:
                 raise ValueError(
@@ -225,54 +232,67 @@ class RateControl:
         )
         return replace(self, calibration=made)
 
-    def _search(self, bench: "Bench") -> list[Controlled]:
-        """Return the cheapest point found for every picture of a bench."""
+    def _search(self, bench: Bench) -> list[Controlled]:
+        """Return every picture of a bench at the best point found."""
         clean = self._logits(bench.pictures)
-        last = len(bench.points) - 1
-        trials = [Trial() for _ in bench.pictures]
-        encode_all = self.exhaustive or self.calibration is None
-        if encode_all:
-            everything = [(i, k) for i in range(len(trials)) for k in range(len(bench.points))]
-            for (i, k), one in zip(everything, bench.store(everything), strict=True):
-                trials[i].encoded[k] = one
-        learnt = None if encode_all else self._learnt(bench.points)
-        for trial in trials:
-            trial.belief = learnt or Belief.plain(trial.bits())
-        while jobs := [(i, k) for i, trial in enumerate(trials) for k in self._next(trial, last)]:
-            new = [(i, k) for i, k in jobs if k not in trials[i].encoded]
+        encoded: list[dict[int, Encoded]] = [{} for _ in bench.pictures]
+        final: list[dict[int, tuple[float, ...]]] = [{} for _ in bench.pictures]
+        kept: list[dict[int, bool]] = [{} for _ in bench.pictures]
+        seen = [Seen() for _ in bench.pictures]
+
+        def encode(jobs: list[tuple[int, int]]) -> None:
+            new = [(i, k) for i, k in jobs if k not in encoded[i]]
             for (i, k), one in zip(new, bench.store(new), strict=True):
-                trials[i].encoded[k] = one
-            logits = self._logits(bench.plain.decode([trials[i].encoded[k] for i, k in jobs]))
+                encoded[i][k], seen[i].bits[k] = one, math.log(one.bpp)
+
+        def look(jobs: list[tuple[int, int]]) -> None:
+            encode(jobs)
+            logits = self._logits(bench.plain.decode([encoded[i][k] for i, k in jobs]))
             at = torch.tensor([i for i, _ in jobs])
             before = [one[at] for one in clean]
             slack = torch.stack([self._slack(one, before, logits) for one in self._keep]).amin(0)
+            same = self._least("top1", before, logits) > 0
             for j, (i, k) in enumerate(jobs):
-                trials[i].slack[k] = slack[j].item()
-                trials[i].final[k] = tuple(_confidence(b[j], a[j]) for b, a in zip(before, logits, strict=True))
-        return [
-            trial.result(last, tuple(_confidence(one[i], one[i]) for one in clean)) for i, trial in enumerate(trials)
-        ]
+                seen[i].slack[k] = slack[j].item()
+                kept[i][k] = bool(same[j] if self._price is not None else slack[j] >= 0)
+                final[i][k] = tuple(_confidence(b[j], a[j]) for b, a in zip(before, logits, strict=True))
 
-    def _next(self, trial: Trial, last: int) -> list[int]:
-        """The next candidate of a picture; none where its search has ended."""
-        best = trial.best()
+        if self.exhaustive or self.calibration is None:
+            encode([(i, k) for i in range(len(seen)) for k in range(len(bench.points))])
+        searches = self._searches(seen, bench.points)
+        search(seen, searches, look)
+        out = []
+        for i, one in enumerate(seen):
+            best = searches[i].best(one)
+            k = len(bench.points) - 1 if best is None else best
+            stored = encoded[i][k]
+            about = {f.name: getattr(stored, f.name) for f in fields(Encoded)} | {"met": kept[i][k]}
+            before = tuple(_confidence(witness[i], witness[i]) for witness in clean)
+            out.append(
+                Controlled(**about, clean=before, final=final[i][k], tried=len(final[i]), encodes=len(encoded[i]))
+            )
+        return out
+
+    def _searches(self, seen: Sequence[Seen], points: tuple[Point, ...]) -> Sequence[Search]:
+        """How to search for each picture; where there is no calibration, from the bits that it has everywhere."""
         if self.exhaustive:
-            untried = [(len(one.data), k) for k, one in trial.encoded.items() if k not in trial.slack]
-            return [min(untried)[1]] if best is None and untried else []
-        if len(trial.slack) < self.tries:
-            chance, bits = trial.belief.given(trial.seen())
-            now = bits[last] if best is None else math.log(trial.encoded[best].bpp)
-            gain = chance * (1 - (bits - now).exp())
-            gain[list(trial.slack)] = -math.inf
-            if gain.max() > self.worth:
-                return [int(gain.argmax())]
-        return [last] if best is None and last not in trial.slack else []
+            return [Exhaustive()] * len(seen)
+        if not isinstance(self.calibration, Calibration):
+            known = (torch.tensor([one.bits[k] for k in range(len(points))], dtype=torch.float64) for one in seen)
+            return [Expected(Belief.plain(one), self.worth, self.tries) for one in known]
+        chosen = torch.tensor([self.calibration.points.index(point) for point in points])
+        slack, bits = self.calibration.slack(self._keep)[:, chosen], self.calibration.bits[:, chosen]
+        belief = Belief.learnt(slack, bits)
+        if self._price is None:
+            return [Expected(belief, self.worth, self.tries)] * len(seen)
+        belief.typical = float(bits[:, -1].exp().mean())
+        return [Priced(belief, self._price, self.tries)] * len(seen)
 
-    def _learnt(self, points: tuple[Point, ...]) -> Belief:
-        calibration = self.calibration
-        assert isinstance(calibration, Calibration)
-        chosen = torch.tensor([calibration.points.index(point) for point in points])
-        return Belief.learnt(calibration.slack(self._keep)[:, chosen], calibration.bits[:, chosen])
+    @property
+    def _price(self) -> float | None:
+        """The price of a robust control; None for one of limits."""
+        first = self._keep[0]
+        return first.bound if isinstance(first, Criterion) and first.kind == "robust" else None
 
     def _logits(self, pictures: Sequence[Tensor]) -> list[Tensor]:
         return [witness.logits(pictures) for witness in self._witnesses]

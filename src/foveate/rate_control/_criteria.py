@@ -38,6 +38,7 @@ KINDS: dict[str, _Kind] = {
     "p": _Kind(_log_share, math.log),
     "kl": _Kind(_closeness, lambda bound: -math.log(bound)),
     "margin": _Kind(_lead, float),
+    "robust": _Kind(_closeness, lambda _: 0.0),
 }
 """Criteria by name: one is written as its name with its bound behind it, ``top1`` without. New ones join here."""
 
@@ -49,7 +50,8 @@ class Criterion:
     Args:
         kind: ``"top1"``: the same class comes first. ``"p"``: the clean answer has at least ``bound`` times its clean
             probability. ``"kl"``: KL(clean || decoded) is at most ``bound`` nats. ``"margin"``: the logit of the clean
-            answer leads the best other by at least ``bound`` nats, in the decoded picture.
+            answer leads the best other by at least ``bound`` nats, in the decoded picture. ``"robust"``: for a server
+            whose classifier is not known; no limit but a price, see :class:`RateControl`.
         bound: above 0; without meaning for ``"top1"``.
 
     Raises:
@@ -83,8 +85,8 @@ class Criterion:
         kind = text.rstrip("0123456789.")
         if kind not in KINDS or kind == text:
             raise ValueError(
-                f"keep: cannot read {text!r}; expected 'top1', or p, kl or margin with a bound, such as 'p0.9', "
-                "'kl0.2' or 'margin1', or several joined by '+'"
+                f"keep: cannot read {text!r}; expected 'top1', or p, kl, margin or robust with a bound, such as "
+                "'p0.9', 'kl0.2', 'margin1' or 'robust0.3', or several joined by '+'"
             )
         return cls(kind, float(text[len(kind) :]))
 

@@ -1,0 +1,178 @@
+"""The search for one picture's operating point: which candidate next, and which of those seen is the best."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Seen:
+    """What was seen of one picture, by the number of the point: log bits a source pixel, and slack where decoded."""
+
+    bits: dict[int, float] = field(default_factory=dict)
+    slack: dict[int, float] = field(default_factory=dict)
+
+    def cheapest(self) -> int | None:
+        """The point of fewest bits that held."""
+        held = [(self.bits[k], k) for k, slack in self.slack.items() if slack >= 0]
+        return min(held)[1] if held else None
+
+
+class Search(ABC):
+    """Decides for one picture after another, from what was seen of it; the last point is the finest."""
+
+    @abstractmethod
+    def next(self, seen: Seen) -> list[int]:
+        """The next candidate; none where the search has ended."""
+
+    def best(self, seen: Seen) -> int | None:
+        """The point to take; None where none of those seen will do."""
+        return seen.cheapest()
+
+
+def search(seen: Sequence[Seen], searches: Sequence[Search], look: Callable[[list[tuple[int, int]]], None]) -> None:
+    """Search for all pictures in rounds of one candidate each; ``look`` fills in what was (picture, point) asked."""
+    while jobs := [(i, k) for i, one in enumerate(seen) for k in searches[i].next(one)]:
+        look(jobs)
+
+
+@dataclass
+class Exhaustive(Search):
+    """From the fewest bits upwards until one holds: the optimum, once all bits are known."""
+
+    def next(self, seen: Seen) -> list[int]:
+        untried = [(bits, k) for k, bits in seen.bits.items() if k not in seen.slack]
+        return [min(untried)[1]] if seen.cheapest() is None and untried else []
+
+
+class Belief:
+    """A joint Gaussian of the slack and the log bits at P points, to be conditioned on what is seen of a picture."""
+
+    CLIP = 4.0
+    """Slack beyond this says no more: sure is sure."""
+
+    NOISE = 0.05
+    """Variance of a slack that no other predicts."""
+
+    def __init__(self, mean: Tensor, covariance: Tensor, typical: float | None = None) -> None:
+        self.mean, self.covariance, self.typical = mean, covariance, typical
+        self.points = len(mean) // 2
+
+    @classmethod
+    def learnt(cls, slack: Tensor, bits: Tensor) -> Self:
+        """From a calibration, (N, P) each. The covariance is shrunk towards its diagonal by a tenth."""
+        seen = torch.cat([slack.double().clamp(-cls.CLIP, cls.CLIP), bits.double()], 1)
+        covariance = torch.cov(seen.T)
+        least = torch.where(slack >= 0, bits, bits[:, -1:]).amin(1).exp().mean()
+        return cls(seen.mean(0), 0.9 * covariance + 0.1 * covariance.diag().diag(), float(least))
+
+    @classmethod
+    def plain(cls, bits: Tensor) -> Self:
+        """From the log bits (P,) of the picture alone: slack rises with them, from where and how fast is open."""
+        rise = bits - bits.mean()
+        ones = torch.ones_like(rise)
+        slack = 4 * ones.outer(ones) + rise.outer(rise) + torch.eye(len(bits), dtype=bits.dtype)
+        covariance = torch.block_diag(slack, torch.zeros_like(slack))
+        return cls(torch.cat([1.5 * rise, bits]), covariance)
+
+    def clipped(self, slack: Sequence[float]) -> Tensor:
+        """Return slack as this belief takes it; what is no number has none."""
+        return torch.tensor(slack, dtype=self.mean.dtype).nan_to_num(-self.CLIP).clamp(-self.CLIP, self.CLIP)
+
+    def given(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, a point, the mean and the variance of its slack and the mean of its log bits, after what was seen."""
+        mean, variance = self.mean, self.covariance.diagonal()
+        if seen.slack:
+            tried = [*seen.slack]
+            at = torch.tensor(tried + [k + self.points for k in tried])
+            bits = torch.tensor([seen.bits[k] for k in tried], dtype=mean.dtype)
+            values = torch.cat([self.clipped([*seen.slack.values()]), bits])
+            across = self.covariance[at]
+            jitter = 1e-6 * torch.eye(len(at), dtype=mean.dtype)
+            weights = torch.linalg.solve(across[:, at] + jitter, across)
+            mean = mean + (values - mean[at]) @ weights
+            variance = (variance - (weights * across).sum(0)).clamp(min=0)
+        return mean[: self.points], variance[: self.points] + self.NOISE, mean[self.points :]
+
+
+@dataclass
+class Expected(Search):
+    """By expected improvement: the chance that a point holds times the bits it would save.
+
+    Savings are over the geometric mean of what the picture takes now and what pictures take: a costly one is worth
+    more candidates than a cheap one.
+    """
+
+    belief: Belief
+    worth: float
+    tries: int
+
+    def next(self, seen: Seen) -> list[int]:
+        best, last = seen.cheapest(), self.belief.points - 1
+        if len(seen.slack) < self.tries:
+            slack, variance, bits = self.belief.given(seen)
+            now = math.exp(bits[last] if best is None else seen.bits[best])
+            saved = (now - bits.exp()) / math.sqrt(now * (self.belief.typical or now))
+            gain = torch.special.ndtr(slack / variance.sqrt()) * saved
+            gain[[*seen.slack]] = -math.inf
+            if gain.max() > self.worth:
+                return [int(gain.argmax())]
+        return [last] if best is None and last not in seen.slack else []
+
+
+@dataclass
+class Priced(Search):
+    """By the chance that a classifier never seen keeps its answer, less what the bits cost.
+
+    Its slack is taken to be half the witness's and half what is usual at the point, with a normal error of 1.5: a
+    witness tells some of how hard a picture is, and its luck at one point is not another's.
+    """
+
+    belief: Belief
+    price: float
+    tries: int
+    enough: float = 0.003
+
+    SHARED = 0.5
+    ERROR = 1.5
+
+    def _score(self, slack: Tensor, variance: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and spread of the score at every point, for a slack of this mean and variance."""
+        usual = self.belief.mean[: self.belief.points]
+        ours = self.SHARED**2 * variance
+        z = (self.SHARED * slack + (1 - self.SHARED) * usual) / (self.ERROR**2 + ours).sqrt()
+        cost = self.price * bits.exp() / (self.belief.typical or 1)
+        return torch.special.ndtr(z) - cost, _density(z) * ours.sqrt() / self.ERROR
+
+    def _reached(self, seen: Seen) -> dict[int, float]:
+        """The scores of the candidates that were decoded."""
+        slack, bits = torch.zeros(2, self.belief.points, dtype=self.belief.mean.dtype)
+        tried = [*seen.slack]
+        slack[tried] = self.belief.clipped([*seen.slack.values()])
+        bits[tried] = torch.tensor([seen.bits[k] for k in tried], dtype=bits.dtype)
+        score, _ = self._score(slack, torch.zeros_like(slack), bits)
+        return {k: float(score[k]) for k in tried}
+
+    def best(self, seen: Seen) -> int | None:
+        reached = self._reached(seen)
+        return max(reached, key=reached.__getitem__) if reached else None
+
+    def next(self, seen: Seen) -> list[int]:
+        if len(seen.slack) >= self.tries:
+            return []
+        score, spread = self._score(*self.belief.given(seen))
+        if not seen.slack:
+            return [int(score.argmax())]
+        ahead = (score - max(self._reached(seen).values())) / spread
+        gain = spread * (ahead * torch.special.ndtr(ahead) + _density(ahead))
+        gain[[*seen.slack]] = -math.inf
+        return [int(gain.argmax())] if gain.max() > self.enough else []
+
+
+def _density(z: Tensor) -> Tensor:
+    return torch.exp(-0.5 * z.square()) / math.sqrt(2 * math.pi)

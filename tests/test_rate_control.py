@@ -1,0 +1,481 @@
+import json
+import math
+import pickle
+from itertools import product
+
+import pytest
+import torch
+import torchvision
+from captum.robust import MinParamPerturbation
+from conftest import RECIPES
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+import foveate
+from foveate import Compressor, Prefilter, RateControl, Witness, transforms
+from foveate.codecs import CODECS
+from foveate.demo import PREPROCESS, Scenes
+from foveate.evaluation import PhotoFolder
+from foveate.images import as_tensor
+from foveate.models import Classifier, Preprocess
+from foveate.rate_control import Calibration, Controlled, Criterion, Point, criteria, qualities, spent
+
+NET, SMALL = (Witness(f"foveate.demo:{name}", PREPROCESS) for name in ("scene_net", "scene_net:scene_net_small"))
+QUALITIES, SCALES = (5, 12, 25, 60), (1.0, 0.6)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [as_tensor(scene) for scene, _ in (Scenes(10, seed=5)[k] for k in range(10))]
+
+
+@pytest.fixture(scope="module")
+def cam():
+    return foveate.GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)
+
+
+def control(keep="top1", witnesses=NET, **settings):
+    return RateControl(witnesses, keep, **{"qualities": QUALITIES, "scales": SCALES, **settings})
+
+
+def decoded_logits(encoded, witness=NET):
+    return witness.logits(Compressor().decode(encoded))
+
+
+def by_hand(pictures, holds, strengths=(None,), prefilter=None, witnesses=(NET,)):
+    """The fewest bytes of every point that keeps the answer, by the fixed-point compressor alone; None without one."""
+    least = []
+    for picture in pictures:
+        found = []
+        for quality, scale, strength in product(QUALITIES, SCALES, strengths):
+            one = Compressor(f"jpeg:{quality}", prefilter, scale).at(strength=strength).encode([picture])
+            if all(bool(holds(w.logits([picture]), decoded_logits(one, w))) for w in witnesses):
+                found.append(len(one[0].data))
+        least.append(min(found, default=None))
+    return least
+
+
+class TestCriteria:
+    clean = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 0.5]])
+    after = torch.tensor([[1.5, 1.4, 0.0], [0.0, 3.5, 1.0], [0.2, 0.4, 0.3]])
+
+    def test_by_hand(self):
+        p, q = self.clean.softmax(1), self.after.softmax(1)
+        answer = [0, 1, 0]
+        share = torch.tensor([q[k, a] / p[k, a] for k, a in enumerate(answer)])
+        divergence = (p * (p / q).log()).sum(1)
+        lead = torch.tensor([0.1, 2.5, -0.2])
+        for text, expected in {
+            "top1": [True, True, False],
+            **{f"p{r}": (share >= r).tolist() for r in (0.3, 0.7, 0.99, 1.01)},
+            **{f"kl{b}": (divergence <= b).tolist() for b in (0.01, 0.05, 0.1, 0.5)},
+            **{f"margin{m}": (lead >= m).tolist() for m in (0.05, 0.2, 3)},
+        }.items():
+            assert Criterion.parse(text)(self.clean, self.after).tolist() == expected, text
+
+    def test_a_tie_is_no_answer_and_no_number_holds_nothing(self):
+        tie = torch.tensor([[1.0, 1.0]])
+        assert not Criterion("top1")(torch.tensor([[1.0, 0.0]]), tie)
+        for text in ("top1", "p0.1", "kl9", "margin0.1"):
+            assert not Criterion.parse(text)(torch.tensor([[1.0, 0.0]]), torch.tensor([[math.nan, 0.0]]))
+
+    @pytest.mark.parametrize("text", ["top1", "p0.9", "kl0.2", "margin1.5", "top1+kl0.05"])
+    def test_strings_read_back(self, text):
+        assert "+".join(map(str, criteria(text))) == text
+        assert criteria(criteria(text)) == criteria(text)
+        assert RateControl(NET, text).keeps == text
+
+    @pytest.mark.parametrize("text", ["", "top5", "p", "kl", "p-1", "p0", "kl0.2.1", "0.5", "top11", "pinf", "top1+"])
+    def test_strings_that_are_none(self, text):
+        with pytest.raises(ValueError, match="keep"):
+            criteria(text)
+
+    def test_what_are_no_criteria(self):
+        with pytest.raises(TypeError, match="keep.*got 0.9"):
+            criteria([0.9])
+        with pytest.raises(ValueError, match="at least one"):
+            criteria([])
+
+
+class TestChoice:
+    @pytest.mark.parametrize("keep", ["top1", "p0.8", "kl0.3", "margin2", "top1+kl0.5"])
+    def test_exhaustive_is_the_least_by_hand(self, scenes, keep):
+        found = Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes)
+
+        def holds(clean, logits):
+            return all(one(clean, logits) for one in criteria(keep))
+
+        for one, least, finest in zip(found, by_hand(scenes, holds), Compressor("jpeg:60").encode(scenes), strict=True):
+            assert one.met == (least is not None)
+            assert len(one.data) == (len(finest.data) if least is None else least)
+
+    @pytest.mark.parametrize("exhaustive", [False, True])
+    def test_what_is_met_is_met_by_what_is_decoded(self, scenes, exhaustive):
+        for one, scene in zip(
+            Compressor("jpeg", control=control("kl0.2", exhaustive=exhaustive)).encode(scenes), scenes, strict=True
+        ):
+            held = bool(Criterion("kl", 0.2)(NET.logits([scene]), decoded_logits([one])))
+            assert one.met == held
+            same = Compressor(one.codec, scale=one.scale).encode([scene])[0]
+            assert one.data == same.data
+
+    def test_strengths_are_chosen_too(self, scenes, cam):
+        prefilter = Prefilter(cam, 0.5)
+        strengths = (0.0, 0.6, 0.9)
+        compressor = Compressor("jpeg", prefilter, control=control(strengths=strengths, exhaustive=True))
+        found = compressor.encode(scenes[:5])
+        least = by_hand(scenes[:5], Criterion("top1"), strengths, prefilter)
+        assert [len(one.data) if one.met else None for one in found] == least
+        assert any(one.strength > 0 for one in found)
+        for one, scene in zip(found, scenes, strict=False):
+            same = Compressor(one.codec, Prefilter(cam, one.strength), one.scale).encode([scene])[0]
+            assert one.data == same.data
+
+    def test_every_witness_must_agree(self, scenes):
+        found = Compressor("jpeg", control=control("kl0.3", [NET, SMALL], exhaustive=True)).encode(scenes)
+        least = by_hand(scenes, Criterion("kl", 0.3), witnesses=(NET, SMALL))
+        assert [len(one.data) if one.met else None for one in found] == least
+        assert all(len(one.clean) == len(one.final) == 2 for one in found)
+
+    def test_a_function_of_the_user_s_own(self, scenes):
+        def sure(clean, logits):
+            return (logits.softmax(1).amax(1) > 0.9) & (clean.argmax(1) == logits.argmax(1))
+
+        found = Compressor("jpeg", control=control(sure, exhaustive=True)).encode(scenes)
+        least = by_hand(scenes, sure)
+        assert [len(one.data) if one.met else None for one in found] == least
+        assert control(["top1", sure]).keeps == "top1+sure"
+        with pytest.raises(ValueError, match=r"keep: <lambda> is to return \(3,\) booleans, got \(\)"):
+            Compressor("jpeg", control=control(lambda a, b: torch.tensor(True))).encode(scenes[:3])
+
+    def test_the_finest_point_is_the_flagged_fallback(self, scenes):
+        for settings in ({}, {"exhaustive": True}, {"tries": 1}):
+            found = Compressor("jpeg", control=control("p1000", **settings)).encode(scenes[:3])
+            assert [one.met for one in found] == [False] * 3
+            assert [one.data for one in found] == [one.data for one in Compressor("jpeg:60").encode(scenes[:3])]
+            assert all(one.settings == {"codec": "jpeg:60", "strength": 0.0, "scale": 1.0} for one in found)
+
+    def test_the_floor(self, scenes):
+        found = Compressor("jpeg", control=control(floor=25, exhaustive=True)).encode(scenes)
+        assert min(one.codec.quality for one in found) == 25
+        assert {p.quality for p in RateControl(NET, floor=32).points(Compressor("hevc"))} == {
+            q for q in qualities(foveate.Hevc()) if q <= 32
+        }
+        with pytest.raises(ValueError, match="floor: no quality is as fine as 90"):
+            Compressor("jpeg", control=control(floor=90))
+
+    def test_the_record(self, scenes):
+        one = Compressor("jpeg", control=control("p0.9")).encode(scenes[:1])[0]
+        clean, after = NET.logits(scenes[:1]).softmax(1), decoded_logits([one]).softmax(1)
+        assert isinstance(one, Controlled)
+        assert one.clean == (pytest.approx(float(clean.amax()), rel=1e-5),)
+        assert one.final == (pytest.approx(float(after[0, clean.argmax()]), rel=1e-5),)
+        assert 1 <= one.tried <= one.encodes == len(QUALITIES) * len(SCALES)
+
+    def test_answers_that_are_not_monotone(self):
+        """A classifier that knows the coarsest and the finest quality, and nothing between, as it falls."""
+        picture = as_tensor(Scenes(1)[0][0])
+        shown = {q: Compressor().decode(Compressor(f"jpeg:{q}").encode([picture]))[0] for q in (5, 12, 25, 60)}
+        wrong = torch.stack([shown[q].float() / 255 for q in (12, 25)])
+
+        class Fussy(nn.Module):
+            def forward(self, x):
+                away = (x[:, None] - wrong).abs().amax((2, 3, 4)).amin(1)
+                return torch.stack([away, torch.full_like(away, 1e-4)], 1)
+
+        witness = Classifier("fussy", Fussy(), Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
+        for exhaustive in (False, True):
+            one = Compressor(
+                "jpeg", control=control("top1", witness, scales=1.0, exhaustive=exhaustive, worth=0)
+            ).encode([picture])[0]
+            assert (one.codec.quality, one.met) == (5, True)
+        one = Compressor("jpeg", control=control(witnesses=witness, scales=1.0, floor=12)).encode([picture])[0]
+        assert (one.codec.quality, one.met) == (60, True)
+
+    def test_captum_finds_the_same_quality(self, scenes):
+        """captum.robust.MinParamPerturbation from the finest downwards: the first quality that changes the answer."""
+        steps = tuple(range(10, 80, 10))
+        found = Compressor("jpeg", control=RateControl(NET, qualities=steps, scales=1.0, exhaustive=True)).encode(
+            scenes
+        )
+        model = NET.classifier.model
+
+        def store(image, worse):
+            compressor = Compressor(f"jpeg:{80 - worse}")
+            return compressor.decode(compressor.encode(image))[0][None]
+
+        least = MinParamPerturbation(
+            forward_func=model, attack=store, arg_name="worse", arg_min=10, arg_max=80, arg_step=10, mode="linear",
+            preproc_fn=PREPROCESS, apply_before_preproc=True,
+        )  # fmt: skip
+        compared = 0
+        for scene, one in zip(scenes, found, strict=True):
+            _, worse = least.evaluate(scene[None], target=int(NET.logits([scene]).argmax()))
+            lowest_before_a_change = 10 if worse is None else 80 - worse + 10
+            assert one.codec.quality <= min(lowest_before_a_change, 70)
+            answers = [
+                int(NET.logits(Compressor().decode(Compressor(f"jpeg:{q}").encode([scene]))).argmax()) for q in steps
+            ]
+            kept = [a == int(NET.logits([scene]).argmax()) for a in answers]
+            if kept == sorted(kept) and any(kept):  # monotone: the two searches look for the same
+                assert one.codec.quality == lowest_before_a_change
+                compared += 1
+        assert compared >= 5
+
+
+class TestBatches:
+    def test_together_or_one_by_one(self, scenes, cam):
+        compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.7), batch=4))
+        together = compressor.encode(scenes)
+        alone = [compressor.encode([scene])[0] for scene in scenes]
+        assert [one.settings for one in together] == [one.settings for one in alone]
+        assert [one.tried for one in together] == [one.tried for one in alone]
+        assert [one.data for one in compressor.encode(torch.stack(scenes))] == [one.data for one in together]
+
+    def test_pictures_of_all_kinds(self, scenes):
+        compressor = Compressor("jpeg", control=control())
+        pictures = [scenes[0], scenes[1][:, :100], scenes[2][:1], scenes[3].float() / 255]
+        found = compressor.encode(pictures)
+        assert [tuple(d.shape) for d in compressor.decode(found)] == [tuple(p.shape) for p in pictures]
+        assert compressor.encode([]) == []
+        assert found[3].data == compressor.encode([scenes[3]])[0].data
+
+    def test_given_maps_are_used(self, scenes, cam):
+        compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=0.9, exhaustive=True))
+        found = compressor.encode(scenes[:3], torch.ones(3, 1, 2, 2))
+        plain = Compressor("jpeg", control=control(exhaustive=True)).encode(scenes[:3])
+        assert [one.data for one in found] == [one.data for one in plain]
+
+    def test_it_is_deterministic_and_draws_nothing(self, scenes):
+        compressor = Compressor("jpeg", control=control("p0.9"))
+        state = torch.random.get_rng_state()
+        first = compressor.encode(scenes[:4])
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert compressor.encode(scenes[:4]) == first
+
+    def test_the_model_is_as_it_was(self, scenes):
+        from recipes import tiny
+
+        model = tiny().train()
+        model[1].weight.requires_grad_(False)
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        Compressor("jpeg", control=control(witnesses=Classifier("tiny", model, Preprocess()))).encode(scenes[:2])
+        assert all(module.training for module in model.modules())
+        assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+        assert [p.requires_grad for p in model.parameters()].count(False) == 1
+        assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.fixture(scope="module")
+def calibrated(scenes, cam):
+    pictures = [Scenes(24, seed=6)[k][0] for k in range(24)]
+    compressor = Compressor("jpeg", Prefilter(cam))
+    return control(["top1", "kl0.3"], strengths=(0, 0.7)).calibrate(compressor, pictures)
+
+
+class TestCalibration:
+    def test_it_holds_what_was_measured(self, calibrated, cam):
+        table = calibrated.calibration
+        assert table.bits.shape == table.values["top1"].shape == (24, 16)
+        assert (table.codec, table.witnesses) == ("jpeg", ("scene_net",))
+        k = table.points.index(Point(0.7, 0.6, 12))
+        scene = as_tensor(Scenes(24, seed=6)[3][0])
+        one = Compressor("jpeg:12", Prefilter(cam, 0.7), 0.6).encode([scene])
+        assert table.bits[3, k].exp() == pytest.approx(one[0].bpp)
+        slack = float(Criterion("kl", 0.3).slack(table.values["kl"])[3, k])
+        assert (slack >= 0) == bool(Criterion("kl", 0.3)(NET.logits([scene]), decoded_logits(one)))
+
+    def test_save_and_load(self, calibrated, scenes, cam, tmp_path):
+        path = tmp_path / "calibration.json"
+        calibrated.calibration.save(path)
+        assert json.loads(path.read_text())["schema"] == 1
+        assert list(tmp_path.iterdir()) == [path]
+        again = Calibration.load(path)
+        assert again.points == calibrated.calibration.points
+        torch.testing.assert_close(again.bits, calibrated.calibration.bits, atol=0.006, rtol=0)
+        loaded = control("kl0.3", strengths=(0, 0.7), calibration=path)
+        found = Compressor("jpeg", Prefilter(cam), control=loaded).encode(scenes)
+        assert all(one.tried <= 16 for one in found)
+
+    def test_it_saves_work_and_loses_little(self, calibrated, scenes, cam):
+        best = Compressor("jpeg", Prefilter(cam), control=control("kl0.3", strengths=(0, 0.7), exhaustive=True))
+        quick = Compressor(
+            "jpeg", Prefilter(cam), control=control("kl0.3", strengths=(0, 0.7), calibration=calibrated.calibration)
+        )
+        exact, found = best.encode(scenes), quick.encode(scenes)
+        assert [one.met for one in found] == [one.met for one in exact]
+        cost = spent(found)
+        assert cost.decodes == cost.encodes < spent(exact).encodes / 2
+        assert cost.forwards == cost.decodes + len(scenes)
+        assert sum(len(one.data) for one in found) <= 1.15 * sum(len(one.data) for one in exact)
+        assert all(len(a.data) >= len(b.data) for a, b in zip(found, exact, strict=True))
+
+    def test_other_bounds_and_parts_of_the_grid(self, calibrated):
+        control("kl0.01", qualities=(12, 60), scales=1.0, strengths=0.0, calibration=calibrated.calibration).check(
+            Compressor("jpeg")
+        )
+
+    @pytest.mark.parametrize(
+        ("settings", "codec", "words"),
+        [
+            ({"qualities": (5, 7)}, "jpeg", "no .*strength, scale, quality"),
+            ({}, "webp", "of 'jpeg', not of 'webp'"),
+            ({"keep": "p0.9"}, "jpeg", "without 'p', only with top1, kl"),
+        ],
+    )
+    def test_what_does_not_fit(self, calibrated, settings, codec, words):
+        with pytest.raises(ValueError, match=f"calibration: .*{words}"):
+            Compressor(codec, control=control(calibration=calibrated.calibration, **settings))
+
+    @pytest.mark.parametrize(
+        "text", ["", "{}", "[]", '{"schema": 2}', '{"schema": 1, "codec": "jpeg", "points": [[1]]}']
+    )
+    def test_files_that_are_none(self, tmp_path, text):
+        (tmp_path / "x.json").write_text(text)
+        with pytest.raises(ValueError, match=r"calibration: .*x\.json"):
+            Calibration.load(tmp_path / "x.json")
+        with pytest.raises(OSError, match=r"y\.json"):
+            RateControl(NET, calibration=tmp_path / "y.json")
+
+    def test_it_takes_two_pictures(self):
+        with pytest.raises(ValueError, match="two or more"):
+            control().calibrate(Compressor("jpeg"), [])
+
+
+@pytest.mark.parametrize("cls", CODECS.values(), ids=list(CODECS))
+def test_every_codec(cls, scenes):
+    """What rate control does with every codec; a codec in CODECS is tested here."""
+    codec = cls()
+    grid = qualities(codec)
+    assert 7 <= len(grid) <= 9
+    assert list(grid) == sorted(grid, key=list(codec.scale).index)
+    assert set(codec.ladder) <= set(grid)
+    chosen = (grid[0], grid[len(grid) // 2], grid[-1])
+    one = Compressor(codec, control=RateControl(NET, qualities=chosen, scales=1.0)).encode(scenes[:1])[0]
+    assert one.met == bool(Criterion("top1")(NET.logits(scenes[:1]), decoded_logits([one])))
+    assert one.codec.quality in chosen
+
+
+def test_saliency_inside_the_codec(scenes, cam):
+    compressor = Compressor(
+        "hevc:37,preset=ultrafast,roi=6", saliency=cam, control=RateControl(NET, qualities=(42, 32), scales=1.0)
+    )
+    one = compressor.encode(scenes[:1])[0]
+    assert one.data == Compressor(one.codec, saliency=cam).encode(scenes[:1])[0].data
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("settings", "error", "words"),
+        [
+            ({"witnesses": []}, ValueError, "at least one classifier"),
+            ({"witnesses": [3]}, TypeError, "witnesses: .*int"),
+            ({"scales": 1.5}, ValueError, r"scales: .*\(0, 1\], got 1.5"),
+            ({"scales": ()}, ValueError, "scales: expected at least one"),
+            ({"strengths": -1}, ValueError, "strengths"),
+            ({"tries": 0}, ValueError, "tries: .*got 0"),
+            ({"batch": True}, ValueError, "batch"),
+            ({"worth": -1}, ValueError, "worth"),
+            ({"calibration": 3}, TypeError, "calibration: .*int"),
+        ],
+    )
+    def test_wrong_settings(self, settings, error, words):
+        with pytest.raises(error, match=words):
+            RateControl(**{"witnesses": NET, **settings})
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "words"),
+        [
+            ({"control": NET}, TypeError, "control: expected a foveate.RateControl"),
+            ({"target": foveate.TargetSize(bytes=9)}, ValueError, "target, control"),
+            ({"scale": 0.5}, ValueError, "scales=0.5"),
+            ({"control": RateControl(NET, qualities=(5, 200))}, ValueError, "1 to 95"),
+            ({"control": RateControl(NET, strengths=(0, 0.5))}, ValueError, "prefilter"),
+        ],
+    )
+    def test_compressors_that_it_does_not_fit(self, settings, error, words):
+        with pytest.raises(error, match=words):
+            Compressor("jpeg", **{"control": control(), **settings})
+
+    def test_store_would_skip_the_choice(self, scenes):
+        with pytest.raises(ValueError, match="use encode"):
+            Compressor("jpeg", control=control()).store(scenes)
+
+    def test_a_wrong_recipe(self, scenes):
+        with pytest.raises(ValueError, match="did you mean"):
+            Compressor("jpeg", control=control(witnesses="resnet81")).encode(scenes[:1])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for k, (scene, label) in enumerate(Scenes(6, seed=5)[k] for k in range(6)):
+        (tmp_path / "photos" / Scenes.classes[label]).mkdir(parents=True, exist_ok=True)
+        scene.save(tmp_path / "photos" / Scenes.classes[label] / f"{k}.png")
+    return tmp_path / "photos"
+
+
+def epoch(folder, transform, workers, start=None):
+    chain = v2.Compose([transform, v2.PILToTensor()])
+    data = torchvision.datasets.ImageFolder(folder, chain)
+    return list(DataLoader(data, 2, num_workers=workers, multiprocessing_context=start))
+
+
+class TestTransform:
+    @pytest.mark.parametrize("start", ["fork", "forkserver"])
+    def test_workers_do_what_the_process_does(self, folder, start):
+        transform = transforms.Compress("jpeg", control=control("p0.9"), return_rate=True)
+        for ((a, rate_a), _), ((b, rate_b), _) in zip(
+            epoch(folder, transform, 0), epoch(folder, transform, 2, start), strict=True
+        ):
+            assert torch.equal(a, b)
+            assert torch.equal(rate_a["bytes"], rate_b["bytes"])
+
+    def test_a_witness_is_built_once_a_worker(self, folder, tmp_path):
+        (tmp_path / "built").mkdir()
+        witness = Witness(f"{RECIPES}:counted:{tmp_path / 'built'}", Preprocess())
+        epoch(folder, transforms.Compress("jpeg", control=control(witnesses=[witness, witness])), 2, "fork")
+        assert len(list((tmp_path / "built").iterdir())) == 2
+
+    def test_it_is_the_compressor(self, scenes):
+        compressor = Compressor("jpeg", control=control())
+        expected = compressor.decode(compressor.encode(scenes[:2]))
+        out = transforms.Compress("jpeg", control=control())(torch.stack(scenes[:2]))
+        assert torch.equal(out, torch.stack(expected))
+
+    def test_pickled_is_a_recipe(self, scenes):
+        made = control([NET, SMALL], calibration=None)
+        Compressor("jpeg", control=made).encode(scenes[:1])
+        assert len(pickle.dumps(made)) < 2000
+        assert pickle.loads(pickle.dumps(made)) == made
+        by_value = control(witnesses=Classifier("net", NET.classifier.model, PREPROCESS))
+        with pytest.raises(TypeError, match="give its recipe instead"):
+            pickle.dumps(by_value)
+
+    def test_a_gpu_in_a_worker_is_refused(self, folder):
+        from recipes import tiny
+
+        # On a machine without one, "meta" stands for a device that is not the CPU.
+        model = tiny().to("cuda" if torch.cuda.is_available() else "meta")
+        transform = transforms.Compress("jpeg", control=control(witnesses=Classifier("tiny", model, Preprocess())))
+        with pytest.raises(RuntimeError, match="witness Sequential on .* inside a DataLoader worker"):
+            epoch(folder, transform, 1, "fork")
+
+    @pytest.mark.parametrize("settings", [{"quality": 30}, {"quality": (10, 30)}, {"scale": 0.5}])
+    def test_two_choosers(self, settings):
+        with pytest.raises(ValueError, match="the control chooses"):
+            transforms.Compress("jpeg", control=control(), **settings)
+
+
+@pytest.mark.realdata
+class TestRealPhotos:
+    def test_known_answers_are_kept_for_far_fewer_bytes(self, realdata):
+        photos = [p.pixels for p in PhotoFolder(realdata / "images", 16)]
+        witness = Witness(f"{realdata}/zoo.py:load:mobilenet_v2")
+        found = Compressor("jpeg", control=RateControl(witness, "top1", qualities=(8, 18, 35, 70))).encode(photos)
+        clean, after = witness.logits(photos), witness.logits(Compressor().decode(found))
+        assert sum(one.met for one in found) >= 14
+        for one, held in zip(found, clean.argmax(1) == after.argmax(1), strict=True):
+            assert one.met == bool(held)
+        finest = Compressor("jpeg:70").encode(photos)
+        assert sum(len(one.data) for one in found) < 0.5 * sum(len(one.data) for one in finest)
