@@ -27,7 +27,7 @@ QUALITIES, SCALES = (5, 12, 25, 60), (1.0, 0.6)
 
 @pytest.fixture(scope="module")
 def scenes():
-    return [as_tensor(scene) for scene, _ in (Scenes(10, seed=5)[k] for k in range(10))]
+    return [as_tensor(Scenes(6, seed=5)[k][0]) for k in range(6)]
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +45,14 @@ def decoded_logits(encoded, witness=NET):
 
 def by_hand(pictures, holds, strengths=(None,), prefilter=None, witnesses=(NET,)):
     """The fewest bytes of every point that keeps the answer, by the fixed-point compressor alone; None without one."""
+    grid = [*product(QUALITIES, SCALES, strengths)]
     least = []
     for picture in pictures:
-        found = []
-        for quality, scale, strength in product(QUALITIES, SCALES, strengths):
-            one = Compressor(f"jpeg:{quality}", prefilter, scale).at(strength=strength).encode([picture])
-            if all(bool(holds(w.logits([picture]), decoded_logits(one, w))) for w in witnesses):
-                found.append(len(one[0].data))
-        least.append(min(found, default=None))
+        found = [Compressor(f"jpeg:{q}", prefilter, s).at(strength=t).encode([picture])[0] for q, s, t in grid]
+        held = torch.stack([holds(w.logits([picture] * len(found)), decoded_logits(found, w)) for w in witnesses]).all(
+            0
+        )
+        least.append(min((len(one.data) for one, ok in zip(found, held, strict=True) if ok), default=None))
     return least
 
 
@@ -86,7 +86,9 @@ class TestCriteria:
         assert criteria(criteria(text)) == criteria(text)
         assert RateControl(NET, text).keeps == text
 
-    @pytest.mark.parametrize("text", ["", "top5", "p", "kl", "p-1", "p0", "kl0.2.1", "0.5", "top11", "pinf", "top1+"])
+    @pytest.mark.parametrize(
+        "text", ["", "robust", "top5", "p", "kl", "p-1", "p0", "kl0.2.1", "0.5", "top11", "pinf", "top1+"]
+    )
     def test_strings_that_are_none(self, text):
         with pytest.raises(ValueError, match="keep"):
             criteria(text)
@@ -104,7 +106,7 @@ class TestChoice:
         found = Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes)
 
         def holds(clean, logits):
-            return all(one(clean, logits) for one in criteria(keep))
+            return torch.stack([one(clean, logits) for one in criteria(keep)]).all(0)
 
         for one, least, finest in zip(found, by_hand(scenes, holds), Compressor("jpeg:60").encode(scenes), strict=True):
             assert one.met == (least is not None)
@@ -124,8 +126,8 @@ class TestChoice:
         prefilter = Prefilter(cam, 0.5)
         strengths = (0.0, 0.6, 0.9)
         compressor = Compressor("jpeg", prefilter, control=control(strengths=strengths, exhaustive=True))
-        found = compressor.encode(scenes[:5])
-        least = by_hand(scenes[:5], Criterion("top1"), strengths, prefilter)
+        found = compressor.encode(scenes[:3])
+        least = by_hand(scenes[:3], Criterion("top1"), strengths, prefilter)
         assert [len(one.data) if one.met else None for one in found] == least
         assert any(one.strength > 0 for one in found)
         for one, scene in zip(found, scenes, strict=False):
@@ -195,25 +197,25 @@ class TestChoice:
 
     def test_captum_finds_the_same_quality(self, scenes):
         """captum.robust.MinParamPerturbation from the finest downwards: the first quality that changes the answer."""
-        steps = tuple(range(10, 80, 10))
+        steps = (10, 20, 30, 40)
         found = Compressor("jpeg", control=RateControl(NET, qualities=steps, scales=1.0, exhaustive=True)).encode(
             scenes
         )
         model = NET.classifier.model
 
         def store(image, worse):
-            compressor = Compressor(f"jpeg:{80 - worse}")
+            compressor = Compressor(f"jpeg:{50 - worse}")
             return compressor.decode(compressor.encode(image))[0][None]
 
         least = MinParamPerturbation(
-            forward_func=model, attack=store, arg_name="worse", arg_min=10, arg_max=80, arg_step=10, mode="linear",
+            forward_func=model, attack=store, arg_name="worse", arg_min=10, arg_max=50, arg_step=10, mode="linear",
             preproc_fn=PREPROCESS, apply_before_preproc=True,
         )  # fmt: skip
         compared = 0
         for scene, one in zip(scenes, found, strict=True):
             _, worse = least.evaluate(scene[None], target=int(NET.logits([scene]).argmax()))
-            lowest_before_a_change = 10 if worse is None else 80 - worse + 10
-            assert one.codec.quality <= min(lowest_before_a_change, 70)
+            lowest_before_a_change = 10 if worse is None else 50 - worse + 10
+            assert one.codec.quality <= min(lowest_before_a_change, 40)
             answers = [
                 int(NET.logits(Compressor().decode(Compressor(f"jpeg:{q}").encode([scene]))).argmax()) for q in steps
             ]
@@ -221,7 +223,7 @@ class TestChoice:
             if kept == sorted(kept) and any(kept):  # monotone: the two searches look for the same
                 assert one.codec.quality == lowest_before_a_change
                 compared += 1
-        assert compared >= 5
+        assert compared >= 3
 
 
 class TestBatches:
@@ -269,40 +271,38 @@ class TestBatches:
 
 @pytest.fixture(scope="module")
 def calibrated(scenes, cam):
-    pictures = [Scenes(24, seed=6)[k][0] for k in range(24)]
+    pictures = [Scenes(20, seed=6)[k][0] for k in range(20)]
     compressor = Compressor("jpeg", Prefilter(cam))
     return control(["top1", "kl0.3"], strengths=(0, 0.7)).calibrate(compressor, pictures)
 
 
 class TestCalibration:
     def test_it_holds_what_was_measured(self, calibrated, cam):
-        table = calibrated.calibration
-        assert table.bits.shape == table.values["top1"].shape == (24, 16)
+        table = calibrated
+        assert table.bits.shape == table.values["lead"].shape == (20, 16)
         assert (table.codec, table.witnesses) == ("jpeg", ("scene_net",))
         k = table.points.index(Point(0.7, 0.6, 12))
-        scene = as_tensor(Scenes(24, seed=6)[3][0])
+        scene = as_tensor(Scenes(20, seed=6)[3][0])
         one = Compressor("jpeg:12", Prefilter(cam, 0.7), 0.6).encode([scene])
         assert table.bits[3, k].exp() == pytest.approx(one[0].bpp)
-        slack = float(Criterion("kl", 0.3).slack(table.values["kl"])[3, k])
+        slack = float(Criterion("kl", 0.3).slack(table.values["closeness"])[3, k])
         assert (slack >= 0) == bool(Criterion("kl", 0.3)(NET.logits([scene]), decoded_logits(one)))
 
     def test_save_and_load(self, calibrated, scenes, cam, tmp_path):
         path = tmp_path / "calibration.json"
-        calibrated.calibration.save(path)
+        calibrated.save(path)
         assert json.loads(path.read_text())["schema"] == 1
         assert list(tmp_path.iterdir()) == [path]
         again = Calibration.load(path)
-        assert again.points == calibrated.calibration.points
-        torch.testing.assert_close(again.bits, calibrated.calibration.bits, atol=0.006, rtol=0)
+        assert again.points == calibrated.points
+        torch.testing.assert_close(again.bits, calibrated.bits, atol=0.006, rtol=0)
         loaded = control("kl0.3", strengths=(0, 0.7), calibration=path)
         found = Compressor("jpeg", Prefilter(cam), control=loaded).encode(scenes)
         assert all(one.tried <= 16 for one in found)
 
     def test_it_saves_work_and_loses_little(self, calibrated, scenes, cam):
         best = Compressor("jpeg", Prefilter(cam), control=control("kl0.3", strengths=(0, 0.7), exhaustive=True))
-        quick = Compressor(
-            "jpeg", Prefilter(cam), control=control("kl0.3", strengths=(0, 0.7), calibration=calibrated.calibration)
-        )
+        quick = Compressor("jpeg", Prefilter(cam), control=control("kl0.3", strengths=(0, 0.7), calibration=calibrated))
         exact, found = best.encode(scenes), quick.encode(scenes)
         assert [one.met for one in found] == [one.met for one in exact]
         cost = spent(found)
@@ -312,7 +312,7 @@ class TestCalibration:
         assert all(len(a.data) >= len(b.data) for a, b in zip(found, exact, strict=True))
 
     def test_other_bounds_and_parts_of_the_grid(self, calibrated):
-        control("kl0.01", qualities=(12, 60), scales=1.0, strengths=0.0, calibration=calibrated.calibration).check(
+        control("kl0.01", qualities=(12, 60), scales=1.0, strengths=0.0, calibration=calibrated).check(
             Compressor("jpeg")
         )
 
@@ -321,12 +321,12 @@ class TestCalibration:
         [
             ({"qualities": (5, 7)}, "jpeg", "no .*strength, scale, quality"),
             ({}, "webp", "of 'jpeg', not of 'webp'"),
-            ({"keep": "p0.9"}, "jpeg", "without 'p', only with top1, kl"),
+            ({"keep": max}, "jpeg", "without 'max', only with lead"),
         ],
     )
     def test_what_does_not_fit(self, calibrated, settings, codec, words):
         with pytest.raises(ValueError, match=f"calibration: .*{words}"):
-            Compressor(codec, control=control(calibration=calibrated.calibration, **settings))
+            Compressor(codec, control=control(calibration=calibrated, **settings))
 
     @pytest.mark.parametrize(
         "text", ["", "{}", "[]", '{"schema": 2}', '{"schema": 1, "codec": "jpeg", "points": [[1]]}']
@@ -363,6 +363,56 @@ def test_saliency_inside_the_codec(scenes, cam):
     )
     one = compressor.encode(scenes[:1])[0]
     assert one.data == Compressor(one.codec, saliency=cam).encode(scenes[:1])[0].data
+
+
+class TestRobust:
+    """For a server whose classifier is not known: answers weighed against bytes."""
+
+    @pytest.fixture(scope="class")
+    def learnt(self):
+        pictures = [Scenes(20, seed=6)[k][0] for k in range(20)]
+        return control("robust0.3", [NET, SMALL]).calibrate(Compressor("jpeg"), pictures)
+
+    def encode(self, learnt, scenes, price, **settings):
+        made = control(f"robust{price:g}", [NET, SMALL], calibration=learnt, **settings)
+        return Compressor("jpeg", control=made).encode(scenes)
+
+    def test_a_higher_price_buys_fewer_bytes(self, learnt, scenes):
+        sizes = [sum(len(one.data) for one in self.encode(learnt, scenes, price)) for price in (0.05, 0.3, 1, 3)]
+        assert sizes == sorted(sizes, reverse=True)
+        assert sizes[-1] < 0.6 * sizes[0]
+
+    def test_the_score_by_hand(self, learnt, scenes):
+        """All points decoded, and the documented score of each: the choice is the best of those tried."""
+        found = self.encode(learnt, scenes[:3], 0.5, tries=8)
+        columns = [learnt.points.index(p) for p in control().points(Compressor("jpeg"))]
+        usual = learnt.values["closeness"][:, columns].clamp(-4, 4).mean(0)
+        typical = learnt.bits[:, columns[-1]].exp().mean()
+        for one, scene in zip(found, scenes, strict=False):
+            score = []
+            for k, (_, scale, quality) in enumerate(control().points(Compressor("jpeg"))):
+                stored = Compressor(f"jpeg:{quality}", scale=scale).encode([scene])
+                divergence = max(
+                    float((a.softmax(1) * (a.log_softmax(1) - b.log_softmax(1))).sum())
+                    for a, b in ((w.logits([scene]), decoded_logits(stored, w)) for w in (NET, SMALL))
+                )
+                slack = min(max(-math.log(max(divergence, 1e-6)), -4), 4)
+                chance = torch.special.ndtr((0.5 * slack + 0.5 * usual[k]) / 1.5)
+                score.append(float(chance - 0.5 * stored[0].bpp / typical))
+            best = control().points(Compressor("jpeg"))[score.index(max(score))]
+            chosen = control().points(Compressor("jpeg")).index((one.strength, one.scale, one.codec.quality))
+            assert score[chosen] >= max(score) - 0.02, (one.settings, best)
+
+    def test_met_says_whether_the_witnesses_kept_their_answers(self, learnt, scenes):
+        for one, scene in zip(self.encode(learnt, scenes, 3), scenes, strict=True):
+            kept = all(Criterion("top1")(w.logits([scene]), decoded_logits([one], w)) for w in (NET, SMALL))
+            assert one.met == kept
+
+    def test_it_needs_a_calibration_and_stands_alone(self):
+        with pytest.raises(ValueError, match="calibration: 'robust0.3' needs one"):
+            Compressor("jpeg", control=control("robust0.3"))
+        with pytest.raises(ValueError, match="stands alone, got 'top1\\+robust0.3'"):
+            control("top1+robust0.3")
 
 
 class TestArguments:
@@ -424,7 +474,7 @@ def epoch(folder, transform, workers, start=None):
 class TestTransform:
     @pytest.mark.parametrize("start", ["fork", "forkserver"])
     def test_workers_do_what_the_process_does(self, folder, start):
-        transform = transforms.Compress("jpeg", control=control("p0.9"), return_rate=True)
+        transform = transforms.Compress("jpeg", control=control("p0.9", scales=1.0), return_rate=True)
         for ((a, rate_a), _), ((b, rate_b), _) in zip(
             epoch(folder, transform, 0), epoch(folder, transform, 2, start), strict=True
         ):
@@ -444,7 +494,7 @@ class TestTransform:
         assert torch.equal(out, torch.stack(expected))
 
     def test_pickled_is_a_recipe(self, scenes):
-        made = control([NET, SMALL], calibration=None)
+        made = control(witnesses=[NET, SMALL])
         Compressor("jpeg", control=made).encode(scenes[:1])
         assert len(pickle.dumps(made)) < 2000
         assert pickle.loads(pickle.dumps(made)) == made

@@ -9,11 +9,12 @@ part in it.
 from foveate.rate_control._bench import Controlled, Spent, spent
 from foveate.rate_control._calibration import Calibration, Point
 from foveate.rate_control._control import RateControl, qualities
-from foveate.rate_control._criteria import KINDS, Criterion, criteria
+from foveate.rate_control._criteria import KINDS, MEASURES, Criterion, criteria
 from foveate.rate_control._witness import Witness
 
 __all__ = [
     "KINDS",
+    "MEASURES",
     "Calibration",
     "Controlled",
     "Criterion",

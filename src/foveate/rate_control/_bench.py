@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch import Tensor
 from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
 from foveate.rate_control._calibration import Point
+from foveate.rate_control._witness import same_size
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Bench:
             self._maps = list(maps)
         elif needed:
             mapper = next((one for one in self._compressors if one.filters), self.plain)
-            for places in _alike(self.pictures):
+            for places in same_size(self.pictures):
                 found = mapper.maps(torch.stack([self.pictures[i] for i in places]))
                 assert found is not None
                 for i, one in zip(places, found, strict=True):
@@ -103,11 +103,3 @@ class Bench:
 
     def _store(self, i: int, k: int) -> Encoded:
         return self._compressors[k].store([self._filter(i, k)], [self._maps[i]])[0]
-
-
-def _alike(pictures: Sequence[Tensor]) -> list[list[int]]:
-    """The places of pictures that can be stacked, 16 at most at once."""
-    groups: dict[Any, list[int]] = {}
-    for i, picture in enumerate(pictures):
-        groups.setdefault((picture.shape, picture.dtype, picture.device), []).append(i)
-    return [group[k : k + 16] for group in groups.values() for k in range(0, len(group), 16)]

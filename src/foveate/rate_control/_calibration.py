@@ -24,16 +24,16 @@ class Point(NamedTuple):
 class Calibration:
     """What every point of a grid did to a few hundred pictures: the search expects the like of new ones.
 
-    It holds what was measured, not what a criterion made of it, so one calibration serves every bound of every
-    criterion it was made with, and any part of its grid. Made by :meth:`RateControl.calibrate`.
+    It holds what was measured, not what a criterion made of it, so one calibration serves every built-in
+    criterion at every bound, and any part of its grid. Made by :meth:`RateControl.calibrate`.
 
     Attributes:
         codec: the codec's family.
         witnesses: their names.
         points: the grid, P points.
         bits: (N, P) the logarithm of the bits a source pixel.
-        values: (N, P) by criterion: the least over the witnesses of what it measures; for a function of the user's
-            own 1 where it holds and -1 where it does not.
+        values: (N, P) by measure: the least over the witnesses; for a criterion that is a function of the user's own,
+            by its name, 1 where it holds and -1 where it does not.
     """
 
     codec: str

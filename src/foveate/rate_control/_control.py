@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from foveate.images import Picture, as_tensor
 from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
 from foveate.rate_control._calibration import Calibration, Point
-from foveate.rate_control._criteria import KINDS, Criterion, Keep, criteria, measured, name_of
+from foveate.rate_control._criteria import MEASURES, Criterion, Keep, criteria, measured, name_of
 from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Search, Seen, search
 from foveate.rate_control._witness import Witness, witness
 
@@ -32,7 +32,7 @@ class RateControl:
     neither be trusted nor even be set up. Instead every answer is taken as evidence: a joint Gaussian of how far each
     point is inside the criteria, and of its bytes, is learnt from a calibration and conditioned on the candidates
     decoded so far; the next candidate is the one of greatest expected improvement (Jones, Schonlau and Welch 1998),
-    chance of holding times bytes saved, until none is expected to save ``worth`` of the picture's bytes. All
+    chance of holding times bytes saved, until none is expected to save ``worth`` of the bytes. All
     unfinished pictures take their next step in one batch. Whatever the Gaussian believes, a candidate is returned only
     after its decoded picture met the criteria. Without a calibration every candidate is encoded, which costs time but
     no forward passes, and the Gaussian is a plain one in which slack rises with the bytes. ``exhaustive`` takes the
@@ -73,7 +73,7 @@ class RateControl:
     strengths: Sequence[float] | None = None
     floor: float | None = None
     calibration: Calibration | str | Path | None = field(default=None, repr=False)
-    worth: float = 0.03
+    worth: float = 0.05
     tries: int = 16
     exhaustive: bool = False
     batch: int = 64
@@ -193,8 +193,8 @@ class RateControl:
         compressor: Compressor,
         pictures: Iterable[Picture],
         progress: Callable[[], object] = lambda: None,
-    ) -> Self:
-        """Try the whole grid on pictures of the kind to come, 200 or more, and return this control warm-started by it.
+    ) -> Calibration:
+        """Try the whole grid on pictures of the kind to come, 200 or more, and return what it did to them.
 
         Args:
             compressor: as it is to be used, with or without this control.
@@ -202,7 +202,7 @@ class RateControl:
             progress: called after each picture.
 
         Returns:
-            This control with a ``calibration``, to be saved by ``control.calibration.save(path)``.
+            The ``calibration`` for controls of these witnesses: of any built-in criterion, and any part of the grid.
 
         Raises:
             ValueError: if there are fewer than two pictures.
@@ -210,7 +210,7 @@ class RateControl:
         points = self.points(compressor)
         bits: list[Tensor] = []
         values: list[Tensor] = []
-        kinds = dict.fromkeys(measured(one) for one in self._keep)
+        kinds = dict.fromkeys([*MEASURES, *map(measured, self._keep)])
         for picture in pictures:
             bench = Bench(compressor, points, [as_tensor(picture)], None)
             jobs = [(0, k) for k in range(len(points))]
@@ -223,14 +223,13 @@ class RateControl:
         if len(bits) < 2:
             raise ValueError(f"pictures: calibration takes two or more, better 200, got {len(bits)}")
         tables = torch.stack(values, 1)
-        made = Calibration(
+        return Calibration(
             compressor.codec.family,
             tuple(one.name for one in self._witnesses),
             points,
             torch.stack(bits),
             dict(zip(kinds, tables, strict=True)),
         )
-        return replace(self, calibration=made)
 
     def _search(self, bench: Bench) -> list[Controlled]:
         """Return every picture of a bench at the best point found."""
@@ -251,7 +250,7 @@ class RateControl:
             at = torch.tensor([i for i, _ in jobs])
             before = [one[at] for one in clean]
             slack = torch.stack([self._slack(one, before, logits) for one in self._keep]).amin(0)
-            same = self._least("top1", before, logits) > 0
+            same = self._least("lead", before, logits) > 0
             for j, (i, k) in enumerate(jobs):
                 seen[i].slack[k] = slack[j].item()
                 kept[i][k] = bool(same[j] if self._price is not None else slack[j] >= 0)
@@ -313,7 +312,7 @@ class RateControl:
                     raise ValueError(f"keep: {kind} is to return ({len(after)},) booleans, got {got}")
                 found.append(held.float() * 2 - 1)
             else:
-                found.append(KINDS[kind].measure(before, after))
+                found.append(MEASURES[kind](before, after))
         return torch.stack(found).amin(0)
 
 

@@ -26,19 +26,27 @@ def _closeness(clean: Tensor, logits: Tensor) -> Tensor:
     return -(before.exp() * (before - logits.log_softmax(1))).sum(1).clamp(min=1e-6).log()
 
 
-class _Kind(NamedTuple):
-    """What a criterion measures of (clean logits, logits), higher the better, and what its bound asks of that."""
+MEASURES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "lead": _lead,
+    "log share": _log_share,
+    "closeness": _closeness,
+}
+"""What criteria measure of (clean logits, logits), each (N, classes) -> (N,), higher the better."""
 
-    measure: Callable[[Tensor, Tensor], Tensor]
+
+class _Kind(NamedTuple):
+    """Which measure a criterion is of, and what its bound asks of that."""
+
+    measure: str
     least: Callable[[float], float]
 
 
 KINDS: dict[str, _Kind] = {
-    "top1": _Kind(_lead, lambda _: torch.finfo(torch.float32).tiny),  # above 0: a tie is no answer
-    "p": _Kind(_log_share, math.log),
-    "kl": _Kind(_closeness, lambda bound: -math.log(bound)),
-    "margin": _Kind(_lead, float),
-    "robust": _Kind(_closeness, lambda _: 0.0),
+    "top1": _Kind("lead", lambda _: torch.finfo(torch.float32).tiny),  # above 0: a tie is no answer
+    "p": _Kind("log share", math.log),
+    "kl": _Kind("closeness", lambda bound: -math.log(bound)),
+    "margin": _Kind("lead", float),
+    "robust": _Kind("closeness", lambda _: 0.0),
 }
 """Criteria by name: one is written as its name with its bound behind it, ``top1`` without. New ones join here."""
 
@@ -83,20 +91,23 @@ class Criterion:
         if text == "top1":
             return cls("top1")
         kind = text.rstrip("0123456789.")
-        if kind not in KINDS or kind == text:
-            raise ValueError(
-                f"keep: cannot read {text!r}; expected 'top1', or p, kl, margin or robust with a bound, such as "
-                "'p0.9', 'kl0.2', 'margin1' or 'robust0.3', or several joined by '+'"
-            )
-        return cls(kind, float(text[len(kind) :]))
+        try:
+            if kind in KINDS:
+                return cls(kind, float(text[len(kind) :]))
+        except ValueError:
+            pass  # said below, with what would be read
+        raise ValueError(
+            f"keep: cannot read {text!r}; expected 'top1', or p, kl, margin or robust with a bound above 0, such as "
+            "'p0.9', 'kl0.2', 'margin1' or 'robust0.3', or several joined by '+'"
+        )
 
     def slack(self, values: Tensor) -> Tensor:
-        """Return how far values measured by this kind are above what the bound asks."""
+        """Return how far values of this kind's measure are above what the bound asks."""
         return values - KINDS[self.kind].least(self.bound)
 
     def __call__(self, clean: Tensor, logits: Tensor) -> Tensor:
         """Return (N,) bool for the logits (N, classes) of clean and of decoded pictures; NaN does not hold."""
-        return self.slack(KINDS[self.kind].measure(clean, logits)) >= 0
+        return self.slack(MEASURES[KINDS[self.kind].measure](clean, logits)) >= 0
 
     def __str__(self) -> str:
         return self.kind if self.kind == "top1" else f"{self.kind}{self.bound:g}"
@@ -141,5 +152,5 @@ def name_of(keep: Keep) -> str:
 
 
 def measured(keep: Keep) -> str:
-    """Under what name a calibration holds what a criterion measures."""
-    return keep.kind if isinstance(keep, Criterion) else name_of(keep)
+    """The measure that a criterion is of; for a function of the user's own, its name."""
+    return KINDS[keep.kind].measure if isinstance(keep, Criterion) else name_of(keep)

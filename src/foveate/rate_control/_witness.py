@@ -63,12 +63,23 @@ class Witness:
         model = self.classifier.model
         for parameter in islice(model.parameters(), 1):
             refuse_cuda_in_worker(parameter.device, f"witness {self.name}")
+        # A network without a crop sees pictures at their own sizes, so only those of one size at once.
+        alike = [[*range(len(pictures))]] if self.classifier.preprocess.crop else same_size(pictures)
         with undisturbed(model), torch.autocast("cpu", enabled=False):
-            return self.classifier.logits(pictures).float().cpu()
+            parts = [self.classifier.logits([pictures[i] for i in group]).float().cpu() for group in alike]
+        return torch.cat(parts)[torch.tensor([i for group in alike for i in group]).argsort()]
 
     def __getstate__(self) -> dict[str, Any]:
         self._model.__getstate__()  # refuses a module, with the cure
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def same_size(pictures: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of pictures that agree in shape, kind and device, so that they can be stacked."""
+    groups: dict[Any, list[int]] = {}
+    for i, picture in enumerate(pictures):
+        groups.setdefault((picture.shape, picture.dtype, picture.device), []).append(i)
+    return [*groups.values()]
 
 
 def witness(given: Any) -> Witness:
