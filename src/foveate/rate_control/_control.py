@@ -38,6 +38,14 @@ class RateControl:
     no forward passes, and the Gaussian is a plain one in which slack rises with the bytes. ``exhaustive`` takes the
     candidates from fewest bytes upwards until one holds, which is the optimum on the grid.
 
+    **Classifiers never seen.** The cheapest point where a witness keeps its answer is often one where it is lucky, and
+    another classifier is not. ``keep="robust0.2"`` therefore sets no limit but weighs: it takes the point of greatest
+    score, the chance that another classifier keeps its answer less 0.2 times the bytes over what the finest point
+    usually takes. The other's slack (here -log KL) is thought to be half the witness's and half what is usual at that
+    point, give or take 1.5; what is usual comes from the calibration, which it cannot do without. A higher price gives
+    fewer bytes and fewer answers; a ``floor`` and further, unlike witnesses make it more cautious (the least slack
+    counts). ``met`` then says whether the witnesses kept their own answers.
+
     Args:
         witnesses: the classifiers, all of which must agree: recipes (``"resnet18"``), :class:`Witness` where one needs
             its own preprocessing, or :class:`foveate.models.Classifier`. In a DataLoader worker: recipes, on the CPU.

@@ -53,7 +53,7 @@ class Exhaustive(Search):
 class Belief:
     """A joint Gaussian of the slack and the log bits at P points, to be conditioned on what is seen of a picture."""
 
-    CLIP = 4.0
+    CLIP = 6.0
     """Slack beyond this says no more: sure is sure."""
 
     NOISE = 0.05
@@ -136,7 +136,7 @@ class Priced(Search):
     belief: Belief
     price: float
     tries: int
-    enough: float = 0.003
+    enough: float = 0.006
 
     SHARED = 0.5
     ERROR = 1.5
