@@ -362,9 +362,9 @@ def test_the_demo_s_control(scenes):
     from foveate.demo.rate_control import GRID
     from foveate.demo.rate_control import control as shipped
 
-    pictures = [as_tensor(Scenes(12, seed=8)[k][0]) for k in range(12)]
+    pictures = [as_tensor(Scenes(8, seed=8)[k][0]) for k in range(8)]
     prefilter = Prefilter(foveate.GradCam("foveate.demo:scene_net", preprocess=PREPROCESS))
-    for keep in ("top1", "kl0.3"):
+    for keep in ["kl0.3"]:
         found = Compressor("jpeg", prefilter, control=shipped(keep)).encode(pictures)
         best = Compressor("jpeg", prefilter, control=RateControl(NET, keep, **GRID, exhaustive=True)).encode(pictures)
         assert spent(found).decodes <= 8 * len(pictures)

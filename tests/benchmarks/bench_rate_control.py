@@ -108,7 +108,6 @@ def choose(
     columns: Sequence[int],
     exhaustive: bool = False,
     worth: float = 0.05,
-    enough: float = 0.006,
 ) -> Choice:
     """Run the package's search over some points of the table, calibrated on the other half of the photos."""
     columns = [k for k in columns if table.points[k] != FINEST] + [table.points.index(FINEST)]
@@ -120,9 +119,8 @@ def choose(
         belief = Belief.learnt(slack[other], bits[other])
         if keep.startswith("robust"):
             belief.typical = float(bits[other, -1].exp().mean())
-            kind = Priced(
-                belief, criteria(keep)[0].bound, len(columns) if exhaustive else 16, -1 if exhaustive else enough
-            )
+            price = criteria(keep)[0].bound
+            kind = Priced(belief, price, len(columns), -1) if exhaustive else Priced(belief, price, 16, worth)
         else:
             kind = Exhaustive() if exhaustive else Expected(belief, worth, 16)
         seen = [Seen() for _ in here]

@@ -293,7 +293,7 @@ class RateControl:
         if self._price is None:
             return [Expected(belief, self.worth, self.tries)] * len(seen)
         belief.typical = float(bits[:, -1].exp().mean())
-        return [Priced(belief, self._price, self.tries)] * len(seen)
+        return [Priced(belief, self._price, self.tries, self.worth)] * len(seen)
 
     @property
     def _price(self) -> float | None:
