@@ -15,7 +15,8 @@ from foveate.models import Classifier
 
 NET = "foveate.demo:scene_net"
 SMALL = "foveate.demo:scene_net:scene_net_small"
-SCENE = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
+OWN = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
+SCENE = ["--resamples", "20", *OWN]
 
 
 @pytest.fixture
@@ -131,6 +132,42 @@ class TestEvaluate:
         assert "the same smoothing spread evenly" in table
         assert results.settings["controls"] is True
 
+    def test_rate_control_beside_the_fixed_points(self, tree, tmp_path, capsys):
+        how = ["--witness", NET, "--strength", "0,0.5", *OWN]
+        code, said, _ = run(capsys, "calibrate", tree, *how, "--limit", 6, "--out", tmp_path / "learnt.json")
+        assert code == 0
+        assert "54 operating points on 6 photos" in said
+        code, table, _ = run(
+            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, *how, "--quality", "10,50", "--scale", "0.7",
+            "--keep", "top1,kl0.5,top1+p0.9,robust0.3", "--calibration", tmp_path / "learnt.json", "--floor", "12",
+            "--out", tmp_path / "out", "--resamples", "20",
+        )  # fmt: skip
+        assert code == 0
+        results = Results.read(tmp_path / "out" / "results.json")
+        kept = [p for p in results.points if p.keep]
+        assert [p.keep for p in kept] == ["top1", "kl0.5", "top1+p0.9", "robust0.3"]
+        assert {(p.quality, p.n) for p in kept} == {(None, 10)}
+        # The codec alone at full size is there, though only another scale was asked for.
+        assert {(p.strength, p.scale) for p in results.points if not p.keep} == {
+            (0, 1), (0, 0.7), (0.5, 1), (0.5, 0.7)
+        }  # fmt: skip
+        for point in kept:
+            assert sum(count for *_, count in point.choices.settings) == 10
+            assert all(quality >= 12 for _, _, quality, _ in point.choices.settings)
+            assert point.choices.forwards == pytest.approx(point.choices.tried + 1)
+            references = {s.reference for s in results.savings if s.key == point.key}
+            assert references == {"jpeg alone", "jpeg, best scale"}
+        assert kept[0].judges["scene_net"].agreement == kept[0].choices.met
+        assert results.clean["scene_net"].known
+        assert "jpeg, keep top1 for scene_net, top1: " in table
+        assert "unseen: neither made the maps nor was a witness" in table
+        html = (tmp_path / "out" / "report.html").read_text()
+        assert "Rate control" in html
+        assert "Most bytes: " in html
+        lines = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
+        chosen = lines[-1]["points"][kept[0].key]["chosen"]
+        assert set(chosen) == {"quality", "strength", "scale", "met", "tried", "encodes", "clean", "final"}
+
     def test_interrupted_it_says_how_to_go_on(self, tree, tmp_path, capsys, monkeypatch):
         ask = Classifier.ask
         left = [8]
@@ -193,6 +230,11 @@ class TestEvaluate:
             (["{tree}", "--model", NET, "--layer", "head"], "no spatial map"),
             (["{tree}", "--model", f"{RECIPES}:fussy"], "mat1 and mat2 shapes"),
             (["{tree}", "--model", NET, "--mean", "0.5"], "mean"),
+            (["{tree}", "--model", NET, "--keep", "all"], "keep: cannot read 'all'"),
+            (["{tree}", "--model", NET, "--keep", "robust0.2"], "calibration: 'robust0.2' needs one"),
+            (["{tree}", "--model", NET, "--keep", "top1", "--witness", "resnet19"], "did you mean resnet18"),
+            (["{tree}", "--model", NET, "--keep", "top1", "--floor", "94"], "floor: no quality is as fine as 94"),
+            (["{tree}", "--model", NET, "--keep", "top1", "--calibration", "gone.json"], "gone.json"),
             (["{tree}", "--model", NET, "--device", "abacus"], "--device: cannot use 'abacus'"),
             (["{tree}/ring", "--model", NET], "no class folders"),
         ],

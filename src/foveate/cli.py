@@ -1,8 +1,8 @@
-"""The command line: ``foveate demo``, ``foveate evaluate``, ``foveate compare`` and ``foveate codecs``."""
+"""The command line: ``foveate demo | evaluate | calibrate | compare | codecs``."""
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,12 @@ if TYPE_CHECKING:
     import torch
 
     from foveate.codecs import Codec
+    from foveate.compressor import Compressor
     from foveate.evaluation import Photo, PhotoFolder
+    from foveate.models import Classifier, Preprocess
+    from foveate.prefilter import Prefilter
+    from foveate.rate_control import Witness
+    from foveate.saliency import Saliency
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,9 +99,31 @@ def _parser() -> argparse.ArgumentParser:
         help="measure what saliency must beat too: the same smoothing spread evenly, a centre-weighted map, another "
         "picture's map, and plain downscaling",
     )
+    evaluate.add_argument(
+        "--keep",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="CRITERIA",
+        help="choose strength, scale and quality for each photo too, so that the witnesses' answers are kept: top1, "
+        "p0.9, kl0.2, margin1 or robust0.2, several joined by + for all at once, by commas for a point each",
+    )
+    evaluate.add_argument(
+        "--witness",
+        metavar="M",
+        action="append",
+        default=[],
+        help="whose answer --keep keeps; may be given several times (default: that of --model)",
+    )
+    evaluate.add_argument("--floor", type=_number, help="coarsest quality that --keep may choose")
+    evaluate.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="what 'foveate calibrate' learnt: --keep then tries fewer"
+    )
     evaluate.add_argument("--fidelity", action="store_true", help="measure PSNR and MS-SSIM too")
     evaluate.add_argument(
         "--seed", type=int, default=0, help="of the order of the photos and the bootstrap (default: %(default)s)"
+    )
+    evaluate.add_argument(
+        "--resamples", type=int, default=1000, help="of the bootstrap for the intervals (default: %(default)s)"
     )
     evaluate.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
     evaluate.add_argument("--limit", type=int, metavar="N", help="at most N photos, spread evenly over the classes")
@@ -106,12 +133,29 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("foveate-report"),
         help="folder to write to; a run that was interrupted goes on from what is there (default: %(default)s)",
     )
-    own = evaluate.add_argument_group("preprocessing of models that are not torchvision's own")
-    own.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
-    own.add_argument("--crop", type=int, default=224, help="side of the centre crop (default: %(default)s)")
-    own.add_argument("--mean", type=_numbers(float), help="three numbers (default: ImageNet's)")
-    own.add_argument("--std", type=_numbers(float), help="three numbers (default: ImageNet's)")
+    _add_preprocessing(evaluate)
     evaluate.set_defaults(prepare=_evaluate)
+
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="learn from photos which operating points to try first, for --keep",
+        description="Try every strength, scale and quality on some hundred photos and write down what it did to the "
+        "witnesses' answers. Labels have no part in it. Use other photos than those to be reported on.",
+    )
+    calibrate.add_argument("images", metavar="IMAGES", type=Path, help="folder with subfolders of photos")
+    calibrate.add_argument(
+        "--witness", metavar="M", action="append", required=True, help="whose answer is kept; may be given again"
+    )
+    calibrate.add_argument("--model", metavar="M", help="makes the saliency maps (default: the first witness)")
+    calibrate.add_argument("--codec", default="jpeg", help="short string (default: %(default)s)")
+    calibrate.add_argument(
+        "--strength", type=_numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5"
+    )
+    calibrate.add_argument("--limit", type=int, metavar="N", help="at most N photos, spread evenly over the folders")
+    calibrate.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
+    calibrate.add_argument("--out", type=Path, default=Path("calibration.json"), help="file (default: %(default)s)")
+    _add_preprocessing(calibrate)
+    calibrate.set_defaults(prepare=_calibrate)
 
     compare = commands.add_parser(
         "compare",
@@ -126,6 +170,14 @@ def _parser() -> argparse.ArgumentParser:
     codecs = commands.add_parser("codecs", help="the codecs, their settings, and which are installed")
     codecs.set_defaults(prepare=_codecs)
     return parser
+
+
+def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    own = parser.add_argument_group("preprocessing of models that are not torchvision's own")
+    own.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
+    own.add_argument("--crop", type=int, default=224, help="side of the centre crop (default: %(default)s)")
+    own.add_argument("--mean", type=_numbers(float), help="three numbers (default: ImageNet's)")
+    own.add_argument("--std", type=_numbers(float), help="three numbers (default: ImageNet's)")
 
 
 def _number(text: str) -> float:
@@ -167,7 +219,6 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     from foveate.compressor import Compressor
     from foveate.evaluation import Judge, PhotoFolder, controls_for, evaluate
     from foveate.evaluation.report import text_table
-    from foveate.models import IMAGENET_MEAN, IMAGENET_STD, Preprocess, classifier
     from foveate.prefilter import Prefilter
     from foveate.saliency import ActivationMap, GradCam
 
@@ -175,14 +226,14 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     for each in codecs:
         each.library()
     photos = PhotoFolder(args.images, args.limit)
-    own = Preprocess(args.resize, args.crop, tuple(args.mean or IMAGENET_MEAN), tuple(args.std or IMAGENET_STD))
+    if args.resamples < 1:
+        raise ValueError(f"--resamples: expected at least 1, got {args.resamples}")
+    witnesses = (args.witness or [args.model]) if args.keep else []
     specs = list(dict.fromkeys([args.model, *args.judge]))
-    judges = [Judge(classifier(spec, None if ":" not in spec else own), spec == args.model) for spec in specs]
+    judges = [Judge(_classifier(spec, args), spec in (args.model, *witnesses)) for spec in specs]
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         raise ValueError(f"--judge: two judges are called alike: {', '.join(names)}")
-    for judge in judges:
-        judge.classifier.model.to(_device(args.device))
     maker = judges[0].classifier
     how = {"preprocess": maker.preprocess.whole(), "layer": args.layer}
     saliency = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency](maker.model, **how)
@@ -190,10 +241,13 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
         Compressor(
             each, Prefilter(saliency, strength, args.filter, args.sigma) if strength else None, scale, None, saliency
         )
-        for strength in dict.fromkeys(args.strength)
-        for scale in dict.fromkeys(args.scale)
+        # A control is compared with the codec alone, so that is always there.
+        for strength in dict.fromkeys([*([0.0] if args.keep else []), *args.strength])
+        for scale in dict.fromkeys([*([1.0] if args.keep else []), *args.scale])
         for each in codecs
     ]
+    if args.keep:
+        compressors += _controlled(args, codecs, witnesses, saliency)
     if args.controls:
         compressors += controls_for(compressors)
     outputs = {judge.classifier.classes() for judge in judges}
@@ -213,7 +267,9 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
             f"Whole photos from {args.images}, compressed, decoded, and shown to {' and '.join(names)}. The maps are "
             f"{names[0]}'s own."
         )
-        found = evaluate(photos, judges, compressors, args.out, settings, args.fidelity, args.seed, lead=lead)
+        found = evaluate(
+            photos, judges, compressors, args.out, settings, args.fidelity, args.seed, args.resamples, lead=lead
+        )
         for name, reason in found.results.skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
         print(text_table(found.results))
@@ -222,6 +278,101 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
         _say_where(args.out)
 
     return job
+
+
+def _controlled(
+    args: argparse.Namespace, codecs: "Sequence[Codec]", witnesses: Sequence[str], saliency: "Saliency"
+) -> "list[Compressor]":
+    """A compressor with a control for each codec and each criterion."""
+    from foveate.compressor import Compressor
+    from foveate.rate_control import Calibration, RateControl
+
+    calibration = None if args.calibration is None else Calibration.load(args.calibration)
+    chosen = [_witness(spec, args) for spec in witnesses]
+    prefilter, strengths = _strengths(args, saliency)
+    return [
+        Compressor(
+            each,
+            prefilter,
+            saliency=saliency,
+            control=RateControl(chosen, keep, strengths=strengths, floor=args.floor, calibration=calibration),
+        )
+        for each in {each.family: each for each in codecs}.values()
+        for keep in dict.fromkeys(args.keep)
+    ]
+
+
+def _strengths(args: argparse.Namespace, saliency: "Saliency") -> "tuple[Prefilter | None, list[float]]":
+    """The pre-filter of a control, and the strengths it chooses from; none where none is above 0."""
+    from foveate.prefilter import Prefilter
+
+    strengths = sorted({0.0, *args.strength})
+    how = (args.filter, args.sigma) if hasattr(args, "filter") else ()
+    return (Prefilter(saliency, strengths[-1], *how) if len(strengths) > 1 else None), strengths
+
+
+def _calibrate(args: argparse.Namespace) -> Callable[[], None]:
+    from tqdm import tqdm
+
+    from foveate.codecs import codec
+    from foveate.compressor import Compressor
+    from foveate.evaluation import PhotoFolder
+    from foveate.rate_control import RateControl
+    from foveate.saliency import GradCam
+
+    photos = PhotoFolder(args.images, args.limit)
+    each = codec(args.codec)
+    each.library()
+    maker = _classifier(args.model or args.witness[0], args)
+    saliency = GradCam(maker.model, preprocess=maker.preprocess.whole())
+    prefilter, strengths = _strengths(args, saliency)
+    control = RateControl([_witness(spec, args) for spec in args.witness], strengths=strengths)
+    compressor = Compressor(each, prefilter, saliency=saliency)
+    control.check(compressor)
+    _first(photos)
+
+    def job() -> None:
+        with tqdm(total=len(photos), desc="photos", unit="photo") as bar:
+            found = control.calibrate(compressor, _readable(photos), bar.update)
+        found.save(args.out)
+        print(f"wrote {args.out}: {len(found.points)} operating points on {len(found.bits)} photos")
+
+    return job
+
+
+def _readable(photos: "PhotoFolder") -> "Iterator[torch.Tensor]":
+    from foveate.evaluation import Unreadable
+
+    for k in range(len(photos)):
+        try:
+            yield photos[k].pixels
+        except Unreadable as error:
+            print(f"skipped {error}", file=sys.stderr)
+
+
+def _own(args: argparse.Namespace) -> "Preprocess":
+    """The preprocessing of models that are not torchvision's own."""
+    from foveate.models import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+    return Preprocess(args.resize, args.crop, tuple(args.mean or IMAGENET_MEAN), tuple(args.std or IMAGENET_STD))
+
+
+def _classifier(spec: str, args: argparse.Namespace) -> "Classifier":
+    """The classifier that a short string names, on its device."""
+    from foveate.models import classifier
+
+    made = classifier(spec, _own(args) if ":" in spec else None)
+    made.model.to(_device(args.device))
+    return made
+
+
+def _witness(spec: str, args: argparse.Namespace) -> "Witness":
+    """The witness that a short string names, built already and on its device."""
+    from foveate.rate_control import Witness
+
+    made = Witness(spec, _own(args) if ":" in spec else None)
+    made.classifier.model.to(_device(args.device))
+    return made
 
 
 def _first(photos: "PhotoFolder") -> "Photo":

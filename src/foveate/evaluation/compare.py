@@ -20,13 +20,14 @@ class PointChange:
     """One operating point in run B against the same in run A, over the pictures of both.
 
     Attributes:
-        curve, quality: the point's.
+        curve, quality, keep: the point's.
         bytes: B's mean over A's, less 1: -0.05 where B needs 5 % fewer; with its 95 % interval.
         judges: by name, what became of ``"agreement"`` and ``"top1"``: B's share less A's; with its interval.
     """
 
     curve: str
-    quality: float
+    quality: float | None
+    keep: str | None
     bytes: tuple[float, Interval]
     judges: dict[str, dict[str, tuple[float, Interval]]]
 
@@ -98,7 +99,8 @@ class _Run:
 def compare_runs(a: Path | str, b: Path | str, seed: int = 0, resamples: int = 1000) -> Changes:
     """Compare two runs of :func:`foveate.evaluation.evaluate` on the pictures that both have.
 
-    Points are taken for the same where codec, quality, strength, scale and map are; judges where their names are.
+    Points are taken for the same where their curves have one name and quality and criterion are the same; judges where
+    their names are.
 
     Args:
         a: ``results.json`` of the first run, with its ``records.jsonl`` beside it.
@@ -143,7 +145,9 @@ def compare_runs(a: Path | str, b: Path | str, seed: int = 0, resamples: int = 1
         for (judge, metric), one in sample.items():
             gain = one.accuracies[:, 2 * k + 1] - one.accuracies[:, 2 * k]
             changes[judge][metric] = float(gain[0]), interval(gain[1:])
-        points.append(PointChange(point.curve, point.quality, (float(growth[0]), interval(growth[1:])), changes))
+        points.append(
+            PointChange(point.curve, point.quality, point.keep, (float(growth[0]), interval(growth[1:])), changes)
+        )
     groups: dict[str, list[int]] = {}
     for k, (point, _) in enumerate(pairs):
         groups.setdefault(point.curve, []).append(2 * k)
@@ -164,7 +168,7 @@ def compare_runs(a: Path | str, b: Path | str, seed: int = 0, resamples: int = 1
 
 
 def _which(point: Point) -> tuple[Any, ...]:
-    return point.codec, point.quality, point.strength, point.scale, point.map
+    return point.curve, point.quality, point.keep
 
 
 def _open(path: Path) -> _Run:
@@ -194,7 +198,10 @@ def text(changes: Changes) -> str:
         said = {"saves": "B is better", "costs": "B is worse", "open": "no difference is shown"}[c.compared["verdict"]]
         lines.append(f"{at}: {said}: {_percent(rate)} bytes ({_span(c.compared['bd_rate_interval'])} %)")
     for p in changes.points:
-        lines += ["", f"{p.curve}, quality {p.quality:g}: {_percent(p.bytes[0])} bytes ({_span(p.bytes[1])} %)"]
+        lines += [
+            "",
+            f"{p.curve}, {p.keep or f'quality {p.quality:g}'}: {_percent(p.bytes[0])} bytes ({_span(p.bytes[1])} %)",
+        ]
         for judge, metrics in p.judges.items():
             told = (
                 f"{'top-1' if metric == 'top1' else metric} {_signed(100 * gain)} points ({_span(ends)})"

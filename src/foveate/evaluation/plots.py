@@ -61,7 +61,7 @@ def rate_accuracy(
     ax = _axes(ax, (5.6, 5.4 if len(lines) > 6 else 3.8))
     for position, (label, line) in enumerate(lines.items()):
         first = line[0]
-        alone = first.strength == 0 and first.scale == 1
+        alone = first.strength == 0 and first.scale == 1 and first.keep is None
         control = first.map not in (None, "saliency") or first.scale < 1
         colour = COLOURS[(position if len(codecs) == 1 else codecs.index(first.codec)) % len(COLOURS)]
         x = [p.bytes / 1000 for p in line]
@@ -160,6 +160,79 @@ def class_changes(
     return ax.get_figure(), ax  # type: ignore[return-value]
 
 
+def byte_distribution(
+    measured: Measurement, point: int, reference: int | None = None, ax: "Axes | None" = None
+) -> "tuple[Figure, Axes]":
+    """Draw how the bytes of the pictures are spread at one operating point, beside another.
+
+    Args:
+        measured: the counts.
+        point: number of the operating point.
+        reference: number of another; None takes the codec alone at full size whose mean is nearest in bytes.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The figure and its axes.
+    """
+    settings = [Setting.of(c) for c in measured.compressors]
+    means = measured.bytes.double().mean(1)
+    if reference is None:
+        plain = Setting(measured.compressors[point].codec.plain.family)
+        alone = [k for k, setting in enumerate(settings) if setting == plain]
+        reference = min(alone, key=lambda k: abs(float(means[k] - means[point])), default=None)
+    ax = _axes(ax, (5.6, 3.4))
+    shown = [k for k in (reference, point) if k is not None]
+    low, high = float(measured.bytes[shown].min()), float(measured.bytes[shown].max())
+    bins = np.geomspace(max(low, 1) / 1000, max(high, low * 1.01 + 1) / 1000, 31).tolist()
+    for k, colour in zip(shown, COLOURS[2 - len(shown) :], strict=False):
+        control = measured.compressors[k].control
+        which = getattr(control, "keeps", None) or f"quality {measured.compressors[k].codec.quality:g}"
+        label = f"{settings[k].name}, {which}: {means[k] / 1000:.1f} kB in the mean"
+        ax.hist(measured.bytes[k].numpy() / 1000, bins, color=colour, alpha=0.6, label=label)
+    finish_rate_axis(ax, "pictures", len(shown))
+    ax.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    return ax.get_figure(), ax  # type: ignore[return-value]
+
+
+def chosen_settings(measured: Measurement, point: int, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    """Draw how many pictures a rate control gave each quality, scale and strength.
+
+    Args:
+        measured: the counts.
+        point: number of an operating point with a control.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The figure and its axes: a bar a quality, from coarse to fine, divided by scale and strength.
+
+    Raises:
+        ValueError: if the point has no control.
+    """
+    if point not in measured.chosen:
+        raise ValueError(f"point: expected one with a rate control ({sorted(measured.chosen)}), got {point}")
+    chosen = measured.chosen[point]
+    scale = measured.compressors[point].codec.scale
+    finer = 1 if scale[0] < scale[-1] else -1
+    qualities = sorted({one["quality"] for one in chosen}, key=lambda q: finer * q)
+    kinds = sorted({(-one["scale"], one["strength"]) for one in chosen})
+    ax = _axes(ax, (5.6, 3.4))
+    below = np.zeros(len(qualities))
+    for number, (smaller, strength) in enumerate(kinds):
+        counts = [
+            sum((one["quality"], -one["scale"], one["strength"]) == (q, smaller, strength) for one in chosen)
+            for q in qualities
+        ]
+        label = f"scale {-smaller:g}, strength {strength:g}"
+        ax.bar(range(len(qualities)), counts, bottom=below, color=COLOURS[number % len(COLOURS)], label=label)
+        below += counts
+    ax.set_xticks(range(len(qualities)), [f"{q:g}" for q in qualities])
+    ax.set_xlabel("quality chosen")
+    ax.set_ylabel("pictures")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=7)
+    return ax.get_figure(), ax  # type: ignore[return-value]
+
+
 def gallery(
     exhibit: Exhibit, class_names: Mapping[int, str] | None = None, most: int = 6, ax: "Axes | None" = None
 ) -> "tuple[Figure, Axes]":
@@ -220,7 +293,7 @@ def curves(points: list[Point]) -> dict[str, list[Point]]:
 
     def order(point: Point) -> tuple[object, ...]:
         kind = kinds.index(point.map) if point.map in kinds else len(kinds)
-        return point.codec, kind, point.strength, -point.scale, point.bytes
+        return point.codec, kind, point.strength, -point.scale, point.keep is not None, point.curve, point.bytes
 
     groups: dict[str, list[Point]] = {}
     for point in sorted(points, key=order):

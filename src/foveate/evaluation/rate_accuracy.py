@@ -16,6 +16,7 @@ from foveate.evaluation.versions import versions
 from foveate.images import to_float
 from foveate.models import Classifier, name_of
 from foveate.prefilter import Prefilter
+from foveate.rate_control import Controlled
 from foveate.saliency import Control, Saliency, Shuffled
 
 METRICS = ("agreement", "top1", "top5")
@@ -27,7 +28,7 @@ _IDENTICAL = 100.0
 
 @dataclass(frozen=True)
 class Judge:
-    """A classifier that judges decoded pictures; ``known`` says that it also made the saliency maps."""
+    """A classifier that judges decoded pictures; ``known`` says that it made the maps or was a control's witness."""
 
     classifier: Classifier
     known: bool
@@ -56,6 +57,8 @@ class Measurement:
             fewer for a judge of at most 5 classes.
         answers: the same on the decoded pictures, int64 (points, n, k).
         kl: a judge's float64 (points, n) Kullback–Leibler divergence from its clean output, in nats.
+        chosen: what a control chose for each picture, by the number of its point: see
+            :mod:`foveate.evaluation.records`.
         fidelity: ``"psnr"`` (dB) and ``"ms_ssim"``, each float64 (points, n), where they were asked for; NaN where a
             picture is too small for MS-SSIM.
         skipped: what was left out: name and reason.
@@ -73,6 +76,7 @@ class Measurement:
     clean: dict[str, Tensor]
     answers: dict[str, Tensor]
     kl: dict[str, Tensor]
+    chosen: dict[int, list[dict[str, Any]]]
     fidelity: dict[str, Tensor]
     skipped: Sequence[tuple[str, str]]
 
@@ -179,10 +183,12 @@ def point_identity(compressor: Compressor) -> str:
     if compressor.target is not None:
         parts.append(repr(compressor.target))
     prefilter = compressor.prefilter
-    if prefilter is not None and compressor.filters:
+    if prefilter is not None and (compressor.filters or compressor.control is not None):
         parts.append(
             f"{prefilter.filter} strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
         )
+    if compressor.control is not None:
+        parts.append(getattr(compressor.control, "identity", None) or name_of(compressor.control))
     saliency = _saliency_of(compressor)
     if saliency is not None:
         parts.append(saliency_identity(saliency))
@@ -198,7 +204,7 @@ def saliency_identity(saliency: Saliency) -> str:
 
 def _saliency_of(compressor: Compressor) -> Saliency | None:
     """The saliency that a compressor makes use of, if any."""
-    if compressor.prefilter is not None and compressor.filters:
+    if compressor.prefilter is not None and (compressor.filters or compressor.control is not None):
         return compressor.prefilter.saliency
     return compressor.saliency if compressor.codec.needs_saliency else None
 
@@ -239,6 +245,9 @@ def _with_donors(stream: Iterator[tuple[int, Photo]]) -> Iterator[tuple[int, Pho
         previous = photo
     if first is not None and previous is None:
         raise ValueError("photos: a map from another picture takes at least two pictures")
+
+
+_Job = tuple[Compressor, Tensor, Tensor | None]
 
 
 class _Engine:
@@ -287,11 +296,12 @@ class _Engine:
         maps = self._maps_of(photo, picture, donor, points.values())
         jobs = _filtered(photo, points.values(), maps)
 
-        def work(job: tuple[Compressor, Tensor, Tensor | None]) -> tuple[dict[str, Any], list[Tensor]]:
-            compressor, source, given = job
-            encoded = compressor.store(source, None if given is None else list(given))[0]
-            decoded = compressor.decode([encoded])[0]
+        def work(job: _Job) -> tuple[dict[str, Any], list[Tensor]]:
+            encoded = _encode(job)
+            decoded = job[0].decode([encoded])[0]
             cell: dict[str, Any] = {"bytes": len(encoded.data), "judges": {}}
+            if isinstance(encoded, Controlled):
+                cell["chosen"] = _chosen(encoded)
             if self.fidelity:
                 cell |= _fidelity(photo.pixels, decoded)
             return cell, [preprocess(decoded[None]) for preprocess in wanted]
@@ -335,16 +345,38 @@ class _Engine:
         return Prefilter(saliency).maps(self._pictures[picture].pixels[None])
 
 
-def _filtered(
-    photo: Photo, compressors: Iterable[Compressor], maps: dict[Saliency, Tensor]
-) -> list[tuple[Compressor, Tensor, Tensor | None]]:
+def _encode(job: _Job) -> Encoded:
+    compressor, source, given = job
+    if compressor.control is not None:
+        return compressor.encode(source, given)[0]
+    return compressor.store(source, None if given is None else list(given))[0]
+
+
+def _chosen(encoded: Controlled) -> dict[str, Any]:
+    """What a control chose for a picture, and what that rests on, for the records."""
+    return {
+        "quality": encoded.codec.quality,
+        "strength": encoded.strength,
+        "scale": encoded.scale,
+        "met": encoded.met,
+        "tried": encoded.tried,
+        "encodes": encoded.encodes,
+        "clean": [round(p, 6) for p in encoded.clean],
+        "final": [round(p, 6) for p in encoded.final],
+    }
+
+
+def _filtered(photo: Photo, compressors: Iterable[Compressor], maps: dict[Saliency, Tensor]) -> list[_Job]:
     """A compressor, the picture (1, 3, H, W) that it stores, filtered once a pre-filter, and the codec's map, each."""
     batch = photo.pixels[None]
     filtered: dict[Prefilter, Tensor] = {}
-    jobs: list[tuple[Compressor, Tensor, Tensor | None]] = []
+    jobs: list[_Job] = []
     for compressor in compressors:
         saliency = _saliency_of(compressor)
         given = None if saliency is None else maps[saliency]
+        if compressor.control is not None:  # it filters on its own, at the strengths that it tries
+            jobs.append((compressor, batch, given))
+            continue
         prefilter, source = compressor.prefilter, batch
         if prefilter is not None and compressor.filters:
             if prefilter not in filtered:
@@ -407,6 +439,7 @@ def _gather(
             name: torch.tensor([[cell["judges"][key][1] for cell in line] for line in cells], dtype=torch.float64)
             for name, key in named
         },
+        {k: [cell["chosen"] for cell in line] for k, line in enumerate(cells) if "chosen" in line[0]},
         {
             what: torch.tensor(
                 [[float("nan") if cell[what] is None else cell[what] for cell in line] for line in cells],
@@ -436,6 +469,6 @@ def encode_photo(
     engine = _Engine([], [], [], [], False)
     maps = engine._maps_of(photo, hash_of_picture(photo.pixels), donor, compressors)
     jobs = _filtered(photo, compressors, maps)
-    encoded = spread(lambda job: job[0].store(job[1], None if job[2] is None else list(job[2]))[0], jobs)
+    encoded = spread(_encode, jobs)
     first = next(iter(maps.values()), None)
     return None if first is None else first[0], encoded, [source[0] for _, source, _ in jobs]

@@ -34,15 +34,16 @@ def table(results: Results, metric: str = "agreement") -> tuple[list[str], list[
     heads += ["PSNR", "MS-SSIM"] if fidelity else []
     for judge in results.clean:
         heads += [f"{judge} top-1", "agreement", "KL", "saved", "95 %"]
-    saved = {(s.judge, s.curve, s.quality): s for s in results.savings if s.metric == metric}
+    alone = (s for s in results.savings if s.metric == metric and not s.reference.endswith("best scale"))
+    saved = {(s.judge, s.key): s for s in alone}
     rows = []
     for label, points in plots.curves(results.points).items():
         for point in points:
-            row = [label, f"{point.quality:g}", f"{point.bytes:,.0f}", f"{point.bpp:.3f}"]
+            row = [label, point.keep or f"{point.quality:g}", f"{point.bytes:,.0f}", f"{point.bpp:.3f}"]
             if fidelity:
                 row += [f"{point.psnr:.1f}", "–" if point.ms_ssim is None else f"{point.ms_ssim:.4f}"]
             for judge, one in point.judges.items():
-                saving = saved.get((judge, point.curve, point.quality))
+                saving = saved.get((judge, point.key))
                 row += [f"{one.top1:.1%}", f"{one.agreement:.1%}", f"{one.kl:.3f}"]
                 row += ["–", ""] if saving is None or saving.saved is None else [
                     f"{saving.saved:+.1%}", span(saving.interval)
@@ -62,6 +63,8 @@ def text_table(results: Results, metric: str = "agreement") -> str:
 
     lines = [line(heads), "  ".join("-" * width for width in widths), *map(line, rows), ""]
     lines += [f"{card['figure']} {card['text']}" for card in headlines(results, metric)]
+    for control in controlled(results, metric):
+        lines += ["", f"{control['title']}:", *(f"  {line}" for line in control["lines"])]
     for group in verdicts(results, metric):
         lines += ["", f"{group['title']}:", *(f"  {line['text']}" for line in group["lines"])]
     return "\n".join(lines)
@@ -79,7 +82,7 @@ def headlines(results: Results, metric: str = "agreement") -> list[dict[str, str
     cards = []
     # Scaled curves are a headline only where there is no saliency to speak of.
     for c in [c for c in against if c.curve in steered] or plain:
-        whose = f"{c.judge}, {'known: it made the map' if c.known else 'unseen: it did not make the map'}"
+        whose = f"{c.judge}, {role(results, c.known)}"
         if c.bd_rate is None or c.overlap is None:
             text = f"by {c.curve} ({whose}): {c.reason}"
             cards.append({"figure": "no comparison", "tone": "dim", "text": text})
@@ -89,6 +92,42 @@ def headlines(results: Results, metric: str = "agreement") -> list[dict[str, str
         text = f"by {c.curve} at equal {_METRICS[metric]}, over {low} to {high} % of it ({sure}; {whose})"
         cards.append({"figure": _more_or_fewer(c.bd_rate), "tone": _tone(c.verdict), "text": text})
     return cards
+
+
+def controlled(results: Results, metric: str = "agreement") -> list[dict[str, Any]]:
+    """Return in words what each point of a rate control saved, against both references, and what choosing cost."""
+    found = []
+    for point in results.points:
+        if point.choices is None:
+            continue
+        lines = []
+        for judge, one in point.judges.items():
+            accuracy = getattr(one, metric)
+            told = [f"{judge} ({'known' if one.known else 'unseen'}): {accuracy:.1%} {_METRICS[metric]}"]
+            for saving in results.savings:
+                if (saving.key, saving.judge, saving.metric) == (point.key, judge, metric):
+                    against = "best scale and quality" if saving.reference.endswith("best scale") else "best quality"
+                    share = "–" if saving.saved is None else f"{saving.saved:+.1%}".replace("-", "−")
+                    saved = share if saving.saved is None else f"{share} ({span(saving.interval)})"
+                    told.append(f"saved against the {against} {saved}")
+            lines.append("; ".join(told))
+        cost = point.choices
+        lines.append(
+            f"criterion met on {cost.met:.1%} of the pictures; a picture took {cost.tried:.1f} decoded candidates, "
+            f"{cost.encodes:.1f} encodes and {cost.forwards:.1f} forwards of a witness"
+        )
+        found.append({"title": f"{point.curve}, {point.keep}: {point.bytes:,.0f} bytes a picture", "lines": lines})
+    return found
+
+
+def _neediest(measured: Measurement, point: int, most: int = 5) -> str:
+    """The pictures that took most bytes at a point of a rate control, in words."""
+    order = measured.bytes[point].argsort(descending=True, stable=True)[:most].tolist()
+    return "; ".join(
+        f"{measured.names[n]}, {int(measured.bytes[point, n]):,} bytes (quality {one['quality']:g}, scale "
+        f"{one['scale']:g}, strength {one['strength']:g}{'' if one['met'] else ', not met'})"
+        for n, one in ((n, measured.chosen[point][n]) for n in order)
+    )
 
 
 def verdicts(results: Results, metric: str = "agreement") -> list[dict[str, Any]]:
@@ -113,6 +152,15 @@ def verdict(c: Comparison) -> str:
         return f"cannot be compared with {rival}: {c.reason}"
     said = {"saves": "beats", "costs": "loses to", "open": "is not shown to differ from"}[c.verdict]
     return f"{said} {rival}: {_more_or_fewer(c.bd_rate)} (95 %: {span(_saved(c.bd_rate_interval))} saved)"
+
+
+def role(results: Results, known: bool) -> str:
+    """Say whether a judge had a part in what is judged."""
+    if any(p.keep for p in results.points):
+        return (
+            "known: it made the maps or was a witness" if known else "unseen: neither made the maps nor was a witness"
+        )
+    return "known: it made the map" if known else "unseen: it did not make the map"
 
 
 def span(ends: Interval) -> str:
@@ -175,7 +223,19 @@ def page(
         for judge in results.clean
         if pair is not None
     ]
+    chosen = [
+        {
+            **words,
+            "needy": _neediest(measured, k),
+            "plots": [
+                Markup(plots.to_svg(draw(measured, k)[0])) for draw in (plots.byte_distribution, plots.chosen_settings)
+            ],
+        }
+        for k, words in zip(sorted(measured.chosen), controlled(results, metric), strict=True)
+    ]
     return template.render(
+        chosen=chosen,
+        role=lambda known: role(results, known),
         title=title,
         lead=lead,
         cards=headlines(results, metric),

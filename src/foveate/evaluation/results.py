@@ -23,7 +23,7 @@ class Judgement:
     """What one judge answers at one point: shares of the pictures, in [0, 1].
 
     Attributes:
-        known: whether this classifier made the saliency maps.
+        known: whether this classifier made the saliency maps, or was a witness of a rate control.
         top1: answers that equal the label.
         top5: labels among the five best answers; null for a judge of at most five classes.
         agreement: answers that equal the judge's own on the untouched picture.
@@ -46,7 +46,7 @@ class Clean:
     """A judge on the untouched pictures.
 
     Attributes:
-        known: whether this classifier made the saliency maps.
+        known: as of :class:`Judgement`.
         key: what its values have in ``records.jsonl``.
         top1, top5: as of :class:`Judgement`.
     """
@@ -58,6 +58,25 @@ class Clean:
 
 
 @dataclass(frozen=True)
+class Choices:
+    """What a rate control chose at one of its points, and what choosing cost.
+
+    Attributes:
+        met: share of the pictures that met the criterion; the others are at the finest point.
+        tried: candidates decoded, mean a picture.
+        encodes: candidates encoded, mean a picture.
+        forwards: pictures shown to the witnesses, the clean ones included, mean a picture.
+        settings: strength, scale, quality, and the number of pictures at it.
+    """
+
+    met: float
+    tried: float
+    encodes: float
+    forwards: float
+    settings: list[tuple[float, float, float, int]]
+
+
+@dataclass(frozen=True)
 class Point:
     """One operating point over all pictures.
 
@@ -65,31 +84,35 @@ class Point:
         curve: the name of its rate–accuracy curve: codec and setting without the quality, as ``"jpeg, strength 0.5"``.
         key: what its values have in ``records.jsonl``.
         codec: its name with its knobs, without the quality.
-        quality: on the codec's own scale.
+        quality: on the codec's own scale; null where a rate control chooses it (and the next two).
         strength: of the pre-filter, in [0, 1].
         scale: stored side over source side.
         map: what steers the pre-filter: ``"saliency"``; the controls ``"even"`` (the same amount of smoothing spread
             evenly), ``"center"`` and ``"other picture"``; or null where there is none.
+        keep: what a rate control keeps, such as ``"top1"`` or ``"kl0.2"``; null where there is none.
         n: number of pictures.
         bytes: mean a picture.
         bpp: bits a source pixel, pooled over the pictures.
         psnr: mean over the pictures, in dB, where it was asked for (100 for one that came back bit for bit).
         ms_ssim: mean over the pictures large enough for it, where it was asked for.
+        choices: what a rate control chose.
         judges: by name.
     """
 
     curve: str
     key: str
     codec: str
-    quality: float
+    quality: float | None
     strength: float
     scale: float
     map: str | None
+    keep: str | None
     n: int
     bytes: float
     bpp: float
     psnr: float | None
     ms_ssim: float | None
+    choices: Choices | None
     judges: dict[str, Judgement]
 
 
@@ -100,9 +123,9 @@ class Saving:
     Attributes:
         judge: whose answers are held equal.
         metric: ``"agreement"`` or ``"top1"``.
-        curve: the point's.
-        quality: the point's.
-        reference: the curve it is compared with: the codec alone, without saliency inside.
+        key, curve, quality, keep: the point's.
+        reference: the curve it is compared with: the codec alone, without saliency inside; for a rate control also
+            ``"jpeg, best scale"``, the best of all scales.
         saved: share of the bytes, negative where it costs more; null where the codec alone has no such accuracy within
             the qualities that were measured.
         interval: 95 %, by paired bootstrap; null for an end that is not within the qualities that were measured.
@@ -110,8 +133,10 @@ class Saving:
 
     judge: str
     metric: str
+    key: str
     curve: str
-    quality: float
+    quality: float | None
+    keep: str | None
     reference: str
     saved: float | None
     interval: Interval
@@ -123,7 +148,7 @@ class Comparison:
 
     Attributes:
         judge: whose answers are compared.
-        known: whether that judge made the saliency maps.
+        known: as of :class:`Judgement`.
         metric: ``"agreement"`` or ``"top1"``.
         curve: what is judged.
         reference: what it is compared with: the name of a curve, or ``"jpeg, best scale"`` for the best of all scales.
@@ -218,7 +243,7 @@ def _adapter() -> Any:
     """What checks the fields of :class:`Results` by their types."""
     from pydantic import TypeAdapter, with_config
 
-    for part in (Judgement, Clean, Point, Saving, Comparison, Results):
+    for part in (Judgement, Clean, Choices, Point, Saving, Comparison, Results):
         with_config({"extra": "forbid", "allow_inf_nan": False})(part)
     return TypeAdapter(Results)
 

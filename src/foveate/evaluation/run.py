@@ -32,6 +32,7 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
     fidelity: bool = False,
     seed: int = 0,
+    resamples: int = 1000,
     title: str = "Rate and accuracy",
     lead: str | None = None,
     class_names: Mapping[int, str] | None = None,
@@ -49,6 +50,7 @@ def evaluate(
         settings: what to record as asked for; JSON-able.
         fidelity: measure PSNR and MS-SSIM too.
         seed: of the order of the pictures and of the bootstrap.
+        resamples: of the bootstrap; each curve with an interval takes about a second for a thousand.
         title: of the report.
         lead: a sentence or two at the head of the report; None says what was measured.
         class_names: a name for each class number; None takes those of the source where it has ``classes``.
@@ -87,7 +89,7 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         with Records.on_disk(folder / "records.jsonl") as records:
             measured = measured_with(records)
-    results = summarise(measured, dict(settings or {}), seed)
+    results = summarise(measured, dict(settings or {}), seed, resamples)
     if folder is not None:
         results.write(folder / "results.json")
         names = _class_names(source) if class_names is None else class_names

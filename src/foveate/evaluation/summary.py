@@ -1,5 +1,6 @@
 """From a measurement to results: means over the pictures, and every setting compared, with intervals."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from foveate.evaluation import comparison
 from foveate.evaluation.bootstrap import Bootstrap, interval, resampled
 from foveate.evaluation.comparison import NoOverlap
 from foveate.evaluation.rate_accuracy import Measurement
-from foveate.evaluation.results import Clean, Comparison, Judgement, Point, Results, Saving
+from foveate.evaluation.results import Choices, Clean, Comparison, Judgement, Point, Results, Saving
 from foveate.saliency import Center, Control, Shuffled
 
 METRICS = ("agreement", "top1")
@@ -30,11 +31,15 @@ class Setting:
     strength: float = 0.0
     scale: float = 1.0
     map: str | None = None
+    keep: str | None = None
 
     @classmethod
     def of(cls, compressor: Compressor) -> "Setting":
         """The setting of an operating point."""
-        prefilter = compressor.prefilter
+        prefilter, control = compressor.prefilter, compressor.control
+        if control is not None:
+            kept = getattr(control, "family", type(control).__name__)
+            return cls(compressor.codec.family, keep=kept + (" without pre-filter" if prefilter is None else ""))
         if prefilter is None or not compressor.filters:
             return cls(compressor.codec.family, 0.0, compressor.scale)
         kind = "even" if prefilter.even else "saliency"
@@ -50,6 +55,7 @@ class Setting:
         parts = [f"strength {self.strength:g}"] * (self.strength > 0) + [f"scale {self.scale:g}"] * (self.scale < 1)
         words = {"even": "spread evenly", "center": "centre-weighted", "other picture": "another picture's map"}
         parts += [words.get(self.map, self.map)] if self.map not in (None, "saliency") else []
+        parts += [f"keep {self.keep}"] if self.keep else []
         return ", ".join([self.codec, *parts]) if parts else f"{self.codec} alone"
 
 
@@ -114,9 +120,10 @@ def summarise(measured: Measurement, settings: dict[str, Any], seed: int = 0, re
         for metric in METRICS:
             sample = curves[judge.name, metric]
             savings += [
-                _saving(sample, judge.name, metric, points[k], k, plain[setting].name, groups[plain[setting]])
+                _saving(sample, judge.name, metric, points[k], k, reference, others)
                 for k, setting in enumerate(of_points)
-                if setting != plain[setting] and len(groups.get(plain[setting], [])) >= 2
+                for control, reference, others in _references(setting, plain[setting], groups)
+                if (control == "codec alone" or (setting.keep and control == "downscaling")) and len(others) >= 2
             ]
             for setting, ks in groups.items():
                 for control, reference, others in _references(setting, plain[setting], groups):
@@ -137,6 +144,7 @@ def _references(setting: Setting, plain: Setting, groups: dict[Setting, list[int
         for control in CONTROLS:
             rival = Setting(setting.codec, setting.strength, setting.scale, control)
             found.append((control, rival.name, groups.get(rival, [])))
+    if (setting.map == "saliency" and setting.scale == 1) or setting.keep:
         scales = [k for other, ks in groups.items() if other == Setting(plain.codec, 0, other.scale) for k in ks]
         if len(scales) > len(groups.get(plain, [])):
             found.append(("downscaling", f"{plain.codec}, best scale", scales))
@@ -162,16 +170,33 @@ def _point(measured: Measurement, k: int, setting: Setting, curves: dict[tuple[s
         setting.name,
         measured.keys[k],
         setting.codec,
-        measured.compressors[k].codec.quality,
+        None if setting.keep else measured.compressors[k].codec.quality,
         setting.strength,
         setting.scale,
         setting.map,
+        getattr(measured.compressors[k].control, "keeps", None),
         len(measured.labels),
         measured.bytes[k].double().mean().item(),
         8 * measured.bytes[k].sum().item() / measured.pixels.sum().item(),
         fidelity.get("psnr"),
         fidelity.get("ms_ssim"),
+        _choices(measured.chosen.get(k)),
         {judge.name: judgement(judge.name, judge.known) for judge in measured.judges},
+    )
+
+
+def _choices(chosen: Sequence[dict[str, Any]] | None) -> Choices | None:
+    """What a control chose, over the pictures."""
+    if chosen is None:
+        return None
+    n = len(chosen)
+    settings = Counter((one["strength"], one["scale"], one["quality"]) for one in chosen)
+    return Choices(
+        sum(one["met"] for one in chosen) / n,
+        sum(one["tried"] for one in chosen) / n,
+        sum(one["encodes"] for one in chosen) / n,
+        sum((one["tried"] + 1) * len(one["clean"]) for one in chosen) / n,
+        [(float(t), float(s), float(q), count) for (t, s, q), count in sorted(settings.items())],
     )
 
 
@@ -186,8 +211,10 @@ def _saving(
     return Saving(
         judge,
         metric,
+        point.key,
         point.curve,
         point.quality,
+        point.keep,
         reference,
         found if np.isfinite(found) else None,
         interval(resampled(lambda b: saved(b + 1), sample.resamples)),

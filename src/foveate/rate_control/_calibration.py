@@ -1,5 +1,6 @@
 """What is expected of a picture before it is tried: learnt from pictures that were."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from foveate._files import write_text
 from foveate.rate_control._criteria import Criterion, Keep, measured
 
 
@@ -58,8 +60,16 @@ class Calibration:
             found.append(one.slack(self.values[kind]) if isinstance(one, Criterion) else self.values[kind])
         return torch.stack(found).amin(0)
 
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with anything it holds."""
+        return hashlib.blake2b(self._text().encode(), digest_size=8).hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write it as JSON, at once or not at all: the fields of this class with ``"schema": 1`` before them."""
+        write_text(Path(path), self._text())
+
+    def _text(self) -> str:
         content = {
             "schema": 1,
             "codec": self.codec,
@@ -68,10 +78,7 @@ class Calibration:
             "bits": _digits(self.bits),
             "values": {kind: _digits(values) for kind, values in self.values.items()},
         }
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(content, separators=(",", ":")) + "\n")
-        partial.replace(path)
+        return json.dumps(content, separators=(",", ":")) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

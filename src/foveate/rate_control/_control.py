@@ -138,6 +138,21 @@ class RateControl:
         """The criteria as a short string, for results: ``criteria`` reads it back where all are built in."""
         return "+".join(map(name_of, self._keep))
 
+    @property
+    def family(self) -> str:
+        """What controls that differ in their bounds alone share: ``"kl for mobilenet_v2"``."""
+        kinds = (one.kind if isinstance(one, Criterion) else name_of(one) for one in self._keep)
+        return f"{'+'.join(kinds)} for {' and '.join(one.name for one in self._witnesses)}"
+
+    @property
+    def identity(self) -> str:
+        """What its choices depend on, as one line of text: the same in every process, another for other witnesses."""
+        learnt = self.calibration.digest if isinstance(self.calibration, Calibration) else None
+        witnesses = ", ".join(one.classifier.identity for one in self._witnesses)
+        grid = f"qualities={self.qualities} scales={self.scales} strengths={self.strengths} floor={self.floor}"
+        search = f"worth={self.worth:g} tries={self.tries} exhaustive={self.exhaustive} calibration={learnt}"
+        return f"keep={self.keeps} {grid} {search} witnesses=({witnesses})"
+
     def points(self, compressor: Compressor) -> tuple[Point, ...]:
         """Return the grid for a compressor; the last is the finest: strength least, then scale and quality greatest.
 
