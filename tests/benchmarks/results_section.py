@@ -52,7 +52,7 @@ def section(results: Results) -> str:
                 )
                 cells += [f"{100 * one.top1:.1f} %", f"{100 * one.agreement:.1f} %", gain]
             lines.append(row(cells))
-    curves = [c for c in dict.fromkeys(c.curve for c in results.comparisons if c.control == "even")]
+    curves = list(dict.fromkeys(c.curve for c in results.comparisons if c.control == "even"))
     heads = ["bytes saved by the map, against", *(f"{c}: {name}" for c in curves for name in judges)]
     lines += ["", row(heads), "|---|" + "--:|" * (len(heads) - 1)]
     found = {(c.curve, c.judge, c.control): c for c in results.comparisons if c.metric == "agreement"}
