@@ -1,10 +1,11 @@
 """Where a classifier looks: images in, maps out.
 
 A new kind joins as a callable that follows the :class:`Saliency` protocol; one on a Captum layer method joins as a
-subclass of ``LayerSaliency`` with the one method that differs.
+subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribution`` takes all other methods of Captum.
 """
 
+from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
 from foveate.saliency._protocol import Saliency, normalise
 
-__all__ = ["ActivationMap", "GradCam", "LayerSaliency", "Saliency", "normalise"]
+__all__ = ["ActivationMap", "CaptumAttribution", "GradCam", "LayerSaliency", "Saliency", "normalise"]
