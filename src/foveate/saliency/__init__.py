@@ -7,5 +7,6 @@ subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribut
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
 from foveate.saliency._protocol import Saliency, normalise
+from foveate.saliency._spec import from_spec
 
-__all__ = ["ActivationMap", "CaptumAttribution", "GradCam", "LayerSaliency", "Saliency", "normalise"]
+__all__ = ["ActivationMap", "CaptumAttribution", "GradCam", "LayerSaliency", "Saliency", "from_spec", "normalise"]
