@@ -157,6 +157,12 @@ class TestConformance:
             assert torch.is_grad_enabled() == (mode is torch.enable_grad)
         torch.testing.assert_close(maps, expected)
 
+    def test_a_recipe_built_under_inference_mode(self, kind, tmp_path):
+        recipe, images = f"{RECIPES}:counted:{tmp_path}", torch.ones(1, 3, 32, 32) / 2
+        with torch.inference_mode():
+            first = kind(recipe)(images)
+        torch.testing.assert_close(kind(recipe)(images), first)
+
     def test_autocast_changes_nothing(self, kind):
         images, cam = torch.rand(2, 3, 32, 32), kind(tiny())
         with torch.autocast("cpu", dtype=torch.bfloat16):

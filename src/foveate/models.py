@@ -8,7 +8,8 @@ import re
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -176,7 +177,8 @@ class Model:
             return self.source
         with Model._lock:
             if self.source not in Model._built:
-                with torch.random.fork_rng(devices=[]):
+                # Outside inference mode, whose tensors would be of no use to any gradient later.
+                with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
                     made = build(self.source) if isinstance(self.source, str) else self.source()
                 if not isinstance(made, nn.Module):
                     raise ValueError(f"model: {self.source!r} gave a {type(made).__name__}, not a torch.nn.Module")
@@ -248,6 +250,55 @@ def refuse_cuda_in_worker(device: torch.device) -> None:
             "the CPU in the transform, or compress in the training loop after the batch is on the GPU (call the "
             "Compressor or Prefilter there), or compute the maps beforehand and pass them as maps="
         )
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Run the model in eval mode, and give each submodule its mode and its buffers back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, _version(buffer), buffer.clone())
+        for module, _ in modes
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        for module, training in modes:
+            if training:  # the flag itself: a train() or eval() of the user's own may do more than set it
+                module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for module, name, buffer, version, value in buffers:
+            if _version(buffer) != version:  # written in place, as counters are whatever the mode
+                with torch.no_grad():
+                    buffer.copy_(value)
+            module._buffers[name] = buffer
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was written in place; one made under inference mode does not count, nor can be written."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def named(spec: str) -> Any:
+    """Return what ``"package.module:name"`` or ``"path/to/file.py:name"`` names.
+
+    Raises:
+        ValueError: if the file, the module or the name is not there.
+
+    Example:
+        >>> named("foveate.demo:PREPROCESS").mean
+        (0.4, 0.4, 0.4)
+    """
+    home, colon, name = spec.rpartition(":")
+    if not colon:
+        raise ValueError(f"expected 'package.module:name' or 'file.py:name', got {spec!r}")
+    module = _module_of(home)
+    if not hasattr(module, name):
+        raise ValueError(f"{home} has no {name!r}")
+    return getattr(module, name)
 
 
 def _is_torchvision(spec: str) -> bool:

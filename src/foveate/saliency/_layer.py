@@ -4,15 +4,14 @@ import logging
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveate.images import check_tensor, to_float
-from foveate.models import Model, Preprocess, Source, check_logits, refuse_cuda_in_worker
+from foveate.models import Model, Preprocess, Source, check_logits, refuse_cuda_in_worker, unchanged
 from foveate.saliency._protocol import normalise
 from foveate.saliency._stage import last_convolutional_stage
 
@@ -85,7 +84,7 @@ class LayerSaliency(ABC):
         weight = next((p for p in model.parameters() if p.is_floating_point()), None)
         if weight is not None:
             refuse_cuda_in_worker(weight.device)
-        with _lock_of(model), _unchanged(model), torch.inference_mode(False), torch.no_grad():
+        with _lock_of(model), unchanged(model), torch.inference_mode(False), torch.no_grad():
             # A copy outside inference mode: Captum marks its input, and a model may write on its own.
             x = to_float(images).clone() if images.is_floating_point() else to_float(images)
             x = self._preprocess(x if weight is None else x.to(weight.device, weight.dtype))
@@ -266,33 +265,3 @@ def _name_of(layer: str | nn.Module | None, model: Source) -> str | None:
 def _lock_of(model: nn.Module) -> threading.RLock:
     with _locks_lock:
         return _locks.setdefault(model, threading.RLock())
-
-
-@contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Run the model in eval mode, and give each submodule its mode and its buffers back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, _version(buffer), buffer.clone())
-        for module, _ in modes
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        for module, training in modes:
-            if training:  # the flag itself: a train() or eval() of the user's own may do more than set it
-                module.training = False
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-        for module, name, buffer, version, value in buffers:
-            if _version(buffer) != version:  # written in place, as counters are whatever the mode
-                with torch.no_grad():
-                    buffer.copy_(value)
-            module._buffers[name] = buffer
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written in place; one made under inference mode does not count, nor can be written."""
-    return 0 if tensor.is_inference() else tensor._version

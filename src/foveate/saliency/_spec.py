@@ -1,12 +1,11 @@
 """A saliency from what a configuration file can hold."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from foveate.models import Preprocess, Source
+from foveate.models import Preprocess, Source, named
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam
 from foveate.saliency._protocol import Saliency
@@ -60,10 +59,4 @@ def _preprocess(given: Any) -> Callable[[Tensor], Tensor] | None:
     if isinstance(given, Mapping):
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         return Preprocess(**arguments)
-    if not isinstance(given, str):
-        return given
-    home, _, name = given.partition(":")
-    try:
-        return getattr(importlib.import_module(home), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"preprocess: cannot find {given!r}; expected 'package.module:name' ({error})") from error
+    return named(given) if isinstance(given, str) else given
