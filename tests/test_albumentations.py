@@ -3,6 +3,7 @@ import pickle
 
 import albumentations as A
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from conftest import RECIPES
@@ -29,6 +30,7 @@ IMAGES = {
     "float32": lambda: torch.rand(21, 34, 3).numpy(),
     "float32 flat": lambda: torch.rand(21, 34).numpy(),
     "strided": lambda: to_array(torch.rand(3, 34, 42))[:, ::2].transpose(1, 0, 2),
+    "read-only": lambda: np.asarray(PIL.Image.fromarray(to_array(torch.rand(3, 21, 34)))),
 }
 
 

@@ -60,7 +60,7 @@ def rate_accuracy(
     ax.set_ylabel(f"{what}, %")
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
-    ax.legend(frameon=False, fontsize=8, loc="lower right")
+    ax.legend(frameon=False, fontsize=8, loc="best")
     return ax.get_figure(), ax  # type: ignore[return-value]
 
 

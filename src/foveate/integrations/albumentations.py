@@ -51,6 +51,7 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
     def apply_to_images(self, images: Image, draw: dict[str, Any] | None = None, **params: Any) -> Image:
         """Transform images (N, H, W, C) or (N, H, W) as one batch."""
         given = np.asarray(images)
+        given = given if given.flags.writeable else given.copy()  # or torch warns, though nothing is written
         batch = torch.from_numpy(given if given.ndim == 4 else given[..., None]).movedim(-1, 1)
         check_tensor(batch, "image")
         if batch.numel() == 0:

@@ -85,7 +85,7 @@ class _Reader:
         self._forward = _function("forward_fn", forward_fn)
         self._saliency: tuple[Any, _Shown, Saliency] | None = None
         if isinstance(saliency, Mapping | str):
-            from_spec(saliency, model=nn.Identity())  # so that a wrong description is named before the training
+            from_spec(saliency, model=nn.Identity)  # so that a wrong description is named before the training
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """The images and the targets of a batch."""
@@ -368,11 +368,16 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
 
     def _figure(self, values: Mapping[str, float], loader: int) -> Any:
         curves = self._curves(values)
+        ahead = len(curves)
         first = next((entry for entry in self.history if entry["loader"] == loader), None)
         if first is not None and first["values"] is not values and set(first["values"]) == set(values):
             curves |= {f"_{label}": curve for label, curve in self._curves(first["values"]).items()}
         what = "top-1" if "clean/top1" in values else "agreement"
-        return _figures.rate_accuracy(curves, what, values.get("clean/top1"))[0]
+        figure, ax = _figures.rate_accuracy(curves, what, values.get("clean/top1"))
+        if first is not None:
+            now = self.history[-1]["epoch"]
+            ax.set_title(f"epoch {now}" if len(curves) == ahead else f"epoch {now}, faintly {first['epoch']}")
+        return figure
 
 
 def bytes_at(rates: Sequence[float], accuracies: Sequence[float], floor: float) -> float:
