@@ -79,7 +79,7 @@ def main(logs: str | Path, epochs: int = 2) -> None:
         callbacks=[robustness, SaliencyLogger(pictures=3, codec="jpeg:10")],
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=5,
+        log_every_n_steps=2,
         num_sanity_val_steps=0,
         default_root_dir=logs,
     )

@@ -1,4 +1,6 @@
 import copy
+import importlib
+import json
 import math
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from lightning_modules import MEAN, PACKAGES, STD, Pictures, loader
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
@@ -333,6 +336,36 @@ class TestCompressionRobustness:
         with pytest.raises(ValueError, match="gif"):
             CompressionRobustness(["gif:3"])
 
+    def test_the_module_is_asked_once_less_where_its_step_was_heard(self, package, tmp_path):
+        calls = []
+
+        class Counting(package[2]):
+            def forward(self, x):
+                calls.append(len(x))
+                return super().forward(x)
+
+        class Silent(Counting):
+            def validation_step(self, batch, batch_idx):
+                Counting.forward(self, batch[0])  # passes by the hooks of a call
+
+        values = []
+        for kind, expected in ((Counting, 1 + len(POINTS)), (Silent, 2 + len(POINTS))):
+            calls.clear()
+            run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
+            values.append(robustness(run.validate(kind(), loader(4), verbose=False)[0]))
+            assert len(calls) == expected
+        assert values[0] == values[1]
+
+    def test_no_hook_is_left_by_a_step_that_fails(self, package, tmp_path):
+        class Failing(package[1]):
+            def validation_step(self, batch, batch_idx):
+                raise RuntimeError("out of luck")
+
+        module = Failing()
+        with pytest.raises(RuntimeError, match="out of luck"):
+            trainer(package, tmp_path, [CompressionRobustness(POINTS)]).validate(module, loader(4), verbose=False)
+        assert not module._forward_hooks
+
     def test_logits_are_checked(self, package, tmp_path):
         callback = CompressionRobustness(POINTS, forward_fn=lambda module, images: images)
         with pytest.raises(ValueError, match="logits"):
@@ -389,6 +422,88 @@ def test_two_processes_are_as_one(tmp_path):
     assert set(two) == set(one)
     assert "robustness/jpeg:40/top1" in one[0]
     assert "saliency" in events(tmp_path / "lightning_logs" / "version_2")["images"]
+
+
+class TestConfig:
+    """One file for the LightningCLI of both packages."""
+
+    config = yaml.safe_load((Path(__file__).parents[1] / "examples" / "lightning_cli.yaml").read_text())
+
+    def cli(self, package, tmp_path, config, run=False):
+        name = package[0].__name__
+        cli = importlib.import_module(f"{name}.cli")
+        config["trainer"]["logger"] = False
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        args = ["--config", str(tmp_path / "config.yaml")]
+        return cli.LightningCLI(
+            package[1], package[3], save_config_callback=None, run=run, args=["fit", *args] if run else args
+        )
+
+    def test_the_example_s_callbacks_and_data(self, package, tmp_path):
+        config = {**self.config, "model": {}, "data": {"batch": 2, "compress": self.config["data"]["compress"]}}
+        cli = self.cli(package, tmp_path, copy.deepcopy(config))
+        found = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("foveate")]
+        assert [type(c).__name__ for c in found] == ["CompressionRobustness", "SaliencyLogger"]
+        assert [str(p) for p in found[0].points] == ["jpeg:5", "jpeg:30", "webp:20"]
+        assert repr(cli.datamodule.compress) == ("BatchCompressor('jpeg', quality=(3, 40), strength=(0.0, 0.5), p=1)")
+
+    def test_every_argument_can_stand_in_a_file(self, package, tmp_path):
+        config = copy.deepcopy(self.config)
+        shared = {
+            "saliency": {"method": "Saliency", "grid": 4, "arguments": {"abs": True}},
+            "mean": list(MEAN),
+            "std": list(STD),
+            "adapter": f"{__file__}:plain_batch",
+            "forward_fn": f"{__file__}:odd_forward",
+        }
+        config["trainer"] |= {"limit_train_batches": 1, "limit_val_batches": 1}
+        config["trainer"]["callbacks"] = [
+            {
+                "class_path": "foveate.integrations.lightning.CompressionRobustness",
+                "init_args": {
+                    **shared,
+                    "points": ["jpeg:5"],
+                    "strength": 0.5,
+                    "every_n_epochs": 1,
+                    "limit_batches": 2,
+                    "name": "r",
+                },
+            },
+            {
+                "class_path": "foveate.integrations.lightning.SaliencyLogger",
+                "init_args": {
+                    **shared,
+                    "pictures": 1,
+                    "every_n_epochs": 1,
+                    "codec": "webp",
+                    "strength": 1,
+                    "name": "s",
+                },
+            },
+        ]
+        compress = {
+            "codec": "webp",
+            "quality": 30,
+            "strength": 0.5,
+            "filter": "guided",
+            "sigma": 2,
+            "scale": 0.9,
+            "p": 1,
+        }
+        config["model"] = {}
+        config["data"] = {
+            "compress": {
+                "class_path": "foveate.integrations.lightning.BatchCompressor",
+                "init_args": {**shared, **compress},
+            }
+        }
+        assert json.loads(json.dumps(config)) == config
+        trainer = self.cli(package, tmp_path, config, run=True).trainer
+        assert 0 <= float(trainer.callback_metrics["r/jpeg:5/top1"]) <= 1
+
+
+def plain_batch(batch):
+    return batch[0], batch[1]
 
 
 class TestSaliencyLogger:

@@ -39,9 +39,10 @@ from torchmetrics import Metric  # noqa: E402
 
 __all__ = ["BatchCompressor", "CompressOnTheFly", "CompressionRobustness", "SaliencyLogger"]
 
-SaliencySpec: TypeAlias = str | dict[str, Any] | Callable[[Tensor], Tensor] | None
-Adapter: TypeAlias = str | Callable[[Any], tuple[Tensor, Tensor | None]] | None
-Forward: TypeAlias = str | Callable[[Any, Tensor], Tensor] | None
+# Callables without their types, at which LightningCLI's help would list every subclass of Tensor.
+SaliencySpec: TypeAlias = str | dict[str, Any] | Callable[..., Any] | None
+Adapter: TypeAlias = str | Callable[..., Any] | None
+Forward: TypeAlias = str | Callable[..., Any] | None
 Numbers: TypeAlias = float | list[float] | tuple[float, ...] | None
 
 
@@ -86,6 +87,11 @@ class _Reader:
         self._saliency: tuple[Any, _Shown, Saliency] | None = None
         if isinstance(saliency, Mapping | str):
             from_spec(saliency, model=nn.Identity)  # so that a wrong description is named before the training
+
+    @property
+    def asks_module(self) -> bool:
+        """Whether logits are what a call of the module gives."""
+        return self._forward is None
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor | None]:
         """The images and the targets of a batch."""
@@ -152,6 +158,23 @@ class _Through(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self._function(self.module, images)
+
+
+class _Heard:
+    """The logits that a module gives while this listens, by the very tensor that it was given."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._answers: list[tuple[Any, Any]] = []
+        self.handle = module.register_forward_hook(self._hear)
+
+    def _hear(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if len(inputs) == 1 and isinstance(output, Tensor):
+            self._answers.append((inputs[0], output.detach()))
+
+    def answer(self, images: Tensor) -> Tensor | None:
+        """The logits (B, classes) of these images, or None where the module was not asked just that."""
+        found = next((output for given, output in self._answers if given is images), None)
+        return found if found is not None and found.ndim == 2 and len(found) == len(images) else None
 
 
 class _Counts(Metric):
@@ -261,6 +284,7 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
         """What was measured in ``fit``: epoch, step, loader and values. Part of the checkpoint."""
         self._reader = _Reader(saliency, mean, std, adapter, forward_fn)
         self._counts: dict[int, _Counts] = {}
+        self._heard: _Heard | None = None
 
     @property
     def state_key(self) -> str:
@@ -279,12 +303,24 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
         """Begin to count."""
         self._counts = {}
 
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Listen to what the module answers in its own step, which need not be asked again."""
+        if self._measures(trainer, batch_idx) and self._reader.asks_module:
+            self._heard = _Heard(pl_module)
+
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Compress the batch and run the module again."""
-        if _due(trainer, self.every_n_epochs) and (self.limit_batches is None or batch_idx < self.limit_batches):
-            self._measure(trainer, pl_module, batch, dataloader_idx)
+        heard = self._stop_listening()
+        if self._measures(trainer, batch_idx):
+            self._measure(trainer, pl_module, batch, dataloader_idx, heard)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self._stop_listening()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log what was counted."""
@@ -292,10 +328,20 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             self._log(trainer, pl_module)
 
     on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
-    def _measure(self, trainer: Any, module: Any, batch: Any, loader: int) -> None:
+    def _measures(self, trainer: Any, batch_idx: int) -> bool:
+        return _due(trainer, self.every_n_epochs) and (self.limit_batches is None or batch_idx < self.limit_batches)
+
+    def _stop_listening(self) -> "_Heard | None":
+        heard, self._heard = self._heard, None
+        if heard is not None:
+            heard.handle.remove()
+        return heard
+
+    def _measure(self, trainer: Any, module: Any, batch: Any, loader: int, heard: "_Heard | None") -> None:
         images, target = self._reader.read(batch)
         how = self._reader.normalisation(_loaders(trainer)[loader])
         pictures = how.undo(images)
@@ -310,7 +356,8 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             )
         source = to_uint8(source).cpu()  # once for all points
         rows = None if maps is None else list(maps.cpu())
-        clean = self._reader.logits(trainer, module, images).argmax(1)
+        logits = None if heard is None else heard.answer(images)
+        clean = (self._reader.logits(trainer, module, images) if logits is None else logits).argmax(1)
         answers, sizes = [], []
         for compressor in compressors:
             encoded = compressor.store(source, rows)
@@ -563,7 +610,7 @@ class BatchCompressor:
     def __init__(
         self,
         codec: str = "jpeg",
-        quality: int | float | list[float] | tuple[float, ...] | None = None,
+        quality: int | float | list[int] | list[float] | tuple[float, ...] | None = None,
         strength: float | list[float] | tuple[float, ...] = 0.0,
         saliency: SaliencySpec = None,
         filter: str = "blend",
