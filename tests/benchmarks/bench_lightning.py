@@ -50,9 +50,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--batches", type=int, default=2)
     parser.add_argument("--points", nargs="+", default=["jpeg:10", "jpeg:30", "webp:20"])
+    parser.add_argument("--strength", nargs="+", type=float, default=[0.0, 0.5])
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
 
     torch.manual_seed(0)
     coarse = torch.rand(args.batch * args.batches, 3, 28, 28)
@@ -78,7 +79,7 @@ def main() -> None:
                     module(HOW(decoded))
 
     report = {"torch": torch.__version__, "threads": torch.get_num_threads(), **vars(args)}
-    for strength in (0.0, 0.5):
+    for strength in args.strength:
         epoch(strength), parts(strength), epoch(None)
         rows = []
         for _ in range(args.repeats):

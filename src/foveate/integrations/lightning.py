@@ -52,8 +52,8 @@ def _callbacks() -> tuple[type, ...]:
         try:
             bases.append(importlib.import_module(name).Callback)
         except ModuleNotFoundError as error:
-            if error.name not in ("lightning", "pytorch_lightning"):
-                raise
+            if error.name not in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+                raise  # it is there, but not whole
     if not bases:
         raise ImportError('neither lightning nor pytorch_lightning is installed; pip install "foveate[lightning]"')
     return tuple(bases)
