@@ -8,6 +8,9 @@ and Kornia's differentiable JPEG, for a classifier that stays as it is: divergen
 scenes, plus a price on bits. The proxy counts no bits, so they are estimated from DCT coefficients. What comes out is
 judged with real JPEG on other scenes, by that classifier and by one that had no part, beside the default curve at
 several strengths. Labels play no part.
+
+What it shows: after 80 steps at price 1 the learnt curve ties with the default on 240 scenes and does not beat it
+(geometric means of 1,542 and 1,541 bytes a picture for the classifier that made the map, 1,136 and 1,139 for the other).
 """
 
 import io
