@@ -10,7 +10,8 @@ judged with real JPEG on other scenes, by that classifier and by one that had no
 several strengths. Labels play no part.
 
 What it shows: after 80 steps at price 1 the learnt curve ties with the default on 240 scenes and does not beat it
-(geometric means of 1,542 and 1,541 bytes a picture for the classifier that made the map, 1,136 and 1,139 for the other).
+(geometric means of 1,542 and 1,541 bytes a picture for the classifier that made the map, 1,136 and 1,139 for the
+other).
 """
 
 import io

@@ -38,6 +38,10 @@ def package(request):
     return PACKAGES[request.param]
 
 
+# For what does not touch the package.
+one_package = pytest.mark.parametrize("package", ["lightning.pytorch"], indirect=True)
+
+
 def trainer(package, tmp_path, callbacks=(), **more):
     settings = {
         "max_epochs": 2,
@@ -128,9 +132,8 @@ class TestConformance:
         ]
 
     @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+    @one_package
     def test_precisions(self, make, package, tmp_path, precision):
-        if precision == "64-true" and package is PACKAGES["pytorch_lightning"]:
-            pytest.skip("one package is enough")
         run = trainer(package, tmp_path, [make()], max_epochs=1, precision=precision)
         run.fit(package[1](), loader(4), loader(8))
         run.validate(package[1](), loader(8), verbose=False)
@@ -146,6 +149,7 @@ class TestConformance:
         assert not module.net[0].weight.requires_grad
         assert not any(len(getattr(m, d)) for m in module.modules() for d in vars(m) if d.endswith("_hooks"))
 
+    @one_package
     def test_the_random_state_is_not_touched(self, make, package, tmp_path):
         class Probe(package[0].Callback):
             def on_validation_batch_start(self, *_):
@@ -158,6 +162,7 @@ class TestConformance:
         trainer(package, tmp_path, [probe, make()]).validate(package[1](), loader(4), verbose=False)
         assert torch.equal(probe.before, probe.after)
 
+    @one_package
     def test_state_of_two_in_one_trainer(self, make, package, tmp_path):
         callbacks = [make(name="a"), make(name="b")]
         run = trainer(package, tmp_path, callbacks, max_epochs=1)
@@ -167,6 +172,7 @@ class TestConformance:
         assert {c.state_key for c in callbacks} <= set(states)
         assert len({c.state_key for c in callbacks}) == 2
 
+    @one_package
     def test_batches_that_are_no_tuples(self, make, package, tmp_path):
         class Odd(package[1]):
             def forward(self, x):
@@ -184,6 +190,7 @@ class TestConformance:
         with pytest.raises(TypeError, match="adapter: a batch is a dict"):
             trainer(package, tmp_path, [make()]).validate(Odd(), odd, verbose=False)
 
+    @one_package
     def test_pictures_that_are_not_in_range(self, make, package, tmp_path):
         unknown = Pictures(8, transform=lambda x: x.float())
         with pytest.raises(ValueError, match="mean, std: .*give the mean and std"):
@@ -251,6 +258,7 @@ class TestCompressionRobustness:
         best = max(entry["values"]["webp:20/agreement"] for entry in callbacks[0].history)
         assert float(keep.best_model_score) == pytest.approx(best)
 
+    @one_package
     def test_every_n_epochs_limit_and_sanity_check(self, package, tmp_path, monkeypatch):
         callback = CompressionRobustness(POINTS, every_n_epochs=2, limit_batches=1)
         seen = []
@@ -261,6 +269,7 @@ class TestCompressionRobustness:
         assert seen == [1, 3]
         assert [entry["epoch"] for entry in callback.history] == [1, 3]
 
+    @one_package
     def test_several_loaders(self, package, tmp_path):
         module = package[2]()
         expected = [by_hand(copy.deepcopy(module), length=n, seed=n) for n in (8, 12)]
@@ -272,6 +281,7 @@ class TestCompressionRobustness:
                 assert values[f"{key}/dataloader_idx_{k}"] == pytest.approx(value, rel=1e-5)
         assert len(values) == 2 * (len(expected[0]) + 1)
 
+    @one_package
     def test_without_targets_there_is_agreement(self, package, tmp_path):
         callback = CompressionRobustness(["jpeg:2"], adapter=lambda batch: (batch[0], None))
         values = robustness(trainer(package, tmp_path, [callback]).validate(package[2](), loader(), verbose=False)[0])
@@ -292,6 +302,7 @@ class TestCompressionRobustness:
         assert [entry["epoch"] for entry in whole[0].history] == [0, 1, 2]
         assert torch.equal(resumed[1].pictures, whole[1].pictures)
 
+    @one_package
     def test_the_figure_is_in_the_event_file(self, package, tmp_path):
         logger = package[0].loggers.TensorBoardLogger(tmp_path)
         csv = package[0].loggers.CSVLogger(tmp_path / "csv")
@@ -306,6 +317,7 @@ class TestCompressionRobustness:
         assert len(tags["scalars"]["robustness/jpeg:40/top1"]) == 2
         assert "robustness/jpeg:40/top1" in Path(csv.log_dir, "metrics.csv").read_text()
 
+    @one_package
     def test_a_module_it_does_not_train_makes_the_maps(self, package, tmp_path):
         callback = CompressionRobustness(["jpeg:5"], strength=0.9, saliency="foveate.demo:scene_net")
         run = trainer(package, tmp_path, [callback])
@@ -316,6 +328,7 @@ class TestCompressionRobustness:
         )
         assert values["robustness/jpeg:5/bytes"] < alone["robustness/jpeg:5/bytes"]
 
+    @one_package
     def test_greyscale(self, package, tmp_path):
         class Grey(package[1]):
             def __init__(self):
@@ -336,6 +349,7 @@ class TestCompressionRobustness:
         with pytest.raises(ValueError, match="gif"):
             CompressionRobustness(["gif:3"])
 
+    @one_package
     def test_the_module_is_asked_once_less_where_its_step_was_heard(self, package, tmp_path):
         calls = []
 
@@ -356,6 +370,7 @@ class TestCompressionRobustness:
             assert len(calls) == expected
         assert values[0] == values[1]
 
+    @one_package
     def test_no_hook_is_left_by_a_step_that_fails(self, package, tmp_path):
         class Failing(package[1]):
             def validation_step(self, batch, batch_idx):
@@ -366,6 +381,7 @@ class TestCompressionRobustness:
             trainer(package, tmp_path, [CompressionRobustness(POINTS)]).validate(module, loader(4), verbose=False)
         assert not module._forward_hooks
 
+    @one_package
     def test_logits_are_checked(self, package, tmp_path):
         callback = CompressionRobustness(POINTS, forward_fn=lambda module, images: images)
         with pytest.raises(ValueError, match="logits"):
@@ -507,6 +523,7 @@ def plain_batch(batch):
 
 
 class TestSaliencyLogger:
+    @one_package
     def test_the_pictures_are_fixed(self, package, tmp_path):
         drawn = []
 
@@ -525,11 +542,13 @@ class TestSaliencyLogger:
             tuple(p.flatten().tolist()) for p in Pictures().pictures
         }
 
+    @one_package
     def test_no_logger_no_drawing(self, package, tmp_path, monkeypatch):
         monkeypatch.setattr(SaliencyLogger, "_figure", lambda *_: pytest.fail("drawn for nobody"))
         csv = package[0].loggers.CSVLogger(tmp_path)
         trainer(package, tmp_path, [SaliencyLogger()], logger=csv).validate(package[1](), loader(), verbose=False)
 
+    @one_package
     def test_loggers_with_log_image(self, package, tmp_path):
         class Images(package[0].loggers.CSVLogger):
             def log_image(self, key, images, step=None):
@@ -558,6 +577,7 @@ class TestCompressOnTheFly:
         trainer(package, tmp_path, max_epochs=1).fit(Seeing(), datamodule=data)
         return {stage: torch.cat(parts) for stage, parts in batches.items()}
 
+    @one_package
     def test_training_batches_are_compressed_and_no_others(self, package, tmp_path):
         clean = torch.stack([x for x, _ in Pictures()])
         batches = self.seen(package, tmp_path, BatchCompressor("jpeg:10"))
@@ -567,6 +587,7 @@ class TestCompressOnTheFly:
         assert torch.equal(batches["val"][-16:], clean)
         assert torch.equal(self.seen(package, tmp_path, None)["train"], clean)
 
+    @one_package
     def test_with_a_saliency_of_the_module_s_own(self, package, tmp_path):
         torch.manual_seed(2)
         batches = self.seen(package, tmp_path, BatchCompressor("jpeg:90", strength=(0.8, 1.0), sigma=40))

@@ -238,7 +238,7 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
         saliency: for the pre-filter: a model's recipe for its Grad-CAM, or a mapping (see
             :func:`foveate.saliency.from_spec`), or a saliency. Without a model it is the module in training that is
             explained; None takes its Grad-CAM.
-        every_n_epochs: measure after every so many epochs of ``fit``.
+        every_n_epochs: measure after every so many epochs of ``fit``; what monitors a value is to look no more often.
         limit_batches: measure so many batches of each loader, in each process; None for all.
         mean: how pictures were normalised, a number a channel or one for all; None reads it from the transforms.
         std: likewise.
