@@ -22,6 +22,46 @@ def test_the_functional_core_loads_no_host():
     assert imported_by(f"import foveate\nfrom foveate import {names}\nfoveate.GradCam, foveate.Compressor") == []
 
 
+def test_importing_the_integrations_loads_no_host():
+    assert imported_by("import foveate.integrations, foveate.saliency\nfoveate.CaptumAttribution") == []
+
+
+def test_a_host_loads_no_other():
+    loaded = imported_by("import foveate.integrations.albumentations")
+    assert "albumentations" in loaded
+    assert not {"captum", "kornia", "lightning", "pytorch_lightning"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("host", "missing", "extra"),
+    [
+        ("albumentations", ["albumentations"], "albumentations"),
+        ("lightning", ["lightning", "pytorch_lightning"], "lightning"),
+        ("lightning", ["torchmetrics"], "lightning"),
+    ],
+)
+def test_a_missing_host_says_how_to_install_it(host, missing, extra):
+    hide = (
+        "import sys, importlib.abc\n"
+        "class Hidden(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name.split('.')[0] in {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name.split('.')[0])\n"
+        "sys.meta_path.insert(0, Hidden())\n"
+        f"import foveate.integrations.{host}"
+    )
+    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True)
+    assert f'pip install "foveate[{extra}]"' in done.stderr
+
+
+@pytest.mark.parametrize("missing", ["lightning", "pytorch_lightning"])
+def test_one_lightning_is_enough(missing):
+    statement = (
+        f"import sys\nsys.modules[{missing!r}] = None\nimport foveate.integrations.lightning as f\nf.SaliencyLogger()"
+    )
+    assert ("lightning" if missing == "pytorch_lightning" else "pytorch_lightning") in imported_by(statement)
+
+
 def test_the_probe_sees_an_import():
     assert "torchvision" in imported_by("import foveate.transforms")
 

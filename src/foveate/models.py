@@ -233,7 +233,8 @@ class Model:
             return self.source
         with Model._lock:
             if self.source not in Model._built:
-                with torch.random.fork_rng(devices=[]):
+                # Outside inference mode, whose tensors would be of no use to any gradient later.
+                with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
                     made = build(self.source) if isinstance(self.source, str) else self.source()
                 if not isinstance(made, nn.Module):
                     raise ValueError(f"model: {self.source!r} gave a {type(made).__name__}, not a torch.nn.Module")
@@ -345,6 +346,25 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
 def _version(tensor: Tensor) -> int:
     """How often a tensor was written in place; one made under inference mode does not count, nor can be written."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def named(spec: str) -> Any:
+    """Return what ``"package.module:name"`` or ``"path/to/file.py:name"`` names.
+
+    Raises:
+        ValueError: if the file, the module or the name is not there.
+
+    Example:
+        >>> named("foveate.demo:PREPROCESS").mean
+        (0.4, 0.4, 0.4)
+    """
+    home, colon, name = spec.rpartition(":")
+    if not colon:
+        raise ValueError(f"expected 'package.module:name' or 'file.py:name', got {spec!r}")
+    module = _module_of(home)
+    if not hasattr(module, name):
+        raise ValueError(f"{home} has no {name!r}")
+    return getattr(module, name)
 
 
 def _is_torchvision(spec: str) -> bool:

@@ -16,7 +16,7 @@ REFERENCE = 256
 """The short side, in pixels, of the picture that ``Prefilter.sigma`` is given for: what classifiers see of a photo."""
 
 
-def strength_map(maps: Tensor, size: tuple[int, int], strength: float) -> Tensor:
+def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) -> Tensor:
     r"""Turn saliency maps into how much each pixel is smoothed.
 
     The map :math:`S` is upsampled smoothly (bicubic) to the picture and :math:`1 - \min(1, S / strength^2)` taken: a
@@ -28,7 +28,7 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float) -> Tensor
     Args:
         maps: (B, 1, h, w) in [0, 1], 1 where the classifier looks most.
         size: height and width of the pictures.
-        strength: in [0, 1]; 0 gives 0 everywhere.
+        strength: in [0, 1], or (B,) of them, one a picture; 0 gives 0 everywhere.
 
     Returns:
         (B, 1, H, W) float32 in [0, 1]: 0 keeps the pixel, 1 smooths it in full.
@@ -37,11 +37,15 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float) -> Tensor
         >>> strength_map(torch.tensor([[[[0.0, 0.125, 0.25, 1.0]]]]), (1, 4), strength=0.5).flatten().tolist()
         [1.0, 0.5, 0.0, 0.0]
     """
-    if strength == 0:
+    if not isinstance(strength, Tensor) and strength == 0:
         return torch.zeros(maps.shape[0], 1, *size, device=maps.device)
     saliency = resize(maps.float(), size).clamp(0, 1)
     # Not below the smallest normal number, where the square of a tiny strength would vanish.
-    return 1 - (saliency / max(strength**2, torch.finfo(torch.float32).tiny)).clamp(max=1)
+    tiny = torch.finfo(torch.float32).tiny
+    if not isinstance(strength, Tensor):
+        return 1 - (saliency / max(strength**2, tiny)).clamp(max=1)
+    each = strength.to(saliency).view(-1, 1, 1, 1)
+    return (1 - (saliency / each.square().clamp_min(tiny)).clamp(max=1)) * (each > 0)
 
 
 def _blend(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
@@ -134,11 +138,22 @@ class Prefilter:
             raise ValueError(f"images: expected a batch (B, C, H, W), got {tuple(images.shape)}")
         if self.strength == 0 or images.shape[0] == 0:
             return images
-        strengths = strength_map(
-            self.maps(images) if maps is None else self._checked(maps, images), _size(images), self.strength
-        )
+        maps = self.maps(images) if maps is None else self._checked(maps, images)
+        strengths = strength_map(maps, _size(images), self.strength)
         if self.even:
             strengths = strengths.mean((-2, -1), keepdim=True).expand_as(strengths)
+        return self.smooth(images, strengths)
+
+    def smooth(self, images: Tensor, strengths: Tensor) -> Tensor:
+        """Filter a batch as a strength map says.
+
+        Args:
+            images: as for a call of the pre-filter.
+            strengths: (B, 1, H, W) in [0, 1], as of :func:`strength_map`; gradients reach it, as they reach the images.
+
+        Returns:
+            The filtered images, of the same shape, dtype and device.
+        """
         x = to_float(images)
         x = x if x.dtype == torch.float64 else x.float()
         sigma = self.sigma * min(_size(images)) / REFERENCE

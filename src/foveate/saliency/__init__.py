@@ -1,11 +1,24 @@
 """Where a classifier looks: images in, maps out.
 
 A new kind joins as a callable that follows the :class:`Saliency` protocol; one on a Captum layer method joins as a
-subclass of ``LayerSaliency`` with the one method that differs.
+subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribution`` takes all other methods of Captum.
 """
 
+from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._controls import Center, Control, Shuffled
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
 from foveate.saliency._protocol import Saliency, normalise
+from foveate.saliency._spec import from_spec
 
-__all__ = ["ActivationMap", "Center", "Control", "GradCam", "LayerSaliency", "Saliency", "Shuffled", "normalise"]
+__all__ = [
+    "ActivationMap",
+    "CaptumAttribution",
+    "Center",
+    "Control",
+    "GradCam",
+    "LayerSaliency",
+    "Saliency",
+    "Shuffled",
+    "from_spec",
+    "normalise",
+]

@@ -62,9 +62,13 @@ class LayerSaliency(ABC):
         self.layer_name: str | None = _name_of(layer, model)
         """The dotted name of the layer; None until a layer left open was found by the first call."""
         self._asked_layer = self.layer_name
+        self.target: int | None = None
+        """The class number that the maps explain; None takes each picture's own prediction."""
 
-    uses_labels = False
-    """Whether its maps use anything but the picture and the model's own answer: an evaluation refuses such maps."""
+    @property
+    def uses_labels(self) -> bool:
+        """Whether a class was given from outside, which may be the label: an evaluation refuses such maps."""
+        return self.target is not None
 
     @property
     def identity(self) -> str:
@@ -108,13 +112,15 @@ class LayerSaliency(ABC):
             x = to_float(images).clone() if images.is_floating_point() else to_float(images)
             x = self._preprocess(x if weight is None else x.to(weight.device, weight.dtype))
             with torch.autocast(x.device.type, enabled=False):
-                if self.layer_name is None:
-                    self.layer_name = last_convolutional_stage(model, x[:1])
-                    logger.info("saliency: took layer %r of %s", self.layer_name, type(model).__name__)
-                layer = _submodule(model, self.layer_name)
-                maps = self._attribute(model, layer, x)
+                maps = self._attribute(model, self._find(model, x), x)
         self._check_maps(maps, x)
         return normalise(maps).to(images.device)
+
+    def _find(self, model: nn.Module, x: Tensor) -> nn.Module:
+        if self.layer_name is None:
+            self.layer_name = last_convolutional_stage(model, x[:1])
+            logger.info("saliency: took layer %r of %s", self.layer_name, type(model).__name__)
+        return _submodule(model, self.layer_name)
 
     @abstractmethod
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
@@ -126,8 +132,9 @@ class LayerSaliency(ABC):
         upright = isinstance(maps, Tensor) and maps.ndim == 4 and (min(size) < 32 or max(maps.shape[-2:]) <= max(size))
         if not upright or maps.shape[:2] != (x.shape[0], 1):
             shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+            where = "layer: it" if self.layer_name is None else f"layer: {self.layer_name!r}"
             raise ValueError(
-                f"layer: {self.layer_name!r} has no spatial map (its attributions are {shape}, expected (B, 1, h, w)); "
+                f"{where} has no spatial map (its attributions are {shape}, expected (B, 1, h, w)); "
                 "name a convolutional layer by layer=, or, for a transformer, wrap the block in a module that returns "
                 "its tokens as (B, C, h, w)"
             )
@@ -163,14 +170,7 @@ class GradCam(LayerSaliency):
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(model, layer, preprocess)
-        if target is not None and (isinstance(target, bool) or not isinstance(target, int) or target < 0):
-            raise ValueError(f"target: expected a class number or None for the model's own prediction, got {target!r}")
-        self.target = target
-
-    @property
-    def uses_labels(self) -> bool:  # type: ignore[override]  # of a class for the others
-        """Whether a class was given from outside, which may be the label."""
-        return self.target is not None
+        self.target = check_target(target)
 
     def _extra_identity(self) -> str:
         return f", target={self.target}"
@@ -182,11 +182,7 @@ class GradCam(LayerSaliency):
             # The predicted class is picked inside the one forward pass that Captum makes.
             with torch.no_grad():  # until the layer, whose hook turns gradients on
                 logits = check_logits(model(batch))
-            if self.target is None:
-                return logits.gather(1, logits.argmax(1, keepdim=True)).squeeze(1)
-            if self.target >= logits.shape[1]:
-                raise ValueError(f"target: the model has {logits.shape[1]} classes, got {self.target}")
-            return logits[:, self.target]
+            return logits.gather(1, chosen(logits, self.target)[:, None]).squeeze(1)
 
         def start_gradients(*_: Any) -> None:
             torch.set_grad_enabled(True)
@@ -250,6 +246,22 @@ class ActivationMap(LayerSaliency):
         if not isinstance(activations, Tensor) or activations.ndim != 4:
             return activations  # refused, with its shape, by the check that follows
         return self.reduce(activations) if callable(self.reduce) else REDUCTIONS[self.reduce](activations)
+
+
+def check_target(target: int | None) -> int | None:
+    """Return ``target`` if it is a class number or None; raise a ValueError if it is not."""
+    if target is not None and (isinstance(target, bool) or not isinstance(target, int) or target < 0):
+        raise ValueError(f"target: expected a class number or None for the model's own prediction, got {target!r}")
+    return target
+
+
+def chosen(logits: Tensor, target: int | None) -> Tensor:
+    """Return the class (B,) to explain for each of (B, classes) logits: the target, or the model's own prediction."""
+    if target is None:
+        return logits.argmax(1)
+    if target >= logits.shape[1]:
+        raise ValueError(f"target: the model has {logits.shape[1]} classes, got {target}")
+    return torch.full_like(logits[:, 0], target, dtype=torch.int64)
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:

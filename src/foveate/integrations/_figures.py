@@ -1,0 +1,103 @@
+"""Figures for loggers: each function returns a matplotlib figure made without pyplot."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from foveate.filters import resize
+from foveate.images import to_array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def rate_accuracy(
+    curves: Mapping[str, Curve], what: str, clean: float | None = None, ax: "Axes | None" = None
+) -> "tuple[Figure, Axes]":
+    """Draw accuracy over kilobytes.
+
+    Args:
+        curves: (kB a picture, accuracy in [0, 1]) of each point, by the label of the curve. Labels that start with
+            ``"_"`` are drawn faintly and not named.
+        what: the accuracy, for the axis.
+        clean: that of untouched pictures, drawn as a line.
+        ax: axes to draw on; None makes a figure.
+
+    Returns:
+        The figure and its axes.
+    """
+    from matplotlib.figure import Figure
+
+    if ax is None:
+        ax = Figure(figsize=(5.6, 3.8), layout="constrained").subplots()
+    if clean is not None:
+        ax.axhline(100 * clean, color="#7d8597", linewidth=1, linestyle="--", label="untouched")
+    names = list(dict.fromkeys(label.removeprefix("_") for label in curves))
+    for label, (kilobytes, accuracies) in curves.items():
+        faint = label.startswith("_")
+        ax.plot(
+            kilobytes,
+            [100 * a for a in accuracies],
+            marker="o",
+            markersize=3 if faint else 4,
+            linewidth=1.0 if faint else 1.8,
+            alpha=0.35 if faint else 1.0,
+            color=f"C{names.index(label.removeprefix('_')) % 10}",
+            label="_" if faint else label,
+        )
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("{x:g}")
+    ax.tick_params(axis="x", which="minor", labelsize=7)
+    ax.set_xlabel("kB a picture (log scale)")
+    ax.set_ylabel(f"{what}, %")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25, linewidth=0.6)
+    ax.legend(frameon=False, fontsize=8, loc="best")
+    return ax.get_figure(), ax  # type: ignore[return-value]
+
+
+def saliency_grid(
+    pictures: Tensor, maps: Tensor, filtered: Tensor, decoded: Tensor, titles: Sequence[Sequence[str]]
+) -> "Figure":
+    """Draw a row a picture: as it is, its map over it, filtered, decoded.
+
+    Args:
+        pictures: (N, C, H, W), uint8 or float in [0, 1].
+        maps: (N, 1, h, w) in [0, 1].
+        filtered: like the pictures.
+        decoded: like the pictures.
+        titles: four lines of text a picture.
+    """
+    from matplotlib.figure import Figure
+
+    count, (height, width) = len(pictures), pictures.shape[-2:]
+    figure = Figure(figsize=(9, count * (2.2 * height / width + 0.25)), layout="constrained", dpi=90)
+    rows = figure.subplots(count, 4, squeeze=False)
+    upsampled = resize(maps.float(), (height, width)).clamp(0, 1).cpu()
+    for k, row in enumerate(rows):
+        for panel, picture, title in zip(
+            row, (pictures[k], pictures[k], filtered[k], decoded[k]), titles[k], strict=True
+        ):
+            panel.imshow(to_array(picture.expand(3, -1, -1)))
+            panel.set_title(title, fontsize=8)
+            panel.axis("off")
+        row[1].imshow(torch.ones(height, width), cmap="gray", vmin=0, vmax=2, alpha=0.55)
+        row[1].imshow(upsampled[k, 0], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
+    return figure
+
+
+def pixels(figure: "Figure") -> npt.NDArray[np.uint8]:
+    """Return a figure as an array (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -1,0 +1,154 @@
+"""Foveate in an Albumentations pipeline: ``pip install "foveate[albumentations]"``.
+
+Both transforms change images alone (``image``, ``images``, ``volume``...), HWC or HW, uint8 or float32 in [0, 1];
+masks, boxes and key points pass untouched. They are applied always unless ``p`` says otherwise. Every argument is
+JSON-able, so ``A.to_dict``, ``A.save`` and ``A.load`` take them: models are given by recipe and built once a process.
+
+All draws, that for ``p`` too, come from torch's random generator, which a DataLoader seeds anew for each worker and
+epoch (Albumentations' own, in 2.0.8, repeats itself there); ``Compose(seed=...)`` has no say in them.
+``ReplayCompose`` repeats them. One draw serves a call.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import foveate
+from foveate import transforms
+from foveate._extras import require
+from foveate.images import check_tensor
+from foveate.saliency import from_spec
+
+require("albumentations", "albumentations")
+import albumentations as A  # noqa: E402
+
+__all__ = ["Compress", "Prefilter"]
+
+Image = npt.NDArray[Any]
+Number = int | float
+Pair = tuple[int, int] | tuple[float, float]
+
+
+class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
+    """Does what the torchvision transform in ``_transform`` does, with its draws kept among the call's params."""
+
+    _transform: transforms.Prefilter | transforms.Compress
+
+    def should_apply(self, force_apply: bool = False) -> bool:
+        """Draw whether to apply it, from torch's generator."""
+        return force_apply or self.p >= 1 or float(torch.rand(())) < self.p
+
+    def update_transform_params(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Add the draws of one call, so that a replay has them too."""
+        return {**super().update_transform_params(params, data), "draw": self._transform.make_params([])}
+
+    def apply(self, img: Image, draw: dict[str, Any] | None = None, **params: Any) -> Image:
+        """Transform one image (H, W, C) or (H, W)."""
+        return self.apply_to_images(img[None], draw=draw, **params)[0]
+
+    def apply_to_images(self, images: Image, draw: dict[str, Any] | None = None, **params: Any) -> Image:
+        """Transform images (N, H, W, C) or (N, H, W) as one batch."""
+        given = np.asarray(images)
+        given = given if given.flags.writeable else given.copy()  # or torch warns, though nothing is written
+        batch = torch.from_numpy(given if given.ndim == 4 else given[..., None]).movedim(-1, 1)
+        check_tensor(batch, "image")
+        if batch.numel() == 0:
+            return given
+        out = self._transform.apply(batch, (len(batch),), self._transform.make_params([]) if draw is None else draw)
+        return np.ascontiguousarray(out.movedim(1, -1).numpy()).reshape(given.shape)
+
+
+class Prefilter(_ImageTransform):
+    """The pre-filter alone, an ``ImageOnlyTransform``: to be followed by whatever stores the pictures.
+
+    Args:
+        saliency: a model's recipe for its Grad-CAM, such as ``"resnet18"``, or a mapping that says more: see
+            :func:`foveate.saliency.from_spec`.
+        strength: in [0, 1], or a pair to draw it from evenly.
+        filter: see :class:`foveate.Prefilter`.
+        sigma: see :class:`foveate.Prefilter`.
+        p: probability of applying it.
+
+    Raises:
+        ValueError: if an argument does not fit.
+
+    Example:
+        >>> import numpy as np
+        >>> chain = A.Compose([Prefilter("foveate.demo:scene_net", strength=(0.2, 0.6))])
+        >>> chain(image=np.zeros((64, 96, 3), np.uint8))["image"].shape
+        (64, 96, 3)
+    """
+
+    class InitSchema(A.BasicTransform.InitSchema):  # type: ignore[misc]  # noqa: D106
+        saliency: str | dict[str, Any]
+        strength: Number | Pair
+        filter: str
+        sigma: Number
+
+    def __init__(
+        self,
+        saliency: str | dict[str, Any],
+        strength: Number | Pair = 0.5,
+        filter: str = "blend",
+        sigma: Number = 1.5,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p=p)
+        self._transform = transforms.Prefilter(
+            foveate.Prefilter(from_spec(saliency), filter=filter, sigma=sigma), strength
+        )
+        self.saliency, self.strength, self.filter, self.sigma = saliency, strength, filter, sigma
+
+
+class Compress(_ImageTransform):
+    """Compress and decode, an ``ImageOnlyTransform``: what the classifier gets when the picture was stored.
+
+    Args:
+        codec: a codec's short string, such as ``"jpeg:30"``.
+        quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
+            ``codec``.
+        saliency: as for :class:`Prefilter`, which then comes before the codec; None leaves it out.
+        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly; None is 0.5.
+        filter: see :class:`foveate.Prefilter`.
+        sigma: see :class:`foveate.Prefilter`.
+        scale: sides of the stored picture over those of the source; it comes back at source size.
+        p: probability of applying it.
+
+    Raises:
+        TypeError: if the codec wants another kind of quality.
+        ValueError: if an argument does not fit, or a strength is given without a saliency.
+
+    Example:
+        >>> import numpy as np
+        >>> chain = A.Compose([Compress("webp", quality=(10, 60))])
+        >>> chain(image=np.zeros((64, 96, 3), np.float32))["image"].dtype
+        dtype('float32')
+    """
+
+    class InitSchema(A.BasicTransform.InitSchema):  # type: ignore[misc]  # noqa: D106
+        codec: str
+        quality: Number | Pair | None
+        saliency: str | dict[str, Any] | None
+        strength: Number | Pair | None
+        filter: str
+        sigma: Number
+        scale: Number
+
+    def __init__(
+        self,
+        codec: str = "jpeg",
+        quality: Number | Pair | None = None,
+        saliency: str | dict[str, Any] | None = None,
+        strength: Number | Pair | None = None,
+        filter: str = "blend",
+        sigma: Number = 1.5,
+        scale: Number = 1.0,
+        p: float = 1.0,
+    ) -> None:
+        super().__init__(p=p)
+        prefilter = None if saliency is None else foveate.Prefilter(from_spec(saliency), filter=filter, sigma=sigma)
+        self._transform = transforms.Compress(codec, quality, prefilter, strength, scale)
+        self.codec, self.quality, self.saliency, self.strength = codec, quality, saliency, strength
+        self.filter, self.sigma, self.scale = filter, sigma, scale

@@ -1,0 +1,692 @@
+import copy
+import importlib
+import json
+import math
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from lightning_modules import MEAN, PACKAGES, STD, Pictures, loader
+from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
+
+import foveate
+from foveate.integrations import _figures
+from foveate.integrations._batches import Normalisation, found
+from foveate.integrations.lightning import (
+    BatchCompressor,
+    CompressionRobustness,
+    SaliencyLogger,
+    bytes_at,
+)
+
+POINTS = ["jpeg:2", "jpeg:40", "webp:20"]
+CALLBACKS = {
+    "CompressionRobustness": lambda **more: CompressionRobustness(POINTS, **more),
+    "CompressionRobustness filtered": lambda **more: CompressionRobustness(["jpeg:5"], strength=0.7, **more),
+    "SaliencyLogger": lambda **more: SaliencyLogger(pictures=3, **more),
+}
+
+
+@pytest.fixture(params=list(PACKAGES))
+def package(request):
+    return PACKAGES[request.param]
+
+
+# For what does not touch the package.
+one_package = pytest.mark.parametrize("package", ["lightning.pytorch"], indirect=True)
+
+
+def trainer(package, tmp_path, callbacks=(), **more):
+    settings = {
+        "max_epochs": 2,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "devices": 1,
+        "default_root_dir": tmp_path,
+    }
+    return package[0].Trainer(callbacks=list(callbacks), **{**settings, **more})
+
+
+def by_hand(module, points=POINTS, length=16, strength=0.0, **more):
+    """Top-1, agreement and bits a pixel, a picture at a time, without Lightning."""
+    data = Pictures(length, **more)
+    how, values = Normalisation(MEAN, STD), {}
+    prefilter = None
+    if strength:
+        prefilter = foveate.Prefilter(foveate.GradCam(module, preprocess=how), strength)
+    module = module.eval()
+    with torch.no_grad():
+        clean = module(how(data.pictures / 255)).argmax(1)
+        values["clean/top1"] = float((clean == data.labels).float().mean())
+        for point in points:
+            compressor = foveate.Compressor(point, prefilter)
+            encoded = [compressor.encode([picture])[0] for picture in data.pictures]
+            answers = torch.cat([module(how(p[None] / 255)).argmax(1) for p in compressor.decode(encoded)])
+            values[f"{point}/top1"] = float((answers == data.labels).float().mean())
+            values[f"{point}/agreement"] = float((answers == clean).float().mean())
+            values[f"{point}/bpp"] = float(np.mean([e.bpp for e in encoded]))
+            values[f"{point}/bytes"] = float(np.mean([len(e.data) for e in encoded]))
+    return {f"robustness/{k}": v for k, v in values.items()}
+
+
+def robustness(metrics):
+    return {k: float(v) for k, v in metrics.items() if k.startswith("robustness/")}
+
+
+@pytest.mark.parametrize("make", CALLBACKS.values(), ids=list(CALLBACKS))
+class TestConformance:
+    """What every callback does, in both packages; a new one joins by one line above."""
+
+    def test_both_packages_take_it(self, make, tmp_path):
+        import lightning.pytorch
+        import pytorch_lightning
+
+        assert isinstance(make(), lightning.pytorch.Callback)
+        assert isinstance(make(), pytorch_lightning.Callback)
+
+    def test_training_is_bit_for_bit_as_without(self, make, package, tmp_path):
+        weights = []
+        for callbacks in ([], [make()]):
+            torch.manual_seed(3)
+            module = package[1]()
+            run = trainer(package, tmp_path, callbacks)
+            run.fit(module, DataLoader(Pictures(), 4, shuffle=True), loader())
+            weights.append(module.state_dict())
+            assert module.training
+        for a, b in zip(*(w.values() for w in weights), strict=True):
+            assert torch.equal(a, b)
+
+    def test_hooks_run_in_lightning_s_order(self, make, package, tmp_path):
+        """Ours do their work in hooks that Lightning calls, and only where logging is allowed."""
+        order = []
+
+        def spy(name):
+            own = getattr(type(callback), name)
+
+            def called(*args, **kwargs):
+                order.append((name, kwargs.get("dataloader_idx")))
+                return own(callback, *args, **kwargs)
+
+            return called
+
+        callback = make()
+        hooks = [name for name in dir(callback) if name.startswith("on_validation") and name != "on_validation_model"]
+        for name in hooks:
+            setattr(callback, name, spy(name))
+        trainer(package, tmp_path, [callback], num_sanity_val_steps=0).validate(package[1](), loader(8), verbose=False)
+        assert [name for name, _ in order] == [
+            "on_validation_start",
+            "on_validation_epoch_start",
+            *["on_validation_batch_start", "on_validation_batch_end"] * 2,
+            "on_validation_epoch_end",
+            "on_validation_end",
+        ]
+
+    @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+    @one_package
+    def test_precisions(self, make, package, tmp_path, precision):
+        run = trainer(package, tmp_path, [make()], max_epochs=1, precision=precision)
+        run.fit(package[1](), loader(4), loader(8))
+        run.validate(package[1](), loader(8), verbose=False)
+        assert all(math.isfinite(v) or k.endswith("loss") for k, v in robustness(run.callback_metrics).items())
+
+    @pytest.mark.parametrize("inference_mode", [True, False])
+    def test_the_module_is_as_it_was(self, make, package, tmp_path, inference_mode):
+        module = package[1]()
+        module.net[0].weight.requires_grad_(False)
+        before = copy.deepcopy(module.state_dict())
+        trainer(package, tmp_path, [make()], inference_mode=inference_mode).validate(module, loader(), verbose=False)
+        assert all(torch.equal(a, b) for a, b in zip(before.values(), module.state_dict().values(), strict=True))
+        assert not module.net[0].weight.requires_grad
+        assert not any(len(getattr(m, d)) for m in module.modules() for d in vars(m) if d.endswith("_hooks"))
+
+    @one_package
+    def test_the_random_state_is_not_touched(self, make, package, tmp_path):
+        class Probe(package[0].Callback):
+            def on_validation_batch_start(self, *_):
+                self.before = torch.get_rng_state()
+
+            def on_validation_end(self, *_):
+                self.after = torch.get_rng_state()
+
+        probe = Probe()
+        trainer(package, tmp_path, [probe, make()]).validate(package[1](), loader(4), verbose=False)
+        assert torch.equal(probe.before, probe.after)
+
+    @one_package
+    def test_state_of_two_in_one_trainer(self, make, package, tmp_path):
+        callbacks = [make(name="a"), make(name="b")]
+        run = trainer(package, tmp_path, callbacks, max_epochs=1)
+        run.fit(package[1](), loader(4), loader(8))
+        run.save_checkpoint(tmp_path / "two.ckpt")
+        states = torch.load(tmp_path / "two.ckpt", weights_only=True)["callbacks"]
+        assert {c.state_key for c in callbacks} <= set(states)
+        assert len({c.state_key for c in callbacks}) == 2
+
+    @one_package
+    def test_batches_that_are_no_tuples(self, make, package, tmp_path):
+        class Odd(package[1]):
+            def forward(self, x):
+                raise AssertionError("forward_fn is to be called")
+
+            def validation_step(self, batch, batch_idx):
+                pass
+
+        def collate(samples):
+            return {"pixels": torch.stack([x for x, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
+
+        odd = DataLoader(Pictures(8), 4, collate_fn=collate)
+        run = trainer(package, tmp_path, [make(adapter=f"{__file__}:odd_batch", forward_fn=f"{__file__}:odd_forward")])
+        run.validate(Odd(), odd, verbose=False)
+        with pytest.raises(TypeError, match="adapter: a batch is a dict"):
+            trainer(package, tmp_path, [make()]).validate(Odd(), odd, verbose=False)
+
+    @one_package
+    def test_pictures_that_are_not_in_range(self, make, package, tmp_path):
+        unknown = Pictures(8, transform=lambda x: x.float())
+        with pytest.raises(ValueError, match="mean, std: .*give the mean and std"):
+            trainer(package, tmp_path, [make()]).validate(package[1](), DataLoader(unknown, 4), verbose=False)
+        known = Pictures(8, transform=lambda x: (x / 255 - 0.5) / 0.25)
+        callback = make(mean=[0.5, 0.5, 0.5], std=0.25 if False else [0.25] * 3)
+        trainer(package, tmp_path, [callback]).validate(package[1](), DataLoader(known, 4), verbose=False)
+
+    @pytest.mark.parametrize(
+        ("settings", "error", "words"),
+        [
+            ({"every_n_epochs": 0}, ValueError, "every_n_epochs"),
+            ({"mean": 0.5}, ValueError, "both or neither"),
+            ({"mean": [0.5] * 2, "std": [0.5] * 2}, ValueError, "one or three"),
+            ({"strength": 2}, ValueError, "strength"),
+            ({"adapter": "nowhere:at_all"}, ValueError, "adapter"),
+            ({"adapter": 3}, TypeError, "adapter"),
+            ({"saliency": {"method": "Salience"}}, ValueError, "Salience"),
+        ],
+    )
+    def test_wrong_settings(self, make, settings, error, words):
+        factory = {"strength": CompressionRobustness}.get(next(iter(settings)), make)
+        with pytest.raises(error, match=words):
+            factory(**settings)
+
+
+def odd_batch(batch):
+    return batch["pixels"], batch["labels"]
+
+
+def odd_forward(module, images):
+    return module.net(images)
+
+
+class TestCompressionRobustness:
+    @pytest.mark.parametrize("strength", [0.0, 0.8])
+    def test_values(self, package, tmp_path, strength):
+        module = package[2]()
+        expected = by_hand(copy.deepcopy(module), strength=strength)
+        callback = CompressionRobustness(POINTS, strength=strength)
+        run = trainer(package, tmp_path, [callback])
+        found = [robustness(run.validate(module, loader(), verbose=False)[0])]
+        found.append(robustness(run.test(module, loader(), verbose=False)[0]))
+        run.fit(module, loader(4), loader())
+        for values in found:
+            assert values.keys() == expected.keys() | {"robustness/bytes_at_1pct_loss"}
+            assert {k: v for k, v in values.items() if k in expected} == pytest.approx(expected, rel=1e-5)
+        assert expected["robustness/clean/top1"] == 1
+        assert expected["robustness/jpeg:2/top1"] < 1
+        assert robustness(run.callback_metrics).keys() == found[0].keys()
+
+    def test_monitors(self, package, tmp_path):
+        L = package[0]
+        stop = L.callbacks.EarlyStopping("robustness/jpeg:40/top1", mode="max", patience=1)
+        keep = L.callbacks.ModelCheckpoint(
+            tmp_path, "best", monitor="robustness/webp:20/agreement", mode="max", save_last=True
+        )
+        callbacks = [CompressionRobustness(POINTS), stop, keep]
+        run = trainer(package, tmp_path, callbacks, max_epochs=4, enable_checkpointing=True)
+        module = package[1]()
+        module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), 0.0)
+        run.fit(module, loader(4), loader())
+        assert run.current_epoch == 2  # nothing gets better, so it stops
+        assert Path(keep.best_model_path).is_file()
+        best = max(entry["values"]["webp:20/agreement"] for entry in callbacks[0].history)
+        assert float(keep.best_model_score) == pytest.approx(best)
+
+    @one_package
+    def test_every_n_epochs_limit_and_sanity_check(self, package, tmp_path, monkeypatch):
+        callback = CompressionRobustness(POINTS, every_n_epochs=2, limit_batches=1)
+        seen = []
+        own = callback._measure
+        monkeypatch.setattr(callback, "_measure", lambda *args: seen.append(args[0].current_epoch) or own(*args))
+        run = trainer(package, tmp_path, [callback], max_epochs=5, num_sanity_val_steps=2)
+        run.fit(package[1](), loader(4), loader())
+        assert seen == [1, 3]
+        assert [entry["epoch"] for entry in callback.history] == [1, 3]
+
+    @one_package
+    def test_several_loaders(self, package, tmp_path):
+        module = package[2]()
+        expected = [by_hand(copy.deepcopy(module), length=n, seed=n) for n in (8, 12)]
+        run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
+        loaders = [loader(n, seed=n) for n in (8, 12)]
+        values = robustness(run.validate(module, loaders, verbose=False)[0])
+        for k, one in enumerate(expected):
+            for key, value in one.items():
+                assert values[f"{key}/dataloader_idx_{k}"] == pytest.approx(value, rel=1e-5)
+        assert len(values) == 2 * (len(expected[0]) + 1)
+
+    @one_package
+    def test_without_targets_there_is_agreement(self, package, tmp_path):
+        callback = CompressionRobustness(["jpeg:2"], adapter=lambda batch: (batch[0], None))
+        values = robustness(trainer(package, tmp_path, [callback]).validate(package[2](), loader(), verbose=False)[0])
+        assert {k.split("/")[-1] for k in values} == {"agreement", "bpp", "bytes", "bytes_at_1pct_loss"}
+
+    def test_an_interrupted_fit_goes_on(self, package, tmp_path):
+        def run(epochs, **more):
+            torch.manual_seed(1)
+            callbacks = [CompressionRobustness(POINTS), SaliencyLogger(2)]
+            going = trainer(package, tmp_path, callbacks, max_epochs=epochs)
+            going.fit(package[1](dropout=0.0), loader(8), DataLoader(Pictures(), 4), **more)
+            going.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+            return callbacks
+
+        run(1)
+        resumed, whole = run(3, ckpt_path=tmp_path / "1.ckpt"), run(3)
+        assert resumed[0].history == whole[0].history
+        assert [entry["epoch"] for entry in whole[0].history] == [0, 1, 2]
+        assert torch.equal(resumed[1].pictures, whole[1].pictures)
+
+    @one_package
+    def test_the_figure_is_in_the_event_file(self, package, tmp_path):
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        csv = package[0].loggers.CSVLogger(tmp_path / "csv")
+        callbacks = [CompressionRobustness(POINTS), SaliencyLogger(2)]
+        run = trainer(package, tmp_path, callbacks, logger=[logger, csv], log_every_n_steps=1)
+        run.fit(package[1](), loader(4), loader())
+        tags = events(logger.log_dir)
+        for tag in ("robustness/rate_accuracy", "saliency"):
+            pictures = tags["images"][tag]
+            assert len(pictures) == 2
+            assert pictures[0].width > 300
+        assert len(tags["scalars"]["robustness/jpeg:40/top1"]) == 2
+        assert "robustness/jpeg:40/top1" in Path(csv.log_dir, "metrics.csv").read_text()
+
+    @one_package
+    def test_a_module_it_does_not_train_makes_the_maps(self, package, tmp_path):
+        callback = CompressionRobustness(["jpeg:5"], strength=0.9, saliency="foveate.demo:scene_net")
+        run = trainer(package, tmp_path, [callback])
+        values = robustness(run.validate(package[2](), loader(size=64), verbose=False)[0])
+        plain = CompressionRobustness(["jpeg:5"])
+        alone = robustness(
+            trainer(package, tmp_path, [plain]).validate(package[2](), loader(size=64), verbose=False)[0]
+        )
+        assert values["robustness/jpeg:5/bytes"] < alone["robustness/jpeg:5/bytes"]
+
+    @one_package
+    def test_greyscale(self, package, tmp_path):
+        class Grey(package[1]):
+            def __init__(self):
+                super().__init__()
+                self.net[0] = torch.nn.Conv2d(1, 8, 3, 2, 1)
+
+        how = v2.Compose([v2.Grayscale(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
+        run = trainer(package, tmp_path, [CompressionRobustness(POINTS, strength=0.5)])
+        values = robustness(run.validate(Grey(), DataLoader(Pictures(8, transform=how), 4), verbose=False)[0])
+        assert values["robustness/jpeg:40/agreement"] > 0.5
+
+    def test_wrong_points(self):
+        for points in ([], "jpeg:10"):
+            with pytest.raises(ValueError, match="points"):
+                CompressionRobustness(points)
+        with pytest.raises(ValueError, match="different"):
+            CompressionRobustness(["jpeg:50", "jpeg"])
+        with pytest.raises(ValueError, match="gif"):
+            CompressionRobustness(["gif:3"])
+
+    @one_package
+    def test_the_module_is_asked_once_less_where_its_step_was_heard(self, package, tmp_path):
+        calls = []
+
+        class Counting(package[2]):
+            def forward(self, x):
+                calls.append(len(x))
+                return super().forward(x)
+
+        class Silent(Counting):
+            def validation_step(self, batch, batch_idx):
+                Counting.forward(self, batch[0])  # passes by the hooks of a call
+
+        values = []
+        for kind, expected in ((Counting, 1 + len(POINTS)), (Silent, 2 + len(POINTS))):
+            calls.clear()
+            run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
+            values.append(robustness(run.validate(kind(), loader(4), verbose=False)[0]))
+            assert len(calls) == expected
+        assert values[0] == values[1]
+
+    @one_package
+    def test_no_hook_is_left_by_a_step_that_fails(self, package, tmp_path):
+        class Failing(package[1]):
+            def validation_step(self, batch, batch_idx):
+                raise RuntimeError("out of luck")
+
+        module = Failing()
+        with pytest.raises(RuntimeError, match="out of luck"):
+            trainer(package, tmp_path, [CompressionRobustness(POINTS)]).validate(module, loader(4), verbose=False)
+        assert not module._forward_hooks
+
+    @one_package
+    def test_logits_are_checked(self, package, tmp_path):
+        callback = CompressionRobustness(POINTS, forward_fn=lambda module, images: images)
+        with pytest.raises(ValueError, match="logits"):
+            trainer(package, tmp_path, [callback]).validate(package[1](), loader(), verbose=False)
+
+    def test_bytes_at(self):
+        assert bytes_at([100, 200, 400], [0.9, 0.5, 0.9], 0.9) == 100
+        assert bytes_at([400, 100, 200], [0.9, 0.7, 0.5], 0.8) == pytest.approx(200)
+        assert bytes_at([100], [0.5], 0.6) == math.inf
+        assert bytes_at([100, 400], [0.5, 0.5], 0.5) == 100
+
+
+def events(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0}).Reload()
+    return {
+        kind: {tag: getattr(read, kind.title())(tag) for tag in read.Tags()[kind]} for kind in ("images", "scalars")
+    }
+
+
+def test_two_processes_are_as_one(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import json, sys, torch
+            sys.path.insert(0, {str(Path(__file__).parent)!r})
+            torch.set_num_threads(1)
+            from lightning_modules import PACKAGES, loader
+            from foveate.integrations.lightning import CompressionRobustness, SaliencyLogger
+
+            L, _, Colours, _ = PACKAGES["lightning.pytorch"]
+            for devices in (1, 2):
+                trainer = L.Trainer(
+                    accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1,
+                    logger=L.loggers.TensorBoardLogger({str(tmp_path)!r}, version=devices), enable_checkpointing=False,
+                    enable_progress_bar=False, enable_model_summary=False,
+                )
+                callbacks = [CompressionRobustness({POINTS!r}, strength=0.8), SaliencyLogger(2)]
+                trainer.callbacks += callbacks
+                trainer.validate(Colours(), loader(16), verbose=False)
+                values = {{k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("robustness/")}}
+                print("VALUES", devices, trainer.global_rank, json.dumps(values, sort_keys=True), flush=True)
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" ", 3)[1:] for line in done.stdout.splitlines() if line.startswith("VALUES")]
+    two = [values for devices, _, values in rows if devices == "2"]
+    one = [values for devices, _, values in rows if devices == "1"]
+    assert len(two) == 2, done.stdout
+    assert set(two) == set(one)
+    assert "robustness/jpeg:40/top1" in one[0]
+    assert "saliency" in events(tmp_path / "lightning_logs" / "version_2")["images"]
+
+
+class TestConfig:
+    """One file for the LightningCLI of both packages."""
+
+    config = yaml.safe_load((Path(__file__).parents[1] / "examples" / "lightning_cli.yaml").read_text())
+
+    def cli(self, package, tmp_path, config, run=False):
+        name = package[0].__name__
+        cli = importlib.import_module(f"{name}.cli")
+        config["trainer"]["logger"] = False
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        args = ["--config", str(tmp_path / "config.yaml")]
+        return cli.LightningCLI(
+            package[1], package[3], save_config_callback=None, run=run, args=["fit", *args] if run else args
+        )
+
+    def test_the_example_s_callbacks_and_data(self, package, tmp_path):
+        config = {**self.config, "model": {}, "data": {"batch": 2, "compress": self.config["data"]["compress"]}}
+        cli = self.cli(package, tmp_path, copy.deepcopy(config))
+        found = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("foveate")]
+        assert [type(c).__name__ for c in found] == ["CompressionRobustness", "SaliencyLogger"]
+        assert [str(p) for p in found[0].points] == ["jpeg:5", "jpeg:30", "webp:20"]
+        assert repr(cli.datamodule.compress) == ("BatchCompressor('jpeg', quality=(3, 40), strength=(0.0, 0.5), p=1)")
+
+    def test_every_argument_can_stand_in_a_file(self, package, tmp_path):
+        config = copy.deepcopy(self.config)
+        shared = {
+            "saliency": {"method": "Saliency", "grid": 4, "arguments": {"abs": True}},
+            "mean": list(MEAN),
+            "std": list(STD),
+            "adapter": f"{__file__}:plain_batch",
+            "forward_fn": f"{__file__}:odd_forward",
+        }
+        config["trainer"] |= {"limit_train_batches": 1, "limit_val_batches": 1}
+        config["trainer"]["callbacks"] = [
+            {
+                "class_path": "foveate.integrations.lightning.CompressionRobustness",
+                "init_args": {
+                    **shared,
+                    "points": ["jpeg:5"],
+                    "strength": 0.5,
+                    "every_n_epochs": 1,
+                    "limit_batches": 2,
+                    "name": "r",
+                },
+            },
+            {
+                "class_path": "foveate.integrations.lightning.SaliencyLogger",
+                "init_args": {
+                    **shared,
+                    "pictures": 1,
+                    "every_n_epochs": 1,
+                    "codec": "webp",
+                    "strength": 1,
+                    "name": "s",
+                },
+            },
+        ]
+        compress = {
+            "codec": "webp",
+            "quality": 30,
+            "strength": 0.5,
+            "filter": "guided",
+            "sigma": 2,
+            "scale": 0.9,
+            "p": 1,
+        }
+        config["model"] = {}
+        config["data"] = {
+            "compress": {
+                "class_path": "foveate.integrations.lightning.BatchCompressor",
+                "init_args": {**shared, **compress},
+            }
+        }
+        assert json.loads(json.dumps(config)) == config
+        trainer = self.cli(package, tmp_path, config, run=True).trainer
+        assert 0 <= float(trainer.callback_metrics["r/jpeg:5/top1"]) <= 1
+
+
+def plain_batch(batch):
+    return batch[0], batch[1]
+
+
+class TestSaliencyLogger:
+    @one_package
+    def test_the_pictures_are_fixed(self, package, tmp_path):
+        drawn = []
+
+        class Show(SaliencyLogger):
+            def _figure(self, trainer, module):
+                drawn.append(self.pictures.clone())
+                return super()._figure(trainer, module)
+
+        shuffled = DataLoader(Pictures(), 2, shuffle=True)
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        trainer(package, tmp_path, [Show(3)], logger=logger).fit(package[1](), loader(4), shuffled)
+        assert len(drawn) == 2
+        assert torch.equal(*drawn)
+        assert drawn[0].shape == (3, 3, 32, 32)
+        assert {tuple(p.flatten().tolist()) for p in drawn[0]} <= {
+            tuple(p.flatten().tolist()) for p in Pictures().pictures
+        }
+
+    @one_package
+    def test_no_logger_no_drawing(self, package, tmp_path, monkeypatch):
+        monkeypatch.setattr(SaliencyLogger, "_figure", lambda *_: pytest.fail("drawn for nobody"))
+        csv = package[0].loggers.CSVLogger(tmp_path)
+        trainer(package, tmp_path, [SaliencyLogger()], logger=csv).validate(package[1](), loader(), verbose=False)
+
+    @one_package
+    def test_loggers_with_log_image(self, package, tmp_path):
+        class Images(package[0].loggers.CSVLogger):
+            def log_image(self, key, images, step=None):
+                self.got = key, images[0]
+
+        logger = Images(tmp_path)
+        trainer(package, tmp_path, [SaliencyLogger()], logger=logger).validate(package[1](), loader(), verbose=False)
+        assert logger.got[0] == "saliency"
+        assert logger.got[1].dtype == np.uint8
+        assert logger.got[1].ndim == 3
+
+
+class TestCompressOnTheFly:
+    def seen(self, package, tmp_path, compress, on_module=False):
+        batches = {"train": [], "val": []}
+
+        class Seeing(package[1]):
+            def training_step(self, batch, batch_idx):
+                batches["train"].append(batch[0].clone())
+                return super().training_step(batch, batch_idx)
+
+            def validation_step(self, batch, batch_idx):
+                batches["val"].append(batch[0].clone())
+
+        data = package[3](compress=compress)
+        trainer(package, tmp_path, max_epochs=1).fit(Seeing(), datamodule=data)
+        return {stage: torch.cat(parts) for stage, parts in batches.items()}
+
+    @one_package
+    def test_training_batches_are_compressed_and_no_others(self, package, tmp_path):
+        clean = torch.stack([x for x, _ in Pictures()])
+        batches = self.seen(package, tmp_path, BatchCompressor("jpeg:10"))
+        compressor, how = foveate.Compressor("jpeg:10"), Normalisation(MEAN, STD)
+        expected = torch.stack(compressor.decode(compressor.encode(Pictures().pictures))) / 255
+        torch.testing.assert_close(batches["train"], how(expected))
+        assert torch.equal(batches["val"][-16:], clean)
+        assert torch.equal(self.seen(package, tmp_path, None)["train"], clean)
+
+    @one_package
+    def test_with_a_saliency_of_the_module_s_own(self, package, tmp_path):
+        torch.manual_seed(2)
+        batches = self.seen(package, tmp_path, BatchCompressor("jpeg:90", strength=(0.8, 1.0), sigma=40))
+        how = Normalisation(MEAN, STD)
+        rough = [how.undo(x).diff(dim=-1).abs().mean() for x in (batches["train"], batches["val"][-16:])]
+        assert rough[0] < 0.8 * rough[1]
+
+    def test_as_a_mixin_of_a_module(self, package, tmp_path):
+        from foveate.integrations.lightning import CompressOnTheFly
+
+        order = []
+
+        class Own:
+            def on_after_batch_transfer(self, batch, dataloader_idx):
+                order.append("own")
+                return super().on_after_batch_transfer(batch, dataloader_idx)
+
+        class Net(CompressOnTheFly, Own, package[1]):
+            def training_step(self, batch, batch_idx):
+                order.append(len(batch[0].unique()))
+                return super().training_step(batch, batch_idx)
+
+        module = Net()
+        module.compress = BatchCompressor("jpeg", quality=(1, 2), strength=0.9)
+        trainer(package, tmp_path, max_epochs=1).fit(module, loader(4))
+        assert order == ["own", order[1]]
+        assert order[1] < 3 * 256
+        assert len(list(module.children())) == 2
+
+    def test_each_picture_has_its_own_draw_from_torch(self):
+        images = torch.rand(1, 3, 32, 32).repeat(12, 1, 1, 1)
+        compress = BatchCompressor("jpeg", quality=(5, 90), p=0.7)
+        torch.manual_seed(4)
+        first = compress.compress(images)
+        torch.manual_seed(4)
+        assert torch.equal(compress.compress(images), first)
+        kinds = {picture.numpy().tobytes() for picture in first}
+        assert len(kinds) > 4
+        untouched = sum(torch.equal(picture, images[0]) for picture in first)
+        assert 0 < untouched < 12
+
+    def test_the_batch_keeps_its_shape_and_its_own_tensor(self):
+        images, labels = torch.rand(2, 3, 16, 16), torch.arange(2)
+        before = images.clone()
+        compress = BatchCompressor("jpeg:10", adapter=lambda batch: (batch["deep"]["x"], None))
+        out = compress({"deep": {"x": images}, "labels": [labels, "text"]})
+        assert torch.equal(images, before)
+        assert not torch.equal(out["deep"]["x"], images)
+        assert out["labels"][0] is labels
+        assert BatchCompressor(p=0)((images, labels))[0] is images
+        with pytest.raises(ValueError, match="no part of the batch"):
+            BatchCompressor("jpeg:10", adapter=lambda batch: (batch[0] / 1, None))((images, labels))
+        with pytest.raises(ValueError, match="no model and there is no module"):
+            BatchCompressor(strength=0.5)((images, labels))
+        ours = BatchCompressor("jpeg:10", strength=0.5, saliency="foveate.demo:scene_net")((images.half(), labels))
+        assert ours[0].dtype == torch.float16
+        assert BatchCompressor("jpeg:10")(((images * 255).byte(), labels))[0].dtype == torch.uint8
+
+    @pytest.mark.parametrize(
+        ("settings", "words"),
+        [({"quality": (60, 20)}, "rising"), ({"strength": 2}, "strength"), ({"p": 2}, "p:"), ({"scale": 0}, "scale")],
+    )
+    def test_wrong_settings(self, settings, words):
+        with pytest.raises(ValueError, match=words):
+            BatchCompressor(**settings)
+
+
+class TestNormalisation:
+    def test_found_in_transforms_of_every_kind(self):
+        import albumentations as A
+        import kornia.augmentation as K
+        from torchvision import transforms as v1
+
+        how = Normalisation(MEAN, STD)
+        assert found(loader()) == how
+        assert found(DataLoader(Subset(Pictures(), [0, 1]), 2)) == how
+        assert found(torch.utils.data.ConcatDataset([Pictures(), Pictures(seed=1)])) == how
+        assert found(v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])) == how
+        assert found(A.Compose([A.HorizontalFlip(), A.Normalize(MEAN, STD)])) == how
+        kornia = found(torch.nn.Sequential(K.Normalize(torch.tensor(MEAN), torch.tensor(STD))))
+        assert kornia.mean == pytest.approx(MEAN)
+        assert kornia.std == pytest.approx(STD)
+        assert found(Pictures(transform=lambda x: x)) is None
+        with pytest.raises(ValueError, match="several ways"):
+            found([Pictures(), Pictures(transform=v2.Normalize([0.5], [0.5]))])
+
+    def test_there_and_back(self):
+        how, pictures = Normalisation(MEAN, STD), torch.rand(2, 3, 8, 8)
+        for dtype, atol in ((torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)):
+            torch.testing.assert_close(how.undo(how(pictures).to(dtype)), pictures, atol=atol, rtol=0)
+        with pytest.raises(ValueError, match="mean, std"):
+            Normalisation().undo(how(pictures))
+
+
+def test_figures_can_be_drawn_on_axes_of_one_s_own():
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    figure, same = _figures.rate_accuracy({"jpeg": ([1.0, 2.0], [0.5, 0.9])}, "top-1", clean=0.95, ax=ax)
+    assert same is ax
+    assert figure is ax.get_figure()
+    assert _figures.pixels(figure).ndim == 3
