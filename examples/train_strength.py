@@ -26,10 +26,10 @@ from torch.nn.functional import kl_div
 
 import foveate
 from foveate.demo import PREPROCESS, Scenes, scene_net
+from foveate.evaluation import rate_at
 from foveate.filters import resize
 from foveate.images import as_tensor, to_uint8
 from foveate.integrations.kornia import Jpeg, Prefilter, StrengthCurve
-from foveate.integrations.lightning import bytes_at
 from foveate.prefilter import strength_map
 
 QUALITIES = (5, 8, 13, 20, 32, 50)
@@ -108,7 +108,7 @@ def main(judged: int = 32, steps: int = 8, price: float = 1.0) -> None:
     for judge, rows in curves.items():
         print(f"  the classifier that {judge}")
         for name, points in rows.items():
-            needed = [bytes_at(*points, floor) for floor in floors]
+            needed = [rate_at(*points, floor) for floor in floors]
             mean = sum(math.log(v) for v in needed) / len(needed)
             print(
                 f"    {name:22}" + "".join(f"{v:8,.0f}" for v in needed) + f"   geometric mean {math.exp(mean):7,.0f}"

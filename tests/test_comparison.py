@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.evaluation import Bootstrap, NoOverlap, bd_accuracy, bd_rate, interval, overlap, saved_at_equal
+from foveate.evaluation import Bootstrap, NoOverlap, bd_accuracy, bd_rate, interval, overlap, rate_at, saved_at_equal
 from foveate.evaluation.bootstrap import resampled
 from foveate.evaluation.comparison import saved_or_beyond
 
@@ -117,6 +117,21 @@ class TestSavedAtEqual:
     def test_no_curve(self, rates, accuracies):
         with pytest.raises(ValueError, match="at least two"):
             saved_at_equal(rates, accuracies, 1, 1)
+
+
+class TestRateAt:
+    @pytest.mark.parametrize(
+        ("rates", "accuracies", "floor", "rate"),
+        [
+            ([100, 200, 400], [0.9, 0.5, 0.9], 0.9, 100),
+            ([400, 100, 200], [0.9, 0.7, 0.5], 0.8, 200),
+            ([100, 400], [0.5, 0.5], 0.5, 100),
+            ([100, 400], [0.5, 0.9], 0.2, 100),
+            ([100], [0.5], 0.6, math.inf),
+        ],
+    )
+    def test_by_hand(self, rates, accuracies, floor, rate):
+        assert rate_at(rates, accuracies, floor) == pytest.approx(rate)
 
 
 class TestBootstrap:

@@ -22,7 +22,6 @@ from foveate.integrations.lightning import (
     BatchCompressor,
     CompressionRobustness,
     SaliencyLogger,
-    bytes_at,
 )
 
 POINTS = ["jpeg:2", "jpeg:40", "webp:20"]
@@ -386,12 +385,6 @@ class TestCompressionRobustness:
         callback = CompressionRobustness(POINTS, forward_fn=lambda module, images: images)
         with pytest.raises(ValueError, match="logits"):
             trainer(package, tmp_path, [callback]).validate(package[1](), loader(), verbose=False)
-
-    def test_bytes_at(self):
-        assert bytes_at([100, 200, 400], [0.9, 0.5, 0.9], 0.9) == 100
-        assert bytes_at([400, 100, 200], [0.9, 0.7, 0.5], 0.8) == pytest.approx(200)
-        assert bytes_at([100], [0.5], 0.6) == math.inf
-        assert bytes_at([100, 400], [0.5, 0.5], 0.5) == 100
 
 
 def events(folder):

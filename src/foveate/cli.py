@@ -30,7 +30,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 when the input is at fault (with one line on standard error that says how); or 130 when it
         was interrupted.
     """
-    args = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        words = _with_config(words)
+    except (ValueError, OSError) as error:
+        print(f"foveate: error: {error}", file=sys.stderr)
+        return 2
+    args = _parser().parse_args(words)
     try:
         job = args.prepare(args)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
@@ -172,7 +178,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _with_config(words: list[str]) -> list[str]:
+    """The words of a command with those of its ``--config`` before its own, which then have the last say."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config", type=Path)
+    if not words or words[0] not in ("evaluate", "calibrate"):
+        return words
+    found, rest = finder.parse_known_args(words[1:])
+    if found.config is None:
+        return words
+    from foveate._config import arguments
+
+    return [words[0], *arguments(found.config), *rest]
+
+
 def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML or JSON with options by name, or that of a LightningCLI with a CompressionRobustness callback; "
+        "options given here as well override it, and those that may be given several times add to it",
+    )
     own = parser.add_argument_group("preprocessing of models that are not torchvision's own")
     own.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
     own.add_argument("--crop", type=int, default=224, help="side of the centre crop (default: %(default)s)")
@@ -261,7 +288,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     def job() -> None:
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "prepare"}
         settings |= {"codec": [str(each) for each in codecs], "layer": saliency.layer_name}
-        for name in ("quality", "out", "device"):  # the first is in the codecs; the others change no figure
+        for name in ("quality", "out", "device", "config"):  # the first is in the codecs; the others change no figure
             del settings[name]
         lead = (
             f"Whole photos from {args.images}, compressed, decoded, and shown to {' and '.join(names)}. The maps are "

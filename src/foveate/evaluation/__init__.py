@@ -7,7 +7,7 @@ metrics for a loop of one's own (``metrics``).
 """
 
 from foveate.evaluation.bootstrap import Bootstrap, interval
-from foveate.evaluation.comparison import NoOverlap, bd_accuracy, bd_rate, overlap, saved_at_equal
+from foveate.evaluation.comparison import NoOverlap, bd_accuracy, bd_rate, overlap, rate_at, saved_at_equal
 from foveate.evaluation.controls import controls_for
 from foveate.evaluation.exhibits import Exhibit, choose_exhibits
 from foveate.evaluation.photos import Photo, PhotoFolder, Photos, Unreadable, as_photos, read
@@ -43,6 +43,7 @@ __all__ = [
     "interval",
     "measure",
     "overlap",
+    "rate_at",
     "read",
     "saved_at_equal",
     "summarise",

@@ -67,6 +67,30 @@ def saved_or_beyond(rates: Sequence[float], accuracies: Sequence[float], rate: f
     return float(1 - rate / np.exp(np.interp(accuracy, best, logs)))
 
 
+def rate_at(rates: Sequence[float], accuracies: Sequence[float], floor: float) -> float:
+    """Return the lowest rate at which a curve keeps an accuracy.
+
+    Between points the logarithm of the rate is linear in the accuracy.
+
+    Args:
+        rates: of the curve's points, positive, in any unit and order.
+        accuracies: of the points.
+        floor: the accuracy to keep.
+
+    Returns:
+        The rate; that of the cheapest point where it keeps the accuracy already, infinity where no point does.
+
+    Raises:
+        ValueError: if there is no point or a rate is not positive.
+
+    Example:
+        >>> round(rate_at([100, 400], [0.5, 0.9], 0.7)), rate_at([100, 400], [0.5, 0.9], 0.95)
+        (200, inf)
+    """
+    logs, best = _reached(rates, accuracies, least=1)
+    return float(np.exp(np.interp(floor, best, logs))) if floor <= best[-1] else np.inf
+
+
 def overlap(
     anchor_rates: Sequence[float],
     anchor_accuracies: Sequence[float],
@@ -162,10 +186,13 @@ def bd_accuracy(
     return float(gap / (high - low))
 
 
-def _reached(rates: Sequence[float], accuracies: Sequence[float], rising: bool = True) -> tuple[Floats, Floats]:
+def _reached(
+    rates: Sequence[float], accuracies: Sequence[float], rising: bool = True, least: int = 2
+) -> tuple[Floats, Floats]:
     """Logarithms of the rates, and the best accuracy with at most so many bytes; ``rising`` keeps the steps up only."""
-    if len(rates) != len(accuracies) or len(rates) < 2 or not min(rates) > 0:
-        raise ValueError("rates, accuracies: expected as many of each, at least two, with positive rates")
+    if len(rates) != len(accuracies) or len(rates) < least or not min(rates) > 0:
+        few = {1: "one", 2: "two"}[least]
+        raise ValueError(f"rates, accuracies: expected as many of each, at least {few}, with positive rates")
     order = np.lexsort((accuracies, rates))
     best = np.maximum.accumulate(np.asarray(accuracies, float)[order])
     logs = np.log(np.asarray(rates, float)[order])

@@ -286,6 +286,8 @@ def _exhibit(exhibit: Exhibit, class_names: Mapping[int, str]) -> dict[str, Any]
                 answers(shown.answers),
             )
         )
+    if all(len(strip) == 1 for strip in strips.values()):  # one quality a curve: side by side
+        strips = {"": [strip[0] for strip in strips.values()]}
     label = class_names.get(exhibit.photo.label, f"class {exhibit.photo.label}")
     return {"kind": exhibit.kind, "title": f"{exhibit.photo.name}: {label}", "strips": [first, *strips.values()]}
 

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from foveate.evaluation.plots import finish_rate_axis
 from foveate.filters import resize
 from foveate.images import to_array
 
@@ -52,15 +53,7 @@ def rate_accuracy(
             color=f"C{names.index(label.removeprefix('_')) % 10}",
             label="_" if faint else label,
         )
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter("{x:g}")
-    ax.tick_params(axis="x", which="minor", labelsize=7)
-    ax.set_xlabel("kB a picture (log scale)")
-    ax.set_ylabel(f"{what}, %")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25, linewidth=0.6)
-    ax.legend(frameon=False, fontsize=8, loc="best")
+    finish_rate_axis(ax, f"{what}, %", len(names))
     return ax.get_figure(), ax  # type: ignore[return-value]
 
 

@@ -11,8 +11,7 @@ torchvision, Kornia or Albumentations) or given as ``mean`` and ``std``; without
 """
 
 import importlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -26,6 +25,7 @@ from foveate._extras import require
 from foveate._threads import spread
 from foveate.codecs import Codec, codec
 from foveate.compressor import Compressor
+from foveate.evaluation.comparison import rate_at
 from foveate.images import to_uint8
 from foveate.integrations import _figures
 from foveate.integrations._batches import Normalisation, found, given
@@ -401,7 +401,7 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             values[f"{point}/bytes"] = counts["bytes"][k] / pictures
         floor = values.get("clean/top1", 1.0) - 0.01
         curves = self._curves(values).values()
-        values["bytes_at_1pct_loss"] = min(1000 * bytes_at(*curve, floor) for curve in curves)
+        values["bytes_at_1pct_loss"] = min(1000 * rate_at(*curve, floor) for curve in curves)
         return values
 
     def _curves(self, values: Mapping[str, float]) -> dict[str, tuple[list[float], list[float]]]:
@@ -425,36 +425,6 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             now = self.history[-1]["epoch"]
             ax.set_title(f"epoch {now}" if len(curves) == ahead else f"epoch {now}, faintly {first['epoch']}")
         return figure
-
-
-def bytes_at(rates: Sequence[float], accuracies: Sequence[float], floor: float) -> float:
-    """Return the lowest rate at which a curve keeps an accuracy.
-
-    Between points the logarithm of the rate is linear in the accuracy; a point that costs more and answers worse than
-    another is passed over.
-
-    Args:
-        rates: of the curve's points, positive, in any unit and order.
-        accuracies: of the points.
-        floor: the accuracy to keep.
-
-    Returns:
-        The rate; that of the cheapest point where it keeps the accuracy already, infinity where no point does.
-
-    Example:
-        >>> round(bytes_at([100, 400], [0.5, 0.9], 0.7)), bytes_at([100, 400], [0.5, 0.9], 0.95)
-        (200, inf)
-    """
-    cheaper: tuple[float, float] | None = None
-    for rate, accuracy in sorted(zip(rates, accuracies, strict=True)):
-        if accuracy >= floor:
-            if cheaper is None:
-                return rate
-            share = (floor - cheaper[1]) / (accuracy - cheaper[1])
-            return math.exp(math.log(cheaper[0]) + share * math.log(rate / cheaper[0]))
-        if cheaper is None or accuracy >= cheaper[1]:
-            cheaper = (rate, accuracy)
-    return math.inf
 
 
 class SaliencyLogger(_Callback):  # type: ignore[misc]
