@@ -1,13 +1,17 @@
 """On real photos with real classifiers, where they are to be had."""
 
 import json
+import re
+from html import unescape
 
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 
 import foveate
 from foveate.cli import main
 from foveate.evaluation import PhotoFolder
+from foveate.evaluation.photos import wnids
 from foveate.models import Preprocess, classifier
 
 pytestmark = pytest.mark.realdata
@@ -82,7 +86,10 @@ def test_evaluate_on_real_photos(realdata, tmp_path):
     coarse, fine = results["points"][0], results["points"][1]
     assert coarse["bytes"] < fine["bytes"]
     assert results["points"][2]["bytes"] < coarse["bytes"]
-    assert "tench" in (tmp_path / "report.html").read_text()
+    shown = re.findall(r"</span>\s*(n\d{8})/[^:<]+: ([^<]+)</h3>", (tmp_path / "report.html").read_text())
+    names = dict(zip(wnids(), ResNet18_Weights.DEFAULT.meta["categories"], strict=True))
+    assert len(shown) == 6
+    assert all(unescape(name) == names[wnid] for wnid, name in shown)
 
 
 def test_gradients_reach_through_filter_and_classifier(realdata, photos):

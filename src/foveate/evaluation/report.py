@@ -45,9 +45,10 @@ def table(results: Results, metric: str = "agreement") -> tuple[list[str], list[
             for judge, one in point.judges.items():
                 saving = saved.get((judge, point.key))
                 row += [f"{one.top1:.1%}", f"{one.agreement:.1%}", f"{one.kl:.3f}"]
-                row += ["–", ""] if saving is None or saving.saved is None else [
-                    f"{saving.saved:+.1%}", span(saving.interval)
-                ]  # fmt: skip
+                if saving is None or saving.saved is None:
+                    row += ["–", ""]
+                else:
+                    row += [f"{saving.saved:+.1%}".replace("-", "−"), span(saving.interval)]
             rows.append(row)
     return heads, rows
 

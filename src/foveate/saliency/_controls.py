@@ -45,7 +45,7 @@ class Center(Control):
     Example:
         >>> corner = lambda images: torch.tensor([[[[1.0, 0.5, 0.2], [0.4, 0.3, 0.1], [0.0, 0.0, 0.0]]]])
         >>> Center(corner)(torch.zeros(1, 3, 9, 9))[0, 0, 1]
-        tensor([0.4000, 1.0000, 0.2000])
+        tensor([0.4000, 1.0000, 0.3000])
     """
 
     def derive(self, maps: Tensor) -> Tensor:
