@@ -11,12 +11,10 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
-
 from foveate import Compressor, GradCam, Prefilter
 from foveate._threads import spread
 from foveate.evaluation import Judge, PhotoFolder, measure
-from foveate.images import to_array
+from foveate.images import from_array, to_array
 from foveate.models import classifier
 
 
@@ -54,7 +52,7 @@ def main() -> None:
             encoded = time.perf_counter()
             pictures = spread(lambda job: job[0].decode(job[1]), zip(codecs, data, strict=True))
             decoded = time.perf_counter()
-            shown = [photo.pixels, *(torch.from_numpy(p).permute(2, 0, 1) for p in pictures)]
+            shown = [photo.pixels, *map(from_array, pictures)]
             views = maker.preprocess.batch(shown)
             ready = time.perf_counter()
             for judge in judges:
