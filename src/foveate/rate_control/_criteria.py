@@ -1,6 +1,7 @@
 """What a decoded picture is to keep of a classifier's answer to the clean one."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self, TypeAlias
@@ -90,12 +91,9 @@ class Criterion:
         """
         if text == "top1":
             return cls("top1")
-        kind = text.rstrip("0123456789.")
-        try:
-            if kind in KINDS:
-                return cls(kind, float(text[len(kind) :]))
-        except ValueError:
-            pass  # said below, with what would be read
+        read = re.fullmatch(r"([a-z]+)(\d+\.?\d*|\.\d+)", text)
+        if read is not None and read[1] in KINDS and float(read[2]) > 0:
+            return cls(read[1], float(read[2]))
         raise ValueError(
             f"keep: cannot read {text!r}; expected 'top1', or p, kl, margin or robust with a bound above 0, such as "
             "'p0.9', 'kl0.2', 'margin1' or 'robust0.3', or several joined by '+'"
