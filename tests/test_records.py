@@ -144,6 +144,20 @@ class TestOnlyWhatIsMissing:
         evaluate(Scenes(6), [judge], points, tmp_path)
         assert path.read_text() == "".join(lines)
 
+    def test_with_more_pictures_the_donors_are_those_of_a_fresh_run(self, judge, tmp_path):
+        prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
+        points = controls_for([Compressor("jpeg:20", prefilter)])
+        evaluate(Scenes(3), [judge], points, tmp_path, resamples=5)
+        grown = evaluate(Scenes(6), [judge], points, tmp_path, resamples=5)
+        assert grown.results == evaluate(Scenes(6), [judge], points, resamples=5).results
+
+    def test_running_again_writes_nothing(self, judge, tmp_path):
+        """Also where one picture is there under two names."""
+        twice = [(Scenes(2)[k % 2][0], k % 2) for k in range(4)]
+        for _ in range(2):
+            evaluate(twice, [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
+        assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 1 + 2 + 2
+
 
 class TestTheFile:
     def test_it_says_what_its_keys_are(self, judge, tmp_path):

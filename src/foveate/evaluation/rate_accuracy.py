@@ -147,13 +147,13 @@ def measure(
         _refuse_labels(_saliency_of(compressor))
     records = Records() if records is None else records
     around = " ".join(f"{name} {number}" for name, number in versions().items())
-    texts = {hash_of(f"{text} {around}"): text for text in map(point_identity, compressors)}
-    keys = [hash_of(f"{point_identity(c)} {around}") for c in compressors]
+    identities = [point_identity(compressor) for compressor in compressors]
+    keys = [hash_of(f"{text} {around}") for text in identities]
     judge_texts = {hash_of(f"{j.classifier.identity} {around}"): j.classifier.identity for j in judges}
     judge_keys = list(judge_texts)
     if len(judge_keys) < len(judges):
         raise ValueError(f"judges: two of {', '.join(names)} are one classifier with two names")
-    records.name_keys(texts | judge_texts)
+    records.name_keys(dict(zip(keys, identities, strict=True)) | judge_texts)
 
     engine = _Engine(judges, judge_keys, compressors, keys, fidelity)
     skipped: dict[int, tuple[str, str]] = {}
@@ -163,9 +163,8 @@ def measure(
     for position, photo, donor in pairs:
         picture = hash_of_picture(photo.pixels)
         found = engine.missing(photo, picture, donor, records.pictures.get(picture))
-        about = {"name": photo.name, "label": photo.label, "size": list(photo.pixels.shape[-2:])}
-        known = records.pictures.get(picture, {})
-        if found or any(known.get(name) != value for name, value in about.items()):
+        if found or records.pictures[picture]["label"] != photo.label:
+            about = {"name": photo.name, "label": photo.label, "size": list(photo.pixels.shape[-2:])}
             records.add(picture, {**about, **found})
         taken[position] = (picture, photo.name, photo.label)
         progress()
@@ -207,6 +206,11 @@ def _saliency_of(compressor: Compressor) -> Saliency | None:
     if compressor.prefilter is not None and (compressor.filters or compressor.control is not None):
         return compressor.prefilter.saliency
     return compressor.saliency if compressor.codec.needs_saliency else None
+
+
+def _takes_another(compressor: Compressor) -> bool:
+    """Whether a picture is given the map of another one."""
+    return isinstance(_saliency_of(compressor), Shuffled)
 
 
 def _refuse_labels(saliency: Saliency | None) -> None:
@@ -264,7 +268,7 @@ class _Engine:
         self.judges = dict(zip(judge_keys, judges, strict=True))
         self.points = dict(zip(keys, compressors, strict=True))
         self.fidelity = fidelity
-        self.needs_donor = any(isinstance(_saliency_of(c), Shuffled) for c in compressors)
+        self.needs_donor = any(map(_takes_another, compressors))
         # The maps of this picture and of the one before it: a donor's are seldom computed twice.
         self._maps: Callable[[Any, str, str], Tensor] = lru_cache(maxsize=8)(self._map)
         self._pictures: dict[str, Photo] = {}
@@ -274,8 +278,11 @@ class _Engine:
         known = known or {"clean": {}, "points": {}}
         points: dict[str, Compressor] = {}
         judges = {key: judge for key, judge in self.judges.items() if key not in known["clean"]}
+        other = None if donor is None else hash_of_picture(donor.pixels)
         for key, compressor in self.points.items():
             cell = known["points"].get(key)
+            if cell is not None and _takes_another(compressor) and cell.get("donor") != other:
+                cell = None  # the map of another picture than the one before it now
             without = [j for j in self.judges if cell is None or j not in cell["judges"]]
             if without or (self.fidelity and cell is not None and "psnr" not in cell):
                 points[key] = compressor
@@ -300,6 +307,8 @@ class _Engine:
             encoded = _encode(job)
             decoded = job[0].decode([encoded])[0]
             cell: dict[str, Any] = {"bytes": len(encoded.data), "judges": {}}
+            if donor is not None and _takes_another(job[0]):
+                cell["donor"] = hash_of_picture(donor.pixels)
             if isinstance(encoded, Controlled):
                 cell["chosen"] = _chosen(encoded)
             if self.fidelity:

@@ -9,10 +9,10 @@
 - ``{"picture": "9a41…", "name": …, "label": …, "size": [height, width], "clean": {…}, "points": {…}}``: values of
   one picture (by a hash of its pixels): ``clean`` gives, for each judge, its best classes on the untouched picture,
   best first; ``points`` gives, for each point, ``bytes``, where asked for ``psnr`` (dB) and ``ms_ssim``, and under
-  ``judges`` for each judge ``[best classes, KL divergence from its clean output in nats]``; where a control chose,
-  ``chosen`` has the ``quality``, ``strength`` and ``scale``, whether the criterion was ``met``, the candidates
-  ``tried`` and the ``encodes``, and the witnesses' ``clean`` and ``final`` confidence. Later lines of a picture add to
-  earlier ones.
+  ``judges`` for each judge ``[best classes, KL divergence from its clean output in nats]``; where the map is another
+  picture's, ``donor`` is that picture; where a control chose, ``chosen`` has the ``quality``, ``strength`` and
+  ``scale``, whether the criterion was ``met``, the candidates ``tried`` and the ``encodes``, and the witnesses'
+  ``clean`` and ``final`` confidence. Later lines of a picture add to earlier ones.
 """
 
 import hashlib
