@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 from foveate.demo import CLASSES, PREPROCESS, SceneNet, Scenes, scene_net
 from foveate.demo.classifier import train
+from foveate.evaluation import Results
 from foveate.images import as_tensor
 
 TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -113,8 +114,9 @@ class TestDemo:
         assert sum(line.startswith("jpeg alone") for line in lines) == 6
         assert sum(line.startswith("jpeg, strength 0.5") for line in lines) == 6
         assert "fewer bytes by jpeg, strength 0.5 at equal top-1" in done.stdout
-        assert "known: it made the map" in done.stdout
-        assert "unseen: it did not make the map" in done.stdout
+        assert "known: it made the maps or was a witness" in done.stdout
+        assert "unseen: neither made the maps nor was a witness" in done.stdout
+        assert sum(line.startswith("jpeg, keep top1 for scene_net ") for line in lines) == 1
         assert "100%" in done.stderr  # the progress bar
 
     def test_the_pre_filter_pays_for_both_judges(self, demo):
@@ -124,13 +126,21 @@ class TestDemo:
             whole = next(c for c in results["comparisons"] if (c["judge"], c["metric"]) == (judge, "top1"))
             assert whole["bd_rate"] < -0.08
             assert whole["verdict"] == "saves"
-        assert results["points"][0]["n"] == 60
+
+    def test_each_scene_at_its_own_point_keeps_nearly_all_answers_for_far_fewer_bytes(self, demo):
+        out, _, _ = demo
+        points = Results.read(out / "results.json").points
+        kept = next(p for p in points if p.keep)
+        fixed = [p for p in points if not p.keep and p.judges["scene_net"].agreement >= 0.95]
+        assert kept.judges["scene_net"].agreement >= 0.98
+        assert kept.bytes < 0.7 * min(p.bytes for p in fixed)
+        assert kept.n == 60
 
     def test_the_page(self, demo):
         out, _, _ = demo
         html = (out / "report.html").read_text()
-        assert html.count("<svg") == 4
-        assert html.count("data:image/jpeg;base64,") == 6 * 12
+        assert html.count("<svg") == 6
+        assert html.count("data:image/jpeg;base64,") == 6 * 13
         assert "<script" not in html
         written = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
         assert written == ["records.jsonl", "report.html", "results.json"]
