@@ -134,9 +134,9 @@ def class_changes(
     gains = [k for k in order[::-1][:most] if mean[k] > 0][::-1]
     rows = losses + gains
     ax = _axes(ax, (5.6, 1.1 + 0.24 * max(len(rows), 2)))
-    names = class_names or {}
+    called = class_names or {}
     labels = [
-        f"{textwrap.shorten(names.get(int(classes[k]), str(int(classes[k]))), 28, placeholder='…')} ({int(count[k])})"
+        f"{textwrap.shorten(called.get(int(classes[k]), str(int(classes[k]))), 28, placeholder='…')} ({int(count[k])})"
         for k in rows
     ]
     values = [100 * float(mean[k]) for k in rows]
@@ -148,13 +148,9 @@ def class_changes(
         ax.text(0.5, 0.5, "no class changed", transform=ax.transAxes, ha="center", va="center")
     ax.set_xlabel(f"change in {'top-1' if metric == 'top1' else metric}, points (pictures of the class)")
     better, worse = int((mean > 0).sum()), int((mean < 0).sum())
-    settings = [Setting.of(measured.compressors[k]) for k in (point, reference)]
-    quality = measured.compressors[point].codec.quality
-    ax.set_title(
-        f"{judge}: {better} classes gain, {worse} lose\n{settings[0].name} against {settings[1].name}, "
-        f"quality {quality:g}",
-        fontsize=9,
-    )
+    both = [measured.compressors[k] for k in (point, reference)]
+    names = [f"{Setting.of(c).name}, quality {c.codec.quality:g}" for c in both]
+    ax.set_title(f"{judge}: {better} classes gain, {worse} lose\n{names[0]}, against {names[1]}", fontsize=9)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.grid(axis="x", alpha=0.25, linewidth=0.6)
     return ax.get_figure(), ax  # type: ignore[return-value]
