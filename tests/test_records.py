@@ -151,6 +151,13 @@ class TestOnlyWhatIsMissing:
         grown = evaluate(Scenes(6), [judge], points, tmp_path, resamples=5)
         assert grown.results == evaluate(Scenes(6), [judge], points, resamples=5).results
 
+    def test_a_picture_after_its_own_double_takes_that_one_s_map(self, judge):
+        prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
+        points = controls_for([Compressor("jpeg:20", prefilter)])
+        doubles = [(Scenes(1)[0][0], 0)] * 2
+        measured = measure(doubles, [judge], [Compressor("jpeg:20", prefilter), *points])
+        assert len({tuple(row) for row in measured.bytes[[0, 3]].tolist()}) == 1  # another's map is then its own
+
     def test_running_again_writes_nothing(self, judge, tmp_path):
         """Also where one picture is there under two names."""
         twice = [(Scenes(2)[k % 2][0], k % 2) for k in range(4)]

@@ -289,26 +289,26 @@ class _Engine:
                 judges |= {j: self.judges[j] for j in without}
         if not points and not judges:
             return {}
-        return self._compute(photo, picture, donor, points, judges)
+        pictures = {picture: photo} if donor is None else {picture: photo, str(other): donor}
+        return self._compute(photo, pictures, points, judges)
 
     def _compute(
         self,
         photo: Photo,
-        picture: str,
-        donor: Photo | None,
+        pictures: dict[str, Photo],
         points: dict[str, Compressor],
         judges: dict[str, Judge],
     ) -> dict[str, Any]:
         wanted = list(dict.fromkeys(judge.classifier.preprocess for judge in judges.values()))
-        maps = self._maps_of(photo, picture, donor, points.values())
+        maps = self.maps(pictures, points.values())
         jobs = _filtered(photo, points.values(), maps)
 
         def work(job: _Job) -> tuple[dict[str, Any], list[Tensor]]:
             encoded = _encode(job)
             decoded = job[0].decode([encoded])[0]
             cell: dict[str, Any] = {"bytes": len(encoded.data), "judges": {}}
-            if donor is not None and _takes_another(job[0]):
-                cell["donor"] = hash_of_picture(donor.pixels)
+            if _takes_another(job[0]):
+                cell["donor"] = list(pictures)[-1]
             if isinstance(encoded, Controlled):
                 cell["chosen"] = _chosen(encoded)
             if self.fidelity:
@@ -329,15 +329,17 @@ class _Engine:
                 cell["judges"][key] = [classes, divergence]
         return {"clean": clean, "points": cells}
 
-    def _maps_of(
-        self, photo: Photo, picture: str, donor: Photo | None, compressors: Iterable[Compressor]
-    ) -> dict[Saliency, Tensor]:
-        """The map (1, 1, h, w) of each saliency that a compressor makes use of."""
-        self._pictures = {picture: photo}
-        other = ""
-        if donor is not None:
-            other = hash_of_picture(donor.pixels)
-            self._pictures[other] = donor
+    def maps(self, pictures: dict[str, Photo], compressors: Iterable[Compressor]) -> dict[Saliency, Tensor]:
+        """The map (1, 1, h, w) of each saliency that a compressor makes use of.
+
+        Args:
+            pictures: by hash: the picture, and behind it, for :class:`foveate.saliency.Shuffled`, the one whose map it
+                is given.
+            compressors: the operating points.
+        """
+        self._pictures = pictures
+        picture, *rest = pictures
+        other = rest[0] if rest else picture  # one and the same, too, where a double came before it
         found: dict[Saliency, Tensor] = {}
         for saliency in filter(None, map(_saliency_of, compressors)):
             if saliency not in found:
@@ -461,22 +463,19 @@ def _gather(
     )
 
 
-def encode_photo(
-    photo: Photo, compressors: Sequence[Compressor], donor: Photo | None = None
-) -> tuple[Tensor | None, list[Encoded], list[Tensor]]:
+def encode_photo(photo: Photo, compressors: Sequence[Compressor]) -> tuple[Tensor | None, list[Encoded], list[Tensor]]:
     """Send one picture through compressors, as :func:`measure` does.
 
     Args:
         photo: the picture.
-        compressors: the operating points.
-        donor: the picture whose map a :class:`foveate.saliency.Shuffled` control takes.
+        compressors: the operating points, none of them a control with the map of another picture.
 
     Returns:
         Its map (1, h, w), that of the first compressor with one, or None; the bitstreams; and what each compressor
         stored, (3, H, W).
     """
     engine = _Engine([], [], [], [], False)
-    maps = engine._maps_of(photo, hash_of_picture(photo.pixels), donor, compressors)
+    maps = engine.maps({hash_of_picture(photo.pixels): photo}, compressors)
     jobs = _filtered(photo, compressors, maps)
     encoded = spread(_encode, jobs)
     first = next(iter(maps.values()), None)
