@@ -12,8 +12,9 @@ from foveate._threads import spread
 from foveate.codecs import Codec, Fit, TargetSize, codec
 from foveate.filters import resize
 from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
+from foveate.models import name_of
 from foveate.prefilter import Prefilter
-from foveate.saliency import Saliency
+from foveate.saliency import Saliency, identity_of
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,17 @@ class Compressor:
             other.prefilter = replace(self.prefilter, strength=strength)
         return other
 
+    def to(self, device: str | torch.device) -> Self:
+        """Move the models of the saliency and the control, built now where they are recipes, to a device.
+
+        Pictures may stay where they are; codecs work on the CPU.
+        """
+        for part in (self.used_saliency, self.control):
+            move = getattr(part, "to", None)
+            if move is not None:
+                move(device)
+        return self
+
     def encode(self, images: Tensor | Sequence[Picture], maps: Tensor | None = None) -> list[Encoded]:
         """Compress pictures.
 
@@ -178,6 +190,29 @@ class Compressor:
             filtered += self.prefilter(group, chosen) if self.prefilter is not None and self.filters else group
             kept += [None] * len(group) if chosen is None else list(chosen)
         return self.store(filtered, kept)
+
+    @property
+    def identity(self) -> str:
+        """What the bytes depend on, other libraries than the codec's aside, as one line of text."""
+        parts = [str(self.codec), self.codec.library(), f"scale={self.scale:g}"]
+        if self.target is not None:
+            parts.append(repr(self.target))
+        prefilter = self.prefilter
+        if prefilter is not None and (self.filters or self.control is not None):
+            how = f"strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
+            parts.append(f"{prefilter.filter} {how}")
+        if self.control is not None:
+            parts.append(getattr(self.control, "identity", None) or name_of(self.control))
+        if self.used_saliency is not None:
+            parts.append(identity_of(self.used_saliency))
+        return " ".join(parts)
+
+    @property
+    def used_saliency(self) -> Saliency | None:
+        """What makes the maps; None where neither the pre-filter nor the codec asks for any."""
+        if self.prefilter is not None and (self.filters or self.control is not None):
+            return self.prefilter.saliency
+        return self.saliency if self.codec.needs_saliency else None
 
     @property
     def filters(self) -> bool:

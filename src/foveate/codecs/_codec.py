@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-MAX_PIXELS = 1 << 26
-"""Pictures of more pixels (8192 x 8192) are refused, so that a small hostile bitstream cannot fill the memory."""
+from foveate._checks import MAX_PIXELS
 
 
 class CodecError(ValueError):

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, __version__, features
 
-from foveate.codecs._codec import MAX_PIXELS, CodecError
+from foveate._checks import MAX_PIXELS
+from foveate.codecs._codec import CodecError
 
 
 def encode(image: npt.NDArray[np.uint8], format: str, side: int, **settings: Any) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -132,6 +132,12 @@ class RateControl:
     @property
     def _keep(self) -> tuple[Keep, ...]:
         return self.keep  # type: ignore[return-value]
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the witnesses, built now where they are recipes, to a device; return this control."""
+        for one in self._witnesses:
+            one.classifier.model.to(device)
+        return self
 
     @property
     def keeps(self) -> str:
