@@ -2,8 +2,9 @@
 
 import io
 import json
+import pickle
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -53,6 +54,21 @@ class Job:
     others: Others = "copy"
     only_if_smaller: bool = False
     device: str | None = None
+
+
+def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
+    """Return a job as bytes for other processes.
+
+    Raises:
+        TypeError: if it cannot be sent, with the cures.
+    """
+    try:
+        return dumps(job)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"compressor, source: they cannot be sent to worker processes ({error}); give models by recipe and name "
+            "functions at the top of a module, or take workers=0"
+        ) from error
 
 
 @dataclass(frozen=True)
