@@ -22,7 +22,6 @@ from foveate.evaluation import (
     evaluate,
     measure,
     plots,
-    read,
     saved_at_equal,
     summarise,
 )
@@ -30,7 +29,7 @@ from foveate.evaluation.photos import wnids
 from foveate.evaluation.report import headlines, page, span, text_table, verdicts
 from foveate.evaluation.results import json_schema
 from foveate.evaluation.summary import Setting
-from foveate.images import as_tensor, to_array
+from foveate.images import as_tensor, read, to_array
 from foveate.models import Classifier, Preprocess, classifier
 from foveate.saliency import Center, Shuffled
 

@@ -139,9 +139,9 @@ def manifest(target: "str | Path | Store", size: int | None = None) -> Iterator[
 
     Each is a dictionary for a picture or another file, in the source's order: ``source`` and, where it is in the
     target, ``target`` (in shards ``shard.tar:member``); ``kind`` (see :class:`Summary`); ``source_bytes`` (None of what
-    was no file), ``bytes`` and ``sha256`` of the target; where known ``label``; of pictures ``size`` (height and width of the
-    source), ``settings`` and ``met``, and with rate control the witnesses' confidence in their own answer before
-    (``clean``) and after (``final``) and the points ``tried``; and the ``reason`` where something could not be read.
+    was no file), ``bytes`` and ``sha256`` of the target; where known ``label``; of pictures ``size`` (height and
+    width of the source), ``settings`` and ``met``, and with rate control the witnesses' confidence in their own answer
+    before (``clean``) and after (``final``) and the points ``tried``; and the ``reason`` why something is unreadable.
 
     Raises:
         ValueError: if there is none: the export is unfinished, or never was.

@@ -4,15 +4,16 @@ import io
 import json
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import IO, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
+from foveate.codecs import TooLarge
 from foveate.compressor import Compressor, Encoded
 from foveate.export._sources import Entry, Name, Source
 from foveate.export._store import STATE, Store
@@ -141,10 +142,21 @@ class Worker:
 
     def _finish(self, group: "list[_Held]", sink: Sink) -> Iterator[dict[str, Any]]:
         """Compress the pictures of a group and write everything in it, in order."""
-        pictures = [held.pixels for held in group if held.pixels is not None]
-        encoded = iter(self.job.compressor.encode(pictures))
+        encoded = iter(self._encode([held.pixels for held in group if held.pixels is not None]))
         for held in group:
-            yield from self._pictured(held, next(encoded), sink) if held.pixels is not None else self._other(held, sink)
+            found = None if held.pixels is None else next(encoded)
+            if isinstance(found, Encoded):
+                yield from self._pictured(held, found, sink)
+            else:
+                yield from self._other(held if found is None else replace(held, reason=str(found)), sink)
+
+    def _encode(self, pictures: Sequence[Tensor]) -> "Sequence[Encoded | TooLarge]":
+        try:
+            return self.job.compressor.encode(pictures)
+        except TooLarge as error:
+            if len(pictures) == 1:
+                return [error]
+            return [found for picture in pictures for found in self._encode([picture])]
 
     def _pictured(self, held: "_Held", encoded: Encoded, sink: Sink) -> Iterator[dict[str, Any]]:
         entry, data = held.entry, held.data

@@ -192,7 +192,7 @@ class CachedSaliency:
         ...     found = cache_maps(scenes, folder, cam)
         ...     maps = CachedSaliency(folder)(as_tensor(scenes[0][0])[None])
         >>> maps.shape, float(maps.max())
-        (torch.Size([1, 1, 10, 10]), 1.0)
+        (torch.Size([1, 1, 20, 20]), 1.0)
     """
 
     def __init__(self, cache: str | Path, identity: str = "") -> None:
