@@ -31,6 +31,10 @@ _SMALL = 1 << 20
 """Other files of up to so many bytes wait in memory for the pictures before them."""
 
 
+DEATHS = 3
+"""So often may processes die over one part."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A unit of work: finished when its lines are in the target, and done anew if not."""
@@ -70,6 +74,15 @@ def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
             f"compressor, source: they cannot be sent to worker processes ({error}); give models by recipe and name "
             "functions at the top of a module, or take workers=0"
         ) from error
+
+
+def died(part: Part) -> RuntimeError:
+    """Return what to raise when processes died over a part :data:`DEATHS` times."""
+    return RuntimeError(
+        f"workers: processes died {DEATHS} times over part {part.number} ({part.names[0][0]} to {part.names[-1][0]}): "
+        "for want of memory, then take fewer workers; or a file there crashes the library that reads it; or the script "
+        "that calls this does so outside `if __name__ == '__main__':`"
+    )
 
 
 @dataclass(frozen=True)

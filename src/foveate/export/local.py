@@ -13,9 +13,8 @@ from multiprocessing.connection import wait as wait_for
 
 import torch
 
-from foveate.export._worker import Job, Part, Report, Worker, pickled
+from foveate.export._worker import DEATHS, Job, Part, Report, Worker, died, pickled
 
-_DEATHS = 3
 _CONTEXT = multiprocessing.get_context("spawn")
 _job: bytes | None = None  # of this process, where it is one of the pool's
 _worker: Worker | None = None
@@ -72,13 +71,9 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None) -> Iterator
                 again += under_way.values()
                 deaths.update(part.number for part in under_way.values())
                 number, most = max(deaths.items(), key=lambda pair: pair[1], default=(0, 0))
-                if most >= _DEATHS:
-                    names = next(part.names for part in again if part.number == number)
-                    raise RuntimeError(
-                        f"workers: processes died {most} times over part {number} ({names[0][0]} to {names[-1][0]}): "
-                        "for want of memory, then take fewer workers; or a file there crashes the library that reads "
-                        "it; or the script that calls this does so outside `if __name__ == '__main__':`"
-                    ) from None
+                if most >= DEATHS:
+                    part = next(part for part in again if part.number == number)
+                    raise died(part) from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

@@ -5,15 +5,14 @@ import logging
 import os
 import pickle
 import traceback
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from foveate._extras import require
-from foveate.export._worker import Job, Part, Report, Worker, pickled
-
-_DEATHS = 3
+from foveate.export._worker import DEATHS, Job, Part, Report, Worker, died, pickled
 
 
 def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float = 0.0) -> Iterator[Report]:
@@ -49,12 +48,11 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float
         stack.enter_context(_quiet(data.DataContext.get_current()))
         done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor,
-            fn_constructor_args=(sent,),
+            fn_constructor_args=(sent, ray.remote(num_cpus=0)(_Tries).remote()),
             batch_size=1,
             compute=data.ActorPoolStrategy(size=min(count, len(rows)), max_tasks_in_flight_per_actor=2),
             num_cpus=1,
             num_gpus=gpus or None,
-            ray_remote_args_fn=_retries,
         )
         try:
             for row in done.iter_rows():
@@ -62,14 +60,18 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float
                     raise pickle.loads(row["error"])
                 yield Report(**json.loads(row["report"]))
         except ray.exceptions.RayError as error:
-            raise RuntimeError(
-                f"workers: Ray gave up ({type(error).__name__}) after trying a part {_DEATHS} times: for want of memory, "
-                "then take fewer workers; or a file there crashes the library that reads it; or nodes went"
-            ) from error
+            raise RuntimeError(f"workers: {type(error).__name__}: {str(error).splitlines()[0]}") from error
 
 
-def _retries() -> dict[str, Any]:
-    return {"max_task_retries": _DEATHS - 1}
+class _Tries:
+    """An actor that counts how often a part was begun: Ray itself would try forever."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+
+    def add(self, number: int) -> int:
+        self._counts[number] += 1
+        return self._counts[number]
 
 
 class _Actor:
@@ -78,19 +80,33 @@ class _Actor:
     An exception is returned, not raised, so that it reaches the caller as it is, without Ray's pages around it.
     """
 
-    def __init__(self, job: bytes) -> None:
-        self._job = job
+    def __init__(self, job: bytes, tries: Any) -> None:
+        self._job, self._tries = job, tries
         self._worker: Worker | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         number, names = json.loads(str(batch["part"][0]))
+        part = Part(number, tuple((a, b) for a, b in names))
         try:
+            if require("ray", "ray").get(self._tries.add.remote(number)) > DEATHS:
+                raise died(part)
             if self._worker is None:
-                self._worker = Worker(pickle.loads(self._job))
-            report = self._worker(Part(number, tuple((a, b) for a, b in names)))
+                self._worker = Worker(_unpickled(self._job))
+            report = self._worker(part)
         except Exception as error:
             return {"report": [""], "error": [_portable(error)]}
         return {"report": [json.dumps(asdict(report))], "error": [b""]}
+
+
+def _unpickled(job: bytes) -> Job:
+    try:
+        found: Job = pickle.loads(job)
+    except Exception as error:
+        raise RuntimeError(
+            f"workers: a node cannot take up the work ({type(error).__name__}: {error}); install the same packages, "
+            "and the modules that the source or the compressor are from, on all nodes"
+        ) from error
+    return found
 
 
 def _portable(error: Exception) -> bytes:
