@@ -99,6 +99,12 @@ class TestTree:
         assert (tmp_path / "out" / "tiny.jpg").read_bytes() == (source / "tiny.jpg").read_bytes()
         assert verify(tmp_path / "out") == []
 
+    def test_links_are_followed_but_not_in_circles(self, tree, tmp_path):
+        (tree / "cat" / "up").symlink_to(tree)
+        (tree / "linked").symlink_to(tree / "dog", target_is_directory=True)
+        summary = compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
+        assert summary.kinds == {"compressed": 15, "copied": 3, "unreadable": 1}
+
     def test_grey_stays_grey_and_a_turned_photo_is_upright(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()

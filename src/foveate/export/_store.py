@@ -49,7 +49,8 @@ class Store:
                 yield path.removeprefix(self.root).lstrip("/")
             return
         found = []
-        for folder, _, files in os.walk(self.local, followlinks=True):
+        for folder, folders, files in os.walk(self.local, onerror=_raise, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_back(os.path.join(folder, name))]
             below = Path(folder).relative_to(self.local)
             found += [(below / file).as_posix() for file in files]
         yield from sorted(found)
@@ -114,6 +115,18 @@ class Store:
         """Remove a file or a folder, if it is there."""
         if self.exists(name):
             self._fs.rm(self.path(name), recursive=True)
+
+
+def _raise(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):  # gone meanwhile, or not there yet
+        raise error
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    return os.path.islink(folder) and f"{os.path.realpath(os.path.dirname(folder))}/".startswith(
+        f"{os.path.realpath(folder)}/"
+    )
 
 
 def _made(path: Path) -> IO[bytes]:
