@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_export.py PHOTOS --model M [--out export.json]
 
 *Throughput*: ``compress_dataset`` with a pre-filter and cached maps over ``compress_dataset`` with the codec alone,
-with the same number of processes on the same photos, in turns; pictures a second from the first part that is done to the
-last, so without the start of the processes. *Memory*: resident memory of this process and of its workers while 20,000
-pictures (copies of the photos at 160 pixels a side, links to which cost no disk) are filtered and encoded.
+with the same number of processes on the same photos, in turns; pictures a second from the first part that is done to
+the last, so without the start of the processes. *Memory*: resident memory of this process and of its workers while
+20,000 pictures (links to the photos at 160 pixels a side) are filtered and encoded.
 """
 
 import argparse
@@ -33,6 +33,8 @@ class Watch:
         self._every, self._done = every, 0
 
     def __call__(self, report: Report, total: int) -> None:
+        if report.units == 0:
+            return
         self.times.append(time.perf_counter())
         self.units.append(report.units)
         before, self._done = self._done, self._done + report.units
