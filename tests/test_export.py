@@ -99,6 +99,12 @@ class TestTree:
         assert (tmp_path / "out" / "tiny.jpg").read_bytes() == (source / "tiny.jpg").read_bytes()
         assert verify(tmp_path / "out") == []
 
+    def test_links_are_followed_but_not_in_circles(self, tree, tmp_path):
+        (tree / "cat" / "up").symlink_to(tree)
+        (tree / "linked").symlink_to(tree / "dog", target_is_directory=True)
+        summary = compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
+        assert summary.kinds == {"compressed": 15, "copied": 3, "unreadable": 1}
+
     def test_grey_stays_grey_and_a_turned_photo_is_upright(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()
@@ -410,9 +416,16 @@ def children(pid):
             fields = stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[1]) == pid and fields[0] != "Z":
+        if int(fields[1]) == pid and fields[0] != "Z" and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
             found.append(int(stat.parent.name))
     return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to find workers")
@@ -427,35 +440,37 @@ def test_killed_at_random_moments_it_ends_as_an_undisturbed_run(tmp_path, kind):
     assert start(source, tmp_path / "whole", kind).wait(300) == 0
     whole, out = snapshot(tmp_path / "whole"), tmp_path / "out"
     generator = torch.Generator().manual_seed(os.getpid())
-    deaths, midway = {"parent": 0, "worker": 0}, 0
-    process = None
+
+    def draw(n):
+        return int(torch.randint(n, (), generator=generator))
+
+    def done():
+        return len(list((out / ".foveate" / "parts").glob("*")))
+
+    deaths, midway, process = {"parent": 0, "worker": 0}, 0, start(source, out, kind)
     while sum(deaths.values()) < 10:
-        if process is None or process.poll() is not None:
-            if process is not None and process.returncode == 0:
+        # A random moment: so many parts further on, and then a little later; some come before any part is done.
+        parts, deadline = done() + draw(3), time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline and (not children(process.pid) or done() < parts):
+            time.sleep(0.005)
+        time.sleep(draw(80) / 1000)
+        workers = children(process.pid)
+        if process.poll() is None and workers:
+            victim = "worker" if draw(5) < 2 else "parent"
+            os.kill(workers[draw(len(workers))] if victim == "worker" else process.pid, signal.SIGKILL)
+            deaths[victim] += 1
+            if victim == "parent":
+                process.wait()
+                while any(map(alive, workers)) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                assert not any(map(alive, workers))  # none waits for work for ever
+            there = snapshot(out)
+            assert there.items() <= whole.items()  # no half file is to be seen
+            midway += 0 < len(there) < len(whole)
+        if process.poll() is not None:
+            if process.returncode == 0:
                 shutil.rmtree(out)  # it got to the end: from the start again
             process = start(source, out, kind)
-        deadline = time.monotonic() + 60
-        while not children(process.pid) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(float(torch.rand((), generator=generator)) * 3.5)
-        workers = children(process.pid)
-        victim = ("parent", "worker")[int(torch.rand((), generator=generator) < 0.4)]
-        if process.poll() is not None or (victim == "worker" and not workers):
-            continue
-        chosen = (
-            workers[int(torch.randint(len(workers), (), generator=generator))] if victim == "worker" else process.pid
-        )
-        os.kill(chosen, signal.SIGKILL)
-        deaths[victim] += 1
-        if victim == "parent":
-            process.wait()
-            deadline = time.monotonic() + 30
-            while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            assert not any(Path(f"/proc/{pid}").exists() for pid in workers)  # none waits for work for ever
-        there = snapshot(out)
-        assert there.items() <= whole.items()  # no half file is to be seen
-        midway += 0 < len(there) < len(whole)
     assert midway
     assert deaths["parent"]
     if process.poll() is None:

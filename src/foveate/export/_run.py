@@ -69,7 +69,7 @@ def compress_dataset(
         device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
-        progress: called for each part with what it came to and the number of units that were to be done.
+        progress: called with what a part came to and the number of units to be done; at the start with an empty report.
 
     Returns:
         The summary.
@@ -127,6 +127,7 @@ def compress_dataset(
         done = done_parts(store)
         todo = [one for one in plan.parts if one.lines not in done]
         total = sum(len(one.names) for one in todo)
+        progress(Report(-1, 0), total)
         for report in local.run(job, todo, workers) if engine == "local" else ray.run(job, todo, workers, gpus):
             progress(report, total)
         return finish(store, plan)
