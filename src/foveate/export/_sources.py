@@ -2,9 +2,10 @@
 
 import io
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
@@ -80,10 +81,10 @@ def as_source(source: Any) -> Source:
     """
     if isinstance(source, str | Path):
         return _stored(source)
-    if hasattr(source, "features") and hasattr(source, "cast_column"):
-        return HuggingFace(source)
+    if isinstance(source, Mapping):
+        raise TypeError(f"source: expected one Dataset, got those of {', '.join(map(str, source))}; give one of them")
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return Items(source)
+        return HuggingFace(source) if hasattr(source, "features") and hasattr(source, "cast_column") else Items(source)
     raise TypeError(
         f"source: expected a path, a URL or a Dataset with numbers, got {type(source).__name__}; make a list of an "
         "iterable Dataset, or write it to tar shards first"
@@ -97,6 +98,8 @@ def _stored(url: str | Path) -> Source:
         return Shards(Store(parent or "."), name)
     if store.exists("dataset_info.json") and store.exists("state.json"):
         return HuggingFace(require("datasets", "huggingface").load_from_disk(store.url))
+    if store.exists("dataset_dict.json"):
+        raise ValueError(f"source: {url} holds several splits; give one of its folders")
     names = [name for name in store.names() if not own(name)]
     if not names:
         if store.is_file():
@@ -129,8 +132,11 @@ class Folder:
         for name, stem in names:
             picture = _suffix(name) in SUFFIXES
             label = numbers.get(name.partition("/")[0]) if picture else None
-            ending = PurePosixPath(name).suffix
-            yield Entry(name, stem, ending, lambda name=name: self.store.open(name), picture, label)  # type: ignore[misc]
+            opened = partial(self._whole, name) if picture else partial(self.store.open, name)
+            yield Entry(name, stem, PurePosixPath(name).suffix, opened, picture, label)
+
+    def _whole(self, name: str) -> IO[bytes]:
+        return io.BytesIO(self.store.read(name))  # behind a URL one question, where a stream takes two
 
 
 @dataclass
@@ -158,15 +164,22 @@ class Shards:
                 yield Entry(shard, folder, ".tar", _raising(error), picture=False)
                 continue
             taken: set[str] = set()
-            with opened as stream, _damage_of(shard), tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as tar:
+            with opened as stream, _damage_of(shard), _Tar.open(fileobj=stream, mode="r|*") as tar:
+                tar.shard = shard
                 for member in tar:
                     data = tar.extractfile(member) if member.isfile() else None
                     if data is None:
                         continue
-                    picture = _suffix(member.name) in SUFFIXES
-                    stem = folder + (unique(member.name, taken) if picture else member.name)
-                    ending = PurePosixPath(member.name).suffix
-                    yield Entry(f"{shard}:{member.name}", stem, ending, lambda data=data: data, picture)  # type: ignore[misc]
+                    inside = PurePosixPath(member.name.lstrip("/"))
+                    if ".." in inside.parts:
+                        raise Damaged(f"source: {shard} has a member {member.name}, which leads out of any folder")
+                    name, picture = str(inside), inside.suffix.lower() in SUFFIXES
+                    stem = folder + (unique(name, taken) if picture else name)
+                    yield Entry(f"{shard}:{name}", stem, inside.suffix, lambda data=data: data, picture)  # type: ignore[misc]
+
+
+class Damaged(ValueError):
+    """A shard that is no whole tar file, or one with names that no shard should have."""
 
 
 @contextmanager
@@ -175,7 +188,7 @@ def _damage_of(shard: str) -> Iterator[None]:
     try:
         yield
     except tarfile.TarError as error:
-        raise ValueError(f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out") from error
+        raise Damaged(f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out") from error
 
 
 class _Member(tarfile.TarInfo):
@@ -191,6 +204,24 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"{error} after {tar.offset} bytes") from error
 
 
+class _Content(tarfile.ExFileObject):
+    """What is in a member, which may end too early when it is read."""
+
+    def __init__(self, tar: "_Tar", member: tarfile.TarInfo) -> None:
+        super().__init__(tar, member)
+        self._tar = tar
+
+    def read(self, size: int | None = -1) -> bytes:
+        with _damage_of(self._tar.shard):
+            return super().read(size)
+
+
+class _Tar(tarfile.TarFile):
+    shard = ""
+    tarinfo = _Member
+    fileobject = _Content
+
+
 class Items:
     """A map-style Dataset of pictures or of pairs (picture, label): anything with ``[k]`` and ``len()``."""
 
@@ -199,6 +230,7 @@ class Items:
     def __init__(self, dataset: Any, classes: Sequence[str] | None = None) -> None:
         self.dataset = dataset
         self.classes = tuple(map(str, getattr(dataset, "classes", ()) if classes is None else classes))
+        self._folders = _folders(self.classes)
 
     def units(self) -> list[str]:
         return [str(k) for k in range(len(self.dataset))]
@@ -221,7 +253,7 @@ class Items:
     def _placed(self, stem: str, label: int | None) -> str:
         if label is None:
             return stem
-        return f"{self.classes[label] if label < len(self.classes) else label}/{stem}"
+        return f"{self._folders[label] if label < len(self._folders) else label}/{stem}"
 
 
 class HuggingFace(Items):
@@ -246,8 +278,20 @@ class HuggingFace(Items):
             row = dict(self.dataset[int(name)])
             image = row.pop(self.image)
             label = None if self.label is None else int(row.pop(self.label))
+            if image is None:
+                yield Entry(name, self._placed(stem, label), "", _raising(ValueError("no picture")), True, label, row)
+                continue
             ending = PurePosixPath(image["path"] or "").suffix or _ending_of(image["bytes"])
             yield Entry(name, self._placed(stem, label), ending, lambda image=image: _opened(image), True, label, row)  # type: ignore[misc]
+
+
+def _folders(classes: Sequence[str]) -> list[str]:
+    """Name a folder for each class, by it where that can be and is the only one."""
+    plain = [name.replace("/", "_") for name in classes]
+    return [
+        name if name not in ("", ".", "..") and not own(name) and plain.count(name) == 1 else f"{k}_{name}"
+        for k, name in enumerate(plain)
+    ]
 
 
 def unique(name: str, taken: set[str], dots: bool = True) -> str:
@@ -285,7 +329,10 @@ def _opened(image: dict[str, Any]) -> IO[bytes]:
 
 
 def _ending_of(data: bytes) -> str:
-    """The usual ending of files of a picture's format."""
-    with Image.open(io.BytesIO(data)) as picture:
-        kind = (picture.format or "").lower()
+    """The usual ending of files of a picture's format; none where it is no picture."""
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            kind = (picture.format or "").lower()
+    except UNREADABLE:
+        return ""
     return {"jpeg": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from foveate.codecs import TooLarge
 from foveate.compressor import Compressor, Encoded
-from foveate.export._sources import Entry, Name, Source
+from foveate.export._sources import Damaged, Entry, Name, Source
 from foveate.export._store import STATE, Store
 from foveate.export._targets import Put, Shard, Sink, Tree
 from foveate.images import UNREADABLE, read
@@ -258,6 +258,8 @@ def _read(entry: Entry) -> _Held:
             data = opened.read()
     except (FileNotFoundError, PermissionError) as error:
         return _Held(entry, reason=str(error), gone=True)
+    except Damaged:
+        raise
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk or the network, not the picture
