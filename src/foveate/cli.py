@@ -527,7 +527,10 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
 
     def compress() -> "Summary":
         before, after = 0, 0
-        with tqdm(desc="compress", unit="picture") as bar:
+        with (
+            tqdm(desc="saliency", unit="picture", disable=args.cache is None) as maps,
+            tqdm(desc="compress", unit="picture") as bar,
+        ):
 
             def show(report: Report, total: int) -> None:
                 nonlocal before, after
@@ -552,6 +555,7 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
                 engine=args.engine,
                 gpus=args.gpus,
                 progress=show,
+                maps_progress=maps.update,
             )
 
     return job

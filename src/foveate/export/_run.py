@@ -13,7 +13,7 @@ from foveate._checks import check_number
 from foveate.compressor import Compressor
 from foveate.export import local, ray
 from foveate.export._manifest import Summary, done_parts, finish, planned
-from foveate.export._maps import cache_maps
+from foveate.export._maps import fill
 from foveate.export._sources import Folder, Shards, Source, as_source
 from foveate.export._store import LOCK, STATE, Store
 from foveate.export._worker import Job, Others, Report
@@ -37,6 +37,7 @@ def compress_dataset(
     engine: Engine = "local",
     gpus: float = 0.0,
     progress: Callable[[Report, int], object] = lambda report, total: None,
+    maps_progress: Callable[[int], object] = lambda units: None,
 ) -> Summary:
     """Compress a whole dataset into files that any tool reads.
 
@@ -71,6 +72,7 @@ def compress_dataset(
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
         progress: called with what a part came to and the number of units to be done; at the start with an empty report.
+        maps_progress: with a cache, called with each number of units whose maps are there.
 
     Returns:
         The summary.
@@ -103,8 +105,9 @@ def compress_dataset(
     check_number("gpus", gpus, 0)
     found, store = as_source(source), Store(target)
     _refuse_nested(found, store)
+    saliency = compressor.used_saliency
     if cache is not None:
-        compressor = _with_cache(compressor, source, cache, device)
+        compressor = _with_cache(compressor, cache)
     settings = {
         "codec": str(compressor.codec),
         "identity": compressor.identity,
@@ -128,19 +131,21 @@ def compress_dataset(
         done = done_parts(store)
         todo = [one for one in plan.parts if one.lines not in done]
         total = sum(len(one.names) for one in todo)
+        if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
+            names = [name for one in todo for name in one.names]
+            fill(found, names, cache, saliency, 16, count, device, maps_progress)
         progress(Report(-1, 0), total)
         for report in local.run(job, todo, count) if engine == "local" else ray.run(job, todo, count, gpus):
             progress(report, total)
         return finish(store, plan)
 
 
-def _with_cache(compressor: Compressor, source: Any, cache: str | Path, device: str | None) -> Compressor:
-    """The compressor with maps from a cache, after those that are missing there were made."""
+def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
+    """The compressor with maps from a cache, whether they are there already or not."""
     saliency = compressor.used_saliency
     if saliency is None:
         raise ValueError("cache: this compressor asks for no maps; leave cache out")
     if not isinstance(saliency, CachedSaliency):
-        cache_maps(source, cache, saliency, device=device)
         saliency = CachedSaliency(cache, MapCache.of(cache, saliency).about["identity"])
     prefilter = None if compressor.prefilter is None else replace(compressor.prefilter, saliency=saliency)
     return Compressor(compressor.codec, prefilter, compressor.scale, compressor.target, saliency, compressor.control)
