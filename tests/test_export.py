@@ -25,6 +25,7 @@ from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
 from foveate.export import Refused, compress_dataset, is_picture, load, manifest, verify
 from foveate.images import as_tensor, read
+from foveate.models import Preprocess
 
 WITNESS = Witness(NET, PREPROCESS)
 CAM = GradCam(NET, preprocess=PREPROCESS)
@@ -195,7 +196,9 @@ class TestOthers:
 
 class TestManifest:
     def test_what_it_says(self, tree, tmp_path):
-        compressor = Compressor("jpeg", Prefilter(CAM), control=RateControl(WITNESS, strengths=(0, 0.5)))
+        compressor = Compressor(
+            "jpeg", Prefilter(CAM), control=RateControl(WITNESS, strengths=(0, 0.5), as_stored=True)
+        )
         summary = compress_dataset(tree, tmp_path / "out", compressor, workers=0)
         found = lines(tmp_path / "out")
         assert list(found) == sorted(snapshot(tree))
@@ -206,7 +209,7 @@ class TestManifest:
         assert line["source_bytes"] == (tree / "cat" / "000.jpg").stat().st_size
         assert line["size"] == [160, 160]
         assert line["settings"].keys() == {"codec", "strength", "scale"}
-        decoded = compressor.decode(compressor.encode([read(tree / "cat" / "000.jpg")]))
+        decoded = [read(tmp_path / "out" / "cat" / "000.jpg")]
         asked = WITNESS.logits([read(tree / "cat" / "000.jpg"), *decoded]).softmax(1)
         top = int(asked[0].argmax())
         assert line["met"]
@@ -216,6 +219,19 @@ class TestManifest:
         total = sum(one["bytes"] for one in found.values())
         assert (summary.bytes, summary.kinds["compressed"]) == (total, 10)
         assert json.loads((tmp_path / "out" / "foveate-summary.json").read_text())["kinds"] == summary.kinds
+
+    def test_what_readers_get_is_what_the_witness_was_shown(self, tree, tmp_path):
+        """At whatever size a picture is stored: not brought back to its source size, as no plain reader does that."""
+        witness = Witness(NET, Preprocess(160, 160, (0.4,) * 3, (0.25,) * 3))
+        with pytest.raises(ValueError, match="as_stored=True"):
+            compress_dataset(tree, tmp_path / "out", Compressor("jpeg", control=RateControl(witness)), workers=0)
+        control = RateControl(witness, scales=(0.5, 0.6), as_stored=True)
+        compress_dataset(tree, tmp_path / "out", Compressor("jpeg", control=control), workers=0)
+        for name, line in lines(tmp_path / "out").items():
+            if line["kind"] == "compressed":
+                before, after = witness.logits([read(tree / name), read(tmp_path / "out" / line["target"])]).softmax(1)
+                assert float(after[before.argmax()]) == pytest.approx(line["final"][0], abs=1e-3)
+                assert line["met"] == bool(after.argmax() == before.argmax())
 
     def test_verify_finds_what_is_wrong(self, tree, tmp_path):
         out = tmp_path / "out"

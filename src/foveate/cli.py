@@ -589,6 +589,7 @@ def _exporter(args: argparse.Namespace) -> "Compressor":
         strengths=sorted({0.0, *strengths}),
         floor=args.floor,
         calibration=None if args.calibration is None else Calibration.load(args.calibration),
+        as_stored=True,
     )
     return Compressor(args.codec, prefilter, saliency=saliency, control=control)
 

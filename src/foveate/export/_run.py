@@ -17,6 +17,7 @@ from foveate.export._maps import fill
 from foveate.export._sources import Folder, Shards, Source, as_source
 from foveate.export._store import LOCK, STATE, Store
 from foveate.export._worker import Job, Others, Report
+from foveate.rate_control import RateControl
 from foveate.saliency import CachedSaliency, MapCache
 
 Engine = Literal["local", "ray"]
@@ -103,6 +104,12 @@ def compress_dataset(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
     check_number("gpus", gpus, 0)
+    control = compressor.control
+    if isinstance(control, RateControl) and not control.as_stored and min(control.scales) < 1:
+        raise ValueError(
+            "compressor: its control shows the witnesses pictures at source size, but who reads the files gets them as "
+            "they are stored; give the RateControl as_stored=True, or scales=1"
+        )
     found, store = as_source(source), Store(target)
     _refuse_nested(found, store)
     saliency = compressor.used_saliency
