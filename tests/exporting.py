@@ -1,5 +1,7 @@
 """What the tests of exports share: a source with everything in it, and how to compare targets."""
 
+import os
+import signal
 from pathlib import Path
 
 from foveate.demo import Scenes
@@ -24,3 +26,28 @@ def snapshot(root):
     root = Path(root)
     paths = (p for p in root.rglob("*") if p.is_file() and ".foveate" not in p.relative_to(root).parts)
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in paths if p.name != ".foveate.lock"}
+
+
+class Troubled:
+    """Scenes with labels, as PIL images; the process that asks for one of them is killed.
+
+    Args:
+        count: how many scenes.
+        at: the one that kills.
+        marker: a file that says that it has, and will not do so again; None lets it kill each time.
+    """
+
+    classes = ("even", "odd")
+
+    def __init__(self, count, at=None, marker=None):
+        self.scenes, self.at, self.marker = Scenes(count, 5), at, marker
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def __getitem__(self, k):
+        if k == self.at and not (self.marker is not None and Path(self.marker).exists()):
+            if self.marker is not None:
+                Path(self.marker).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.scenes[k][0], k % 2

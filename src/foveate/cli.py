@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from foveate.saliency import LayerSaliency, Saliency
 
 
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command.
 
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words)
     try:
         job = args.prepare(args)
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except _EXPECTED as error:
         # Preparing runs nothing but what the user gave, so what goes wrong there is told, not traced.
         print(f"foveate: error: {error}", file=sys.stderr)
         return 2
@@ -512,12 +515,14 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
 
     compressor = _exporter(args)
     compressor.codec.library()
-    device = None if args.device is None else str(_device(args.device))
+    device = args.device  # with Ray of other machines than this one
+    if device is not None and args.engine == "local":
+        device = str(_device(device))
 
     def job() -> int:
         try:
             summary = compress()
-        except (OSError, RuntimeError, ValueError) as error:  # a full disk, another run, a file that is refused
+        except _EXPECTED as error:  # a full disk, another run, a file that is refused, a driver that is not installed
             print(f"foveate: error: {error}", file=sys.stderr)
             return 1
         print(summary)
@@ -626,14 +631,22 @@ def _verify(args: argparse.Namespace) -> Callable[[], int]:
     return job
 
 
-def _saliency(args: argparse.Namespace) -> Callable[[], None]:
+def _saliency(args: argparse.Namespace) -> Callable[[], int]:
     from tqdm import tqdm
 
     from foveate.export import cache_maps
 
     saliency, device = _maps_by(args), str(_device(args.device))
 
-    def job() -> None:
+    def job() -> int:
+        try:
+            make()
+        except _EXPECTED as error:
+            print(f"foveate: error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    def make() -> None:
         with tqdm(desc="saliency", unit="picture") as bar:
             found = cache_maps(
                 args.source,

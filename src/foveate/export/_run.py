@@ -1,7 +1,6 @@
 """Export: a dataset compressed into another, part by part, with nothing lost on the way."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,8 +67,8 @@ def compress_dataset(
         part: pictures in a unit of work, and in a shard; None takes 64, or 1000 in shards. Tar shards of the source are
             units as they are.
         cache: folder of saliency maps to use, and to add to where some are missing.
-        workers: processes; None takes one a CPU, 0 does all in this process.
-        device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU.
+        workers: processes; None takes one a CPU, of the cluster with Ray; 0 does all in this process.
+        device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
         progress: called with what a part came to and the number of units to be done; at the start with an empty report.
@@ -98,12 +97,11 @@ def compress_dataset(
     if engine not in get_args(Engine):
         raise ValueError(f"engine: expected {' or '.join(get_args(Engine))}, got {engine!r}")
     size = (1000 if shards else 64) if part is None else part
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = count if workers is None else workers
-    for name, value, least in (("part", size, 1), ("workers", count, int(engine == "ray"))):
+    for name, value, least in (("part", size, 1), ("workers", 1 if workers is None else workers, int(engine == "ray"))):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-    check_number("gpus", gpus, 0)
+    if check_number("gpus", gpus, 0) and engine != "ray":
+        raise ValueError(f"gpus: only engine='ray' shares GPUs out, got {gpus}; give a device alone")
     control = compressor.control
     if isinstance(control, RateControl) and not control.as_stored and min(control.scales) < 1:
         raise ValueError(
@@ -134,15 +132,16 @@ def compress_dataset(
         plan.write(store)
         if isinstance(found, Folder):
             found.classes = plan.classes
+        device = "cuda" if device is None and gpus else device
         job = Job(found, store, compressor, shards, others, only_if_smaller, device)
         done = done_parts(store)
         todo = [one for one in plan.parts if one.lines not in done]
         total = sum(len(one.names) for one in todo)
         if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
             names = [name for one in todo for name in one.names]
-            fill(found, names, cache, saliency, 16, count, device, maps_progress)
+            fill(found, names, cache, saliency, 16, local.cpus() if workers is None else workers, device, maps_progress)
         progress(Report(-1, 0), total)
-        for report in local.run(job, todo, count) if engine == "local" else ray.run(job, todo, count, gpus):
+        for report in local.run(job, todo, workers) if engine == "local" else ray.run(job, todo, workers, gpus):
             progress(report, total)
         return finish(store, plan)
 

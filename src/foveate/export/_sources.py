@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
@@ -91,15 +92,15 @@ def as_source(source: Any) -> Source:
 
 def _stored(url: str | Path) -> Source:
     store = Store(url)
-    if store.is_file():
-        if not store.root.endswith(".tar"):
-            raise ValueError(f"source: {url} is neither a folder nor a .tar file")
+    if store.root.endswith(".tar") and store.is_file():
         parent, _, name = store.url.rpartition("/")
         return Shards(Store(parent or "."), name)
     if store.exists("dataset_info.json") and store.exists("state.json"):
         return HuggingFace(require("datasets", "huggingface").load_from_disk(store.url))
     names = [name for name in store.names() if not own(name)]
     if not names:
+        if store.is_file():
+            raise ValueError(f"source: {url} is neither a folder nor a .tar file")
         raise ValueError(f"source: there is no file in {url}")
     endings = {_suffix(name) for name in names}
     return Shards(store) if ".tar" in endings and not endings & SUFFIXES else Folder(store)
@@ -157,7 +158,7 @@ class Shards:
                 yield Entry(shard, folder, ".tar", _raising(error), picture=False)
                 continue
             taken: set[str] = set()
-            with opened as stream, tarfile.open(fileobj=stream, mode="r|*") as tar:
+            with opened as stream, _damage_of(shard), tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Member) as tar:
                 for member in tar:
                     data = tar.extractfile(member) if member.isfile() else None
                     if data is None:
@@ -166,6 +167,28 @@ class Shards:
                     stem = folder + (unique(member.name, taken) if picture else member.name)
                     ending = PurePosixPath(member.name).suffix
                     yield Entry(f"{shard}:{member.name}", stem, ending, lambda data=data: data, picture)  # type: ignore[misc]
+
+
+@contextmanager
+def _damage_of(shard: str) -> Iterator[None]:
+    """Say of which shard it is that it is damaged."""
+    try:
+        yield
+    except tarfile.TarError as error:
+        raise ValueError(f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out") from error
+
+
+class _Member(tarfile.TarInfo):
+    """Of a tar file that ends with its end: tarfile itself takes any damage after the first member for it."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Member":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"{error} after {tar.offset} bytes") from error
 
 
 class Items:

@@ -2,8 +2,9 @@
 
 import io
 import json
+import pickle
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -30,6 +31,10 @@ _SMALL = 1 << 20
 """Other files of up to so many bytes wait in memory for the pictures before them."""
 
 
+DEATHS = 3
+"""So often may processes die over one part."""
+
+
 @dataclass(frozen=True)
 class Part:
     """A unit of work: finished when its lines are in the target, and done anew if not."""
@@ -54,6 +59,30 @@ class Job:
     others: Others = "copy"
     only_if_smaller: bool = False
     device: str | None = None
+
+
+def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
+    """Return a job as bytes for other processes.
+
+    Raises:
+        TypeError: if it cannot be sent, with the cures.
+    """
+    try:
+        return dumps(job)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"compressor, source: they cannot be sent to worker processes ({error}); give models by recipe and name "
+            "functions at the top of a module, or take workers=0"
+        ) from error
+
+
+def died(part: Part) -> RuntimeError:
+    """Return what to raise when processes died over a part :data:`DEATHS` times."""
+    return RuntimeError(
+        f"workers: processes died {DEATHS} times over part {part.number} ({part.names[0][0]} to {part.names[-1][0]}): "
+        "for want of memory, then take fewer workers; or a file there crashes the library that reads it; or the script "
+        "that calls this does so outside `if __name__ == '__main__':`"
+    )
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,14 @@ from multiprocessing.connection import wait as wait_for
 
 import torch
 
-from foveate.export._worker import Job, Part, Report, Worker
+from foveate.export._worker import DEATHS, Job, Part, Report, Worker, died, pickled
 
-_DEATHS = 3
 _CONTEXT = multiprocessing.get_context("spawn")
 _job: bytes | None = None  # of this process, where it is one of the pool's
 _worker: Worker | None = None
 
 
-def run(job: Job, parts: Iterable[Part], workers: int) -> Iterator[Report]:
+def run(job: Job, parts: Iterable[Part], workers: int | None = None) -> Iterator[Report]:
     """Do parts, and yield what each came to, in the order in which they end.
 
     Processes are started afresh, not forked, so a model on a GPU is nothing to fear. At most two parts a process are
@@ -30,7 +29,7 @@ def run(job: Job, parts: Iterable[Part], workers: int) -> Iterator[Report]:
     Args:
         job: what to do; it is sent to each process.
         parts: what is to be done.
-        workers: how many processes; 0 does the work in this one, on as many threads as it has.
+        workers: how many processes; 0 does the work in this one, None takes one a CPU.
 
     Raises:
         RuntimeError: if processes die again and again over the same part, as for want of memory.
@@ -43,7 +42,8 @@ def run(job: Job, parts: Iterable[Part], workers: int) -> Iterator[Report]:
         finally:
             torch.set_num_threads(threads)
         return
-    sent = _pickled(job)
+    workers = cpus() if workers is None else workers
+    sent = pickled(job)
     waiting = iter(parts)
     again: list[Part] = []
     deaths: Counter[int] = Counter()
@@ -70,26 +70,17 @@ def run(job: Job, parts: Iterable[Part], workers: int) -> Iterator[Report]:
                 again += under_way.values()
                 deaths.update(part.number for part in under_way.values())
                 number, most = max(deaths.items(), key=lambda pair: pair[1], default=(0, 0))
-                if most >= _DEATHS:
-                    names = next(part.names for part in again if part.number == number)
-                    raise RuntimeError(
-                        f"workers: processes died {most} times over part {number} ({names[0][0]} to {names[-1][0]}): "
-                        "for want of memory, then take fewer workers; or a file there crashes the library that reads "
-                        "it; or the script that calls this does so outside `if __name__ == '__main__':`"
-                    ) from None
+                if most >= DEATHS:
+                    part = next(part for part in again if part.number == number)
+                    raise died(part) from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
 
-def _pickled(job: Job) -> bytes:
-    try:
-        return pickle.dumps(job)
-    except (TypeError, AttributeError, pickle.PicklingError) as error:
-        raise TypeError(
-            f"compressor, source: they cannot be sent to worker processes ({error}); give models by recipe and name "
-            "functions at the top of a module, or take workers=0"
-        ) from error
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(job: bytes) -> None:
