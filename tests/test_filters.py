@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.filters import gaussian_scale_space, guided_filter, resize
+from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
 
 SIZES = [(1, 1), (1, 9), (2, 3), (5, 4), (33, 20)]
 
@@ -137,6 +137,59 @@ class TestGuidedFilter:
     def test_guide_of_another_size(self):
         with pytest.raises(ValueError, match="guide: .*9, 9.*9, 8"):
             guided_filter(image(1, 1, 9, 9), image(1, 1, 9, 8), 1, 0.1)
+
+
+class TestGaussianBlend:
+    """The path of uint8 pictures against the one in floating point, which is Kornia's."""
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (16, 16), (17, 33), (130, 61), (700, 500)])
+    @pytest.mark.parametrize("sigma", [0.01, 0.3, 1.5, 2.4, 5.4, 30.0])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_within_a_grey_level_of_floating_point(self, size, sigma, channels):
+        images = (torch.rand(2, channels, *size) > 0.5).byte() * 255
+        share = torch.rand(2, 1, *size)
+        share[..., size[1] // 2 :] = 1
+        x = images.double()
+        side = 2 * int(np.ceil(3 * sigma)) + 1
+        blurred = kornia.filters.gaussian_blur2d(x, (side, side), (sigma, sigma), border_type="replicate")
+        difference = gaussian_blend(images, share, sigma) - torch.lerp(x, blurred, share.double())
+        assert difference.abs().max() <= 0.501  # half a level is rounding
+
+    def test_untouched_where_the_share_is_nil(self):
+        images, share = torch.randint(0, 256, (1, 3, 300, 500), dtype=torch.uint8), torch.zeros(1, 1, 300, 500)
+        assert torch.equal(gaussian_blend(images, share, 3.0), images)
+        share[..., 250:270, 100:] = 1
+        out = gaussian_blend(images, share, 3.0)
+        assert torch.equal(out[share.expand_as(out) == 0], images[share.expand_as(out) == 0])
+        assert out[..., 250:270, 100:].float().std() < 0.2 * images.float().std()
+
+    def test_a_flat_picture_stays_flat(self):
+        for level in (0, 1, 77, 254, 255):
+            images = torch.full((1, 3, 60, 60), level, dtype=torch.uint8)
+            assert torch.equal(gaussian_blend(images, torch.rand(1, 1, 60, 60), 2.0), images)
+
+    def test_pictures_do_not_depend_on_their_batch_nor_on_the_mode(self):
+        images, share = torch.randint(0, 256, (3, 3, 90, 70), dtype=torch.uint8), torch.rand(3, 1, 90, 70)
+        before = images.clone()
+        together = gaussian_blend(images, share, 2.0)
+        assert torch.equal(images, before)
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            one_by_one = [gaussian_blend(images[k : k + 1], share[k : k + 1], 2.0) for k in range(3)]
+        assert torch.equal(together, torch.cat(one_by_one))
+        assert gaussian_blend(images[:0], share[:0], 2.0).shape == (0, 3, 90, 70)
+
+    def test_pictures_that_lie_otherwise_in_memory(self):
+        images = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+        share = torch.rand(2, 1, 40, 50)
+        expected = gaussian_blend(images, share, 2.0)
+        assert torch.equal(gaussian_blend(images.to(memory_format=torch.channels_last), share, 2.0), expected)
+        assert torch.equal(gaussian_blend(images.mT.contiguous().mT, share.mT.contiguous().mT, 2.0), expected)
+
+
+def test_gaussian_blur_is_kornia_s():
+    x = image(2, 3, 30, 31)
+    theirs = kornia.filters.gaussian_blur2d(x, (11, 11), (1.6, 1.6), border_type="replicate")
+    assert torch.equal(gaussian_blur(x, 1.6), theirs)
 
 
 class TestScaleSpace:
