@@ -17,6 +17,7 @@ import pytest
 import torch
 from exporting import NET, scenes_tree, snapshot
 from PIL import Image
+from recipes import tiny
 from torchvision.datasets import ImageFolder
 
 from foveate import CachedSaliency, Compressor, GradCam, Prefilter, RateControl, Witness
@@ -26,6 +27,7 @@ from foveate.demo import PREPROCESS, Scenes
 from foveate.export import Refused, compress_dataset, is_picture, load, manifest, verify
 from foveate.images import as_tensor, read
 from foveate.models import Preprocess
+from foveate.saliency import Shuffled
 
 WITNESS = Witness(NET, PREPROCESS)
 CAM = GradCam(NET, preprocess=PREPROCESS)
@@ -394,6 +396,16 @@ class TestWorkers:
     def test_a_file_that_kills_its_reader_is_named(self, tmp_path):
         with pytest.raises(RuntimeError, match="died 3 times over part 0 .*fewer workers"):
             compress_dataset(Deadly(), tmp_path / "out", Compressor("jpeg"), workers=1)
+
+
+def test_models_go_to_a_device_wherever_they_are_held():
+    first, second = tiny(), tiny()
+    prefilter = Prefilter(Shuffled(GradCam(first)))
+    control = RateControl(Witness(second, Preprocess(32, 32)), strengths=(0, 0.5))
+    compressor = Compressor("jpeg", prefilter, control=control)
+    assert compressor.to("meta") is compressor
+    assert {p.device.type for net in (first, second) for p in net.parameters()} == {"meta"}
+    assert Compressor("jpeg").to("meta").codec.name == "jpeg"
 
 
 class Deadly:
