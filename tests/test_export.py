@@ -311,6 +311,13 @@ class TestGoingOn:
             compress_dataset(tree, tmp_path / place, Compressor("jpeg"), workers=0)
         assert snapshot(tmp_path) == before
 
+    @pytest.mark.parametrize("place", ["tree/maps", "out", "out/maps"])
+    def test_a_cache_in_the_source_or_the_target(self, tree, tmp_path, place):
+        before = snapshot(tmp_path)
+        with pytest.raises(ValueError, match="cache: .* lie in one another"):
+            compress_dataset(tree, tmp_path / "out", Compressor("jpeg", Prefilter(CAM)), cache=tmp_path / place)
+        assert snapshot(tmp_path) == before
+
     def test_a_source_that_vanishes_and_comes_back(self, tree, tmp_path, monkeypatch):
         from foveate.export import _run
 

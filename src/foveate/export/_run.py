@@ -13,7 +13,7 @@ from foveate.compressor import Compressor
 from foveate.export import local, ray
 from foveate.export._manifest import Summary, done_parts, finish, planned
 from foveate.export._maps import fill
-from foveate.export._sources import Folder, Shards, Source, as_source
+from foveate.export._sources import Folder, Shards, as_source
 from foveate.export._store import LOCK, STATE, Store
 from foveate.export._worker import Job, Others, Report
 from foveate.rate_control import RateControl
@@ -109,9 +109,13 @@ def compress_dataset(
             "they are stored; give the RateControl as_stored=True, or scales=1"
         )
     found, store = as_source(source), Store(target)
-    _refuse_nested(found, store)
+    stored = [found.store] if isinstance(found, Folder | Shards) else []
+    for one in stored:
+        _refuse_nested("target", store, one)
     saliency = compressor.used_saliency
     if cache is not None:
+        for one in (*stored, store):
+            _refuse_nested("cache", Store(cache), one)
         compressor = _with_cache(compressor, cache)
     settings = {
         "codec": str(compressor.codec),
@@ -157,13 +161,13 @@ def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
     return Compressor(compressor.codec, prefilter, compressor.scale, compressor.target, saliency, compressor.control)
 
 
-def _refuse_nested(source: Source, target: Store) -> None:
-    """Raise where the target would write into the source, or the source be found in the target."""
-    if not isinstance(source, Folder | Shards) or (source.store.local is None) != (target.local is None):
+def _refuse_nested(name: str, store: Store, other: Store) -> None:
+    """Raise where one of two places would be written to, or found, in the other."""
+    if (store.local is None) != (other.local is None):
         return
-    a, b = ((one.local.resolve().as_posix() if one.local else one.root) + "/" for one in (source.store, target))
+    a, b = ((one.local.resolve().as_posix() if one.local else one.root) + "/" for one in (store, other))
     if a.startswith(b) or b.startswith(a):
-        raise ValueError(f"target: {target.url} and the source {source.store.url} lie in one another; choose another")
+        raise ValueError(f"{name}: {store.url} and {other.url} lie in one another; choose another")
 
 
 @contextmanager
