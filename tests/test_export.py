@@ -17,6 +17,7 @@ import pytest
 import torch
 from exporting import NET, scenes_tree, snapshot
 from PIL import Image
+from recipes import tiny
 from torchvision.datasets import ImageFolder
 
 from foveate import CachedSaliency, Compressor, GradCam, Prefilter, RateControl, Witness
@@ -25,6 +26,8 @@ from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
 from foveate.export import Refused, compress_dataset, is_picture, load, manifest, verify
 from foveate.images import as_tensor, read
+from foveate.models import Preprocess
+from foveate.saliency import Shuffled
 
 WITNESS = Witness(NET, PREPROCESS)
 CAM = GradCam(NET, preprocess=PREPROCESS)
@@ -195,7 +198,9 @@ class TestOthers:
 
 class TestManifest:
     def test_what_it_says(self, tree, tmp_path):
-        compressor = Compressor("jpeg", Prefilter(CAM), control=RateControl(WITNESS, strengths=(0, 0.5)))
+        compressor = Compressor(
+            "jpeg", Prefilter(CAM), control=RateControl(WITNESS, strengths=(0, 0.5), as_stored=True)
+        )
         summary = compress_dataset(tree, tmp_path / "out", compressor, workers=0)
         found = lines(tmp_path / "out")
         assert list(found) == sorted(snapshot(tree))
@@ -206,7 +211,7 @@ class TestManifest:
         assert line["source_bytes"] == (tree / "cat" / "000.jpg").stat().st_size
         assert line["size"] == [160, 160]
         assert line["settings"].keys() == {"codec", "strength", "scale"}
-        decoded = compressor.decode(compressor.encode([read(tree / "cat" / "000.jpg")]))
+        decoded = [read(tmp_path / "out" / "cat" / "000.jpg")]
         asked = WITNESS.logits([read(tree / "cat" / "000.jpg"), *decoded]).softmax(1)
         top = int(asked[0].argmax())
         assert line["met"]
@@ -216,6 +221,19 @@ class TestManifest:
         total = sum(one["bytes"] for one in found.values())
         assert (summary.bytes, summary.kinds["compressed"]) == (total, 10)
         assert json.loads((tmp_path / "out" / "foveate-summary.json").read_text())["kinds"] == summary.kinds
+
+    def test_what_readers_get_is_what_the_witness_was_shown(self, tree, tmp_path):
+        """At whatever size a picture is stored: not brought back to its source size, as no plain reader does that."""
+        witness = Witness(NET, Preprocess(160, 160, (0.4,) * 3, (0.25,) * 3))
+        with pytest.raises(ValueError, match="as_stored=True"):
+            compress_dataset(tree, tmp_path / "out", Compressor("jpeg", control=RateControl(witness)), workers=0)
+        control = RateControl(witness, scales=(0.5, 0.6), as_stored=True)
+        compress_dataset(tree, tmp_path / "out", Compressor("jpeg", control=control), workers=0)
+        for name, line in lines(tmp_path / "out").items():
+            if line["kind"] == "compressed":
+                before, after = witness.logits([read(tree / name), read(tmp_path / "out" / line["target"])]).softmax(1)
+                assert float(after[before.argmax()]) == pytest.approx(line["final"][0], abs=1e-3)
+                assert line["met"] == bool(after.argmax() == before.argmax())
 
     def test_verify_finds_what_is_wrong(self, tree, tmp_path):
         out = tmp_path / "out"
@@ -291,6 +309,13 @@ class TestGoingOn:
         before = snapshot(tmp_path)
         with pytest.raises(ValueError, match="lie in one another"):
             compress_dataset(tree, tmp_path / place, Compressor("jpeg"), workers=0)
+        assert snapshot(tmp_path) == before
+
+    @pytest.mark.parametrize("place", ["tree/maps", "out", "out/maps"])
+    def test_a_cache_in_the_source_or_the_target(self, tree, tmp_path, place):
+        before = snapshot(tmp_path)
+        with pytest.raises(ValueError, match="cache: .* lie in one another"):
+            compress_dataset(tree, tmp_path / "out", Compressor("jpeg", Prefilter(CAM)), cache=tmp_path / place)
         assert snapshot(tmp_path) == before
 
     def test_a_source_that_vanishes_and_comes_back(self, tree, tmp_path, monkeypatch):
@@ -378,6 +403,16 @@ class TestWorkers:
     def test_a_file_that_kills_its_reader_is_named(self, tmp_path):
         with pytest.raises(RuntimeError, match="died 3 times over part 0 .*fewer workers"):
             compress_dataset(Deadly(), tmp_path / "out", Compressor("jpeg"), workers=1)
+
+
+def test_models_go_to_a_device_wherever_they_are_held():
+    first, second = tiny(), tiny()
+    prefilter = Prefilter(Shuffled(GradCam(first)))
+    control = RateControl(Witness(second, Preprocess(32, 32)), strengths=(0, 0.5))
+    compressor = Compressor("jpeg", prefilter, control=control)
+    assert compressor.to("meta") is compressor
+    assert {p.device.type for net in (first, second) for p in net.parameters()} == {"meta"}
+    assert Compressor("jpeg").to("meta").codec.name == "jpeg"
 
 
 class Deadly:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.filters import gaussian_scale_space, guided_filter, resize
+from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
 
 SIZES = [(1, 1), (1, 9), (2, 3), (5, 4), (33, 20)]
 
@@ -94,7 +94,7 @@ class TestConformance:
 
 
 class TestGuidedFilter:
-    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
     @pytest.mark.parametrize("radius", [1, 4, 9])
     @pytest.mark.parametrize("eps", [1e-4, 0.01, 0.5])
     def test_kornia_agrees_for_a_constant_eps(self, channels, radius, eps):
@@ -113,6 +113,18 @@ class TestGuidedFilter:
         theirs = torch.from_numpy(np.asarray(cv2.ximgproc.guidedFilter(by, src, 3, eps))).permute(2, 0, 1)
         # Within two radii of the border the two mirror it differently.
         torch.testing.assert_close(ours[0, :, 6:-6, 6:-6], theirs[:, 6:-6, 6:-6], atol=2e-5, rtol=0)
+
+    @pytest.mark.parametrize("radius", [1, 4, 16, 100, 500])
+    @pytest.mark.parametrize(("eps", "error"), [(0, 5e-4), (1e-4, 5e-5), (1e-2, 5e-6)])
+    def test_single_precision_is_enough_for_long_rows_and_any_radius(self, radius, eps, error):
+        # Running sums over a whole row would lose the variance of a bright, nearly flat picture.
+        ramp = torch.linspace(0, 1, 4096, dtype=torch.float64).expand(3, 16, -1)
+        noise = 0.98 + 0.02 * image(3, 16, 4096)
+        pictures = torch.stack([ramp, (20 * ramp).sin() / 2 + 0.5, noise, image(3, 16, 4096)])
+        eps = torch.full((1, 1, 16, 4096), max(eps, 1e-6), dtype=torch.float64)
+        exact = guided_filter(pictures, pictures, radius, eps)
+        single = pictures.float()
+        assert (guided_filter(single, single, radius, eps.float()) - exact).abs().max() < error
 
     def test_edges_above_the_root_of_eps_survive_and_those_below_do_not(self):
         step = torch.zeros(1, 1, 20, 40)
@@ -137,6 +149,59 @@ class TestGuidedFilter:
     def test_guide_of_another_size(self):
         with pytest.raises(ValueError, match="guide: .*9, 9.*9, 8"):
             guided_filter(image(1, 1, 9, 9), image(1, 1, 9, 8), 1, 0.1)
+
+
+class TestGaussianBlend:
+    """The path of uint8 pictures against the one in floating point, which is Kornia's."""
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (17, 33), (130, 61), (260, 400)])
+    @pytest.mark.parametrize("sigma", [0.01, 1.5, 2.4, 5.4, 20.0])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_within_a_grey_level_of_floating_point(self, size, sigma, channels):
+        images = (torch.rand(2, channels, *size) > 0.5).byte() * 255
+        share = torch.rand(2, 1, *size)
+        share[..., size[1] // 2 :] = 1
+        x = images.double()
+        side = 2 * int(np.ceil(3 * sigma)) + 1
+        blurred = kornia.filters.gaussian_blur2d(x, (side, side), (sigma, sigma), border_type="replicate")
+        difference = gaussian_blend(images, share, sigma) - torch.lerp(x, blurred, share.double())
+        assert difference.abs().max() <= 0.501  # half a level is rounding
+
+    def test_untouched_where_the_share_is_nil(self):
+        images, share = torch.randint(0, 256, (1, 3, 300, 500), dtype=torch.uint8), torch.zeros(1, 1, 300, 500)
+        assert torch.equal(gaussian_blend(images, share, 3.0), images)
+        share[..., 250:270, 100:] = 1
+        out = gaussian_blend(images, share, 3.0)
+        assert torch.equal(out[share.expand_as(out) == 0], images[share.expand_as(out) == 0])
+        assert out[..., 250:270, 100:].float().std() < 0.2 * images.float().std()
+
+    def test_a_flat_picture_stays_flat(self):
+        for level in (0, 1, 77, 254, 255):
+            images = torch.full((1, 3, 60, 60), level, dtype=torch.uint8)
+            assert torch.equal(gaussian_blend(images, torch.rand(1, 1, 60, 60), 2.0), images)
+
+    def test_pictures_do_not_depend_on_their_batch_nor_on_the_mode(self):
+        images, share = torch.randint(0, 256, (3, 3, 90, 70), dtype=torch.uint8), torch.rand(3, 1, 90, 70)
+        before = images.clone()
+        together = gaussian_blend(images, share, 2.0)
+        assert torch.equal(images, before)
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            one_by_one = [gaussian_blend(images[k : k + 1], share[k : k + 1], 2.0) for k in range(3)]
+        assert torch.equal(together, torch.cat(one_by_one))
+        assert gaussian_blend(images[:0], share[:0], 2.0).shape == (0, 3, 90, 70)
+
+    def test_pictures_that_lie_otherwise_in_memory(self):
+        images = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+        share = torch.rand(2, 1, 40, 50)
+        expected = gaussian_blend(images, share, 2.0)
+        assert torch.equal(gaussian_blend(images.to(memory_format=torch.channels_last), share, 2.0), expected)
+        assert torch.equal(gaussian_blend(images.mT.contiguous().mT, share.mT.contiguous().mT, 2.0), expected)
+
+
+def test_gaussian_blur_is_kornia_s():
+    x = image(2, 3, 30, 31)
+    theirs = kornia.filters.gaussian_blur2d(x, (11, 11), (1.6, 1.6), border_type="replicate")
+    assert torch.equal(gaussian_blur(x, 1.6), theirs)
 
 
 class TestScaleSpace:

@@ -11,7 +11,8 @@ from PIL import Image
 from foveate import Compressor, GradCam, Jpeg, Prefilter
 from foveate.codecs import CodecError
 from foveate.compressor import Encoded
-from foveate.filters import gaussian_scale_space, guided_filter
+from foveate.filters import gaussian_scale_space, guided_filter, resize
+from foveate.images import like
 from foveate.prefilter import FILTERS, strength_map
 
 
@@ -36,6 +37,20 @@ class TestStrengthMap:
         for weaker, stronger in pairwise(steps):
             assert (stronger >= weaker).all()
         assert all(s.min() >= 0 and s.max() <= 1 for s in steps)
+
+    @pytest.mark.parametrize(("small", "large"), [((7, 7), (224, 224)), ((8, 11), (375, 500)), ((40, 30), (20, 31))])
+    def test_upsampled_as_resize_does(self, small, large):
+        maps = torch.rand(2, 1, *small)
+        expected = 1 - resize(maps, large).clamp(0, 1)
+        torch.testing.assert_close(strength_map(maps, large, 1.0), expected, atol=1e-6, rtol=0)
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+            torch.testing.assert_close(strength_map(maps, large, 1.0), expected, atol=1e-6, rtol=0)
+
+    def test_one_strength_a_picture(self):
+        maps = torch.rand(3, 1, 7, 7)
+        given = torch.tensor([0.0, 0.4, 1.0])
+        expected = [strength_map(m[None], (30, 40), float(s)) for m, s in zip(maps, given, strict=True)]
+        torch.testing.assert_close(strength_map(maps, (30, 40), given), torch.cat(expected))
 
     def test_no_block_edges(self):
         maps = torch.rand(1, 1, 7, 7)
@@ -93,6 +108,13 @@ class TestPrefilter:
         weight = strength_map(maps, (256, 256), 0.5)
         expected = images + weight * (blurred - images)
         torch.testing.assert_close(Prefilter(left)(images, maps), expected)
+
+    @pytest.mark.parametrize("size", [(64, 96), (375, 500), (500, 333)])
+    @pytest.mark.parametrize("even", [False, True])
+    def test_uint8_and_float_agree_within_a_grey_level(self, size, even):
+        images, maps = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), torch.rand(2, 1, 8, 11) ** 2
+        one = Prefilter(left, even=even)
+        assert (one(images, maps).int() - like(one(images / 255, maps), torch.uint8).int()).abs().max() <= 1
 
     def test_sigma_grows_with_the_picture(self):
         maps = torch.zeros(1, 1, 7, 7)

@@ -532,7 +532,10 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
 
     def compress() -> "Summary":
         before, after = 0, 0
-        with tqdm(desc="compress", unit="picture") as bar:
+        with (
+            tqdm(desc="saliency", unit="picture", disable=args.cache is None) as maps,
+            tqdm(desc="compress", unit="picture") as bar,
+        ):
 
             def show(report: Report, total: int) -> None:
                 nonlocal before, after
@@ -557,6 +560,7 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
                 engine=args.engine,
                 gpus=args.gpus,
                 progress=show,
+                maps_progress=maps.update,
             )
 
     return job
@@ -590,6 +594,7 @@ def _exporter(args: argparse.Namespace) -> "Compressor":
         strengths=sorted({0.0, *strengths}),
         floor=args.floor,
         calibration=None if args.calibration is None else Calibration.load(args.calibration),
+        as_stored=True,
     )
     return Compressor(args.codec, prefilter, saliency=saliency, control=control)
 

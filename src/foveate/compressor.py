@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, Self
 
 import torch
@@ -245,11 +246,12 @@ class Compressor:
         given = [None] * len(pictures) if maps is None else maps
         return spread(lambda pair: self._store(*pair), zip(pictures, given, strict=True))
 
-    def decode(self, encoded: Sequence[Encoded]) -> list[Tensor]:
+    def decode(self, encoded: Sequence[Encoded], as_stored: bool = False) -> list[Tensor]:
         """Decompress pictures to their source sizes.
 
         Args:
             encoded: what :meth:`encode` returned, of this or another compressor.
+            as_stored: leave them in the size they are stored in, as a plain reader of the file gets them.
 
         Returns:
             One uint8 tensor (C, H, W) on the CPU a bitstream, in order.
@@ -257,7 +259,7 @@ class Compressor:
         Raises:
             CodecError: if a bitstream is damaged.
         """
-        return spread(_fetch, encoded)
+        return spread(partial(_fetch, as_stored=as_stored), encoded)
 
     def _store(self, picture: Tensor, saliency: Tensor | None) -> Encoded:
         height, width = picture.shape[-2:]
@@ -281,11 +283,11 @@ class Compressor:
         return f"Compressor({str(self.codec)!r}, {self.prefilter!r}, scale={self.scale:g}{target}{control})"
 
 
-def _fetch(encoded: Encoded) -> Tensor:
+def _fetch(encoded: Encoded, as_stored: bool) -> Tensor:
     picture = from_array(encoded.codec.decode(encoded.data))
     if picture.shape[0] > encoded.channels:  # a greyscale picture in a format without greyscale
         picture = like(to_float(picture).mean(0, keepdim=True), torch.uint8)
-    if tuple(picture.shape[-2:]) == encoded.size:
+    if as_stored or tuple(picture.shape[-2:]) == encoded.size:
         return picture
     return like(resize(to_float(picture)[None], encoded.size)[0], torch.uint8)
 

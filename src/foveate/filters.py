@@ -6,12 +6,14 @@ float32 and cast back; autocast is off inside, so the result has the dtype of th
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_BAND = 2**18  # values of a picture that are worked on at a time
 _LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _HALF = (torch.float16, torch.bfloat16)
 # The variance of a window carries about this much rounding noise; an eps below it would amplify the noise.
@@ -59,53 +61,198 @@ def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor
 
     dtype = torch.promote_types(image.dtype, guide.dtype)
     dtype = torch.float32 if dtype in _HALF else dtype
-    p, g, e = image.to(dtype), guide.to(dtype), eps.to(dtype)
-    floor = _SMALLEST_EPS[dtype]
+    g, e = guide.to(dtype), eps.to(dtype)
+    p = g if image is guide else image.to(dtype)
     with torch.autocast(image.device.type, enabled=False):
-        solve = _guided_by_one if g.shape[1] == 1 else _guided_by_many
-        slope_times_guide, offset = solve(p, g, e.clamp_min(floor), radius)
+        out = _guided(p, g, e.clamp_min(_SMALLEST_EPS[dtype]), radius)
         # Untouched means untouched: the windows of a pixel also reach over neighbours that are smoothed.
-        out = torch.where(e > 0, slope_times_guide + offset, p)
+        out = torch.where(e > 0, out, p)
     return out.to(image.dtype)
 
 
-def _guided_by_one(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    mean_g, mean_p = _box_mean(g, radius), _box_mean(p, radius)
-    var = (_box_mean(g * g, radius) - mean_g * mean_g).clamp_min(0)
-    cov = _box_mean(g * p, radius) - mean_g * mean_p
-    a = cov / (var + eps)
-    b = mean_p - a * mean_g
-    return _box_mean(a, radius) * g, _box_mean(b, radius)
+def _guided(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> Tensor:
+    guides = range(g.shape[1])
+    # What is between the two box means is transposed, as they leave it, and lies channel by channel.
+    eps, mean_g = eps.mT, _box_mean(g, radius)
+    mean_p = mean_g if p is g else _box_mean(p, radius)
+    mg = [mean_g[:, i : i + 1] for i in guides]
+    var: dict[tuple[int, int], Tensor] = {}
+    for i in guides:
+        products = _box_mean(g[:, i : i + 1] * g[:, i:], radius)
+        for j in guides[i:]:
+            var[i, j] = var[j, i] = torch.addcmul(products[:, j - i : j - i + 1], mg[i], mg[j], value=-1)
+    if p is g:
+        cov = [torch.cat([var[i, j] for j in guides], 1) for i in guides]
+    else:
+        cov = [torch.addcmul(_box_mean(g[:, i : i + 1] * p, radius), mg[i], mean_p, value=-1) for i in guides]
+    slopes = _solve(var, eps, cov)
+    offset = mean_p
+    for slope, mean in zip(slopes, mg, strict=True):
+        offset = torch.addcmul(offset, slope, mean, value=-1)
+    out = _box_mean(offset, radius)
+    for i, slope in enumerate(slopes):
+        out = torch.addcmul(out, _box_mean(slope, radius), g[:, i : i + 1])
+    return out
 
 
-def _guided_by_many(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-    batch, channels, guides, (h, w) = p.shape[0], p.shape[1], g.shape[1], p.shape[-2:]
-    mean_g, mean_p = _box_mean(g, radius), _box_mean(p, radius)
-    products = (g[:, :, None] * g[:, None]).flatten(1, 2)
-    var = _box_mean(products, radius).unflatten(1, (guides, guides)) - mean_g[:, :, None] * mean_g[:, None]
-    products = (g[:, :, None] * p[:, None]).flatten(1, 2)
-    cov = _box_mean(products, radius).unflatten(1, (guides, channels)) - mean_g[:, :, None] * mean_p[:, None]
-    # One small symmetric system a pixel, with the matrix dimensions last for the solver.
-    ridge = torch.eye(guides, device=p.device, dtype=p.dtype) * eps.movedim(1, -1).unsqueeze(-1)
-    a = torch.linalg.solve(var.permute(0, 3, 4, 1, 2) + ridge, cov.permute(0, 3, 4, 1, 2)).permute(0, 3, 4, 1, 2)
-    b = mean_p - (a * mean_g[:, :, None]).sum(1)
-    mean_a = _box_mean(a.flatten(1, 2), radius).view(batch, guides, channels, h, w)
-    return (mean_a * g[:, :, None]).sum(1), _box_mean(b, radius)
+def _solve(a: dict[tuple[int, int], Tensor], ridge: Tensor, b: list[Tensor]) -> list[Tensor]:
+    """Solve (A + ridge) x = b at every pixel, A symmetric and not negative, by its factors L D L^T.
+
+    ``a[i, j]`` is (B, 1, H, W), ``b[i]`` (B, C, H, W). In single planes it takes a small part of the time of
+    ``torch.linalg.solve``, which is made for few large systems.
+    """
+    d: list[Tensor] = []
+    factor: dict[tuple[int, int], Tensor] = {}
+    x: list[Tensor] = []
+    for j in range(len(b)):
+        pivot = a[j, j] + ridge
+        column = {i: a[i, j] for i in range(j + 1, len(b))}
+        y = b[j]
+        for k in range(j):
+            scaled = factor[j, k] * d[k]
+            pivot = torch.addcmul(pivot, scaled, factor[j, k], value=-1)
+            column = {i: torch.addcmul(c, scaled, factor[i, k], value=-1) for i, c in column.items()}
+            y = torch.addcmul(y, factor[j, k], x[k], value=-1)
+        d.append(torch.maximum(pivot, ridge))  # which it is not below but by rounding
+        factor |= {(i, j): c / d[j] for i, c in column.items()}
+        x.append(y)
+    x = [y / pivot for y, pivot in zip(x, d, strict=True)]
+    for j in reversed(range(len(b))):
+        for i in range(j + 1, len(b)):
+            x[j] = torch.addcmul(x[j], factor[i, j], x[i], value=-1)
+    return x
 
 
 def _box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the window around each pixel, the border mirrored as often as a small picture needs."""
-    from kornia.filters import box_blur
+    """Mean over the window around each pixel, **transposed**: (B, C, H, W) to (B, C, W, H); the border is mirrored."""
+    return _window_sum(_window_sum(x, radius).mT, radius).mul_((2 * radius + 1) ** -2)
 
-    side = 2 * radius + 1
-    if radius < min(x.shape[-2:]):
-        return box_blur(x, side, border_type="reflect", separable=True)
-    for dim in (-2, -1):
-        size = x.shape[dim]
-        period = max(2 * (size - 1), 1)
-        index = torch.arange(-radius, size + radius, device=x.device).remainder(period)
-        x = x.index_select(dim, torch.minimum(index, period - index) if size > 1 else index)
-    return box_blur(x, side, border_type="constant", separable=True)[..., radius:-radius, radius:-radius]
+
+def _window_sum(x: Tensor, radius: int) -> Tensor:
+    """Sum over the window around each value of the last dimension, at a cost that does not depend on its side.
+
+    The sum is the end of one block, as long as the window, and the start of the next, and so the difference of running
+    sums that begin anew at every block: no larger than the window's own, they keep its precision (van Herk, "A fast
+    algorithm for local minimum and maximum filters on rectangular and octagonal kernels", 1992, has the blocks).
+    """
+    side, size = 2 * radius + 1, x.shape[-1]
+    blocks = -(-size // side) + 1
+    after = blocks * side - size - radius - 1
+    sums = _mirror(x, radius + 1, after).unflatten(-1, (blocks, side)).cumsum(-1)
+    out = sums[..., 1:, :] - sums[..., :-1, :]
+    return out.add_(sums[..., :-1, -1:]).flatten(-2)[..., :size]
+
+
+def _mirror(x: Tensor, before: int, after: int) -> Tensor:
+    """Extend the last dimension by its mirror image, the edge not repeated, as often as a small picture needs."""
+    size = x.shape[-1]
+    if max(before, after) < size:
+        return torch.cat([x[..., 1 : before + 1].flip(-1), x, x[..., size - 1 - after : size - 1].flip(-1)], -1)
+    period = max(2 * (size - 1), 1)
+    index = torch.arange(-before, size + after, device=x.device).remainder(period)
+    return x.index_select(-1, torch.minimum(index, period - index) if size > 1 else index)
+
+
+def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
+    """Blur float (B, C, H, W) by one Gaussian, cut at three ``sigma``, the border replicated; by Kornia.
+
+    Example:
+        >>> image = torch.zeros(1, 1, 9, 9)
+        >>> image[..., 4, 4] = 1
+        >>> bool(gaussian_blur(image, 1.0)[0, 0, 4, 4] < 0.2)
+        True
+    """
+    from kornia.filters import gaussian_blur2d
+
+    side = 2 * _reach(sigma) + 1
+    return gaussian_blur2d(image, (side, side), (sigma, sigma), border_type="replicate")
+
+
+def gaussian_blend(image: Tensor, share: Tensor, sigma: float) -> Tensor:
+    """Mix uint8 pictures on the CPU with their Gaussian blur, several times as fast as in floating point.
+
+    The result is within one grey level of ``torch.lerp(image, gaussian_blur(image, sigma), share)``; no gradient
+    passes it.
+
+    Args:
+        image: uint8 (B, C, H, W).
+        share: of the blur, float (B, 1, H, W) in [0, 1]. Where it is 0 the image is untouched.
+        sigma: standard deviation in pixels, above 0. The kernel is cut at three of them, the border replicated.
+
+    Returns:
+        The mix, uint8 (B, C, H, W).
+
+    Example:
+        >>> image = torch.randint(0, 256, (1, 3, 9, 9), dtype=torch.uint8)
+        >>> bool((gaussian_blend(image, torch.zeros(1, 1, 9, 9), 2.0) == image).all())
+        True
+    """
+    height, width = image.shape[-2:]
+    matrix, reach = _gaussian_matrix(sigma), _reach(sigma)
+    block = len(matrix)
+    # Band by band in the same memory: in the cache, and not given back to the system and fetched anew, page by page.
+    band = block * max(1, _BAND // (image.shape[1] * width * block), 2 * reach // block)
+    sides = min(band, height - height % -block) + 2 * reach, width - width % -block + 2 * reach
+    buffers = torch.empty(3, image.shape[1] * sides[0] * sides[1])
+    out = image.clone()
+    for picture, own, mixed in zip(image, share.detach().float()[:, 0], out, strict=True):
+        # Rows before channels: then each pass of the blur is one product over all of them.
+        padded = _replicate(picture.transpose(0, 1), 0, reach, reach - height % -block)
+        padded = _replicate(padded, 2, reach, reach - width % -block)
+        for top in range(0, height, band):
+            part = own[top : top + band, None]
+            if float(part.amax()) == 0:
+                continue
+            source = padded[top : top + band + 2 * reach]
+            x = _view(buffers[0], source.shape).copy_(source)
+            blurred = _filtered(x, matrix, buffers[1], buffers[2])[: len(part), :, :width]
+            mix = torch.lerp(x[reach : reach + len(part), :, reach : reach + width], blurred, part, out=blurred)
+            mixed[:, top : top + band] = mix.round_().to(torch.int16).transpose(0, 1)  # faster than straight to uint8
+    return out
+
+
+def _filtered(x: Tensor, matrix: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """Filter (H + 2r, C, W + 2r) along rows and columns to (H, C, W), H and W multiples of the matrix' height.
+
+    By products with a matrix that holds the taps once for every pixel of a block: more multiplications than a
+    convolution, and yet several times as fast. The result lies in the buffer ``one``.
+    """
+    block, window = matrix.shape
+    height, channels, across = x.shape[0] - window + block, x.shape[1], x.shape[2]
+    with torch.autocast("cpu", enabled=False):
+        windows = x.flatten(1).unfold(0, window, block).transpose(1, 2)  # (blocks, window, C * W)
+        rows = _view(one, (len(windows), block, channels * across))
+        torch.bmm(matrix.expand(len(windows), -1, -1), windows, out=rows)
+        windows = rows.view(-1, across).unfold(1, window, block).transpose(0, 1)  # (blocks, H * C, window)
+        columns = _view(other, (*windows.shape[:2], block))
+        torch.bmm(windows, matrix.T.expand(len(windows), -1, -1), out=columns)
+    out = _view(one, (height * channels, len(windows), block)).copy_(columns.transpose(0, 1))
+    return out.view(height, channels, -1)
+
+
+def _view(buffer: Tensor, shape: Sequence[int]) -> Tensor:
+    return buffer[: math.prod(shape)].view(*shape)
+
+
+@lru_cache(16)
+def _gaussian_matrix(sigma: float) -> Tensor:
+    """The taps of a Gaussian, once for every pixel of a block: (block, block + 2 * reach)."""
+    reach = _reach(sigma)
+    with torch.inference_mode(False), torch.no_grad():
+        taps = (torch.arange(-reach, reach + 1, dtype=torch.float64) / sigma).square().mul(-0.5).softmax(0)
+        block = 16 * math.ceil(max(1, reach / 16))
+        rows = [F.pad(taps, (k, block - 1 - k)) for k in range(block)]
+        return torch.stack(rows).float()
+
+
+def _replicate(x: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """Repeat the first and the last slice along one dimension."""
+    first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+    return torch.cat([*[first] * before, x, *[last] * after], dim)
+
+
+def _reach(sigma: float) -> int:
+    return math.ceil(3 * sigma)
 
 
 def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[float] = _LEVELS) -> Tensor:
@@ -134,8 +281,6 @@ def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[
         >>> bool((out[..., 0] == image[..., 0]).all()), bool(out[..., -8:].std() < image[..., -8:].std())
         (True, True)
     """
-    from kornia.filters import gaussian_blur2d
-
     _check_image("image", image)
     sigma = _as_map("sigma", sigma, image)
     levels = tuple(float(s) for s in levels)
@@ -152,8 +297,7 @@ def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[
             # At strength nil everywhere the first level is only there for the gradient of sigma.
             if needed <= below_variance and (below_variance > 0 or not sigma.requires_grad):
                 break
-            side = 2 * math.ceil(3 * level) + 1
-            blurred = gaussian_blur2d(x, (side, side), (level, level), border_type="replicate")
+            blurred = gaussian_blur(x, level)
             share = ((variance - below_variance) / (level * level - below_variance)).clamp(0, 1)
             # A running lerp: full shares below a pixel's level replace all that came before, a nil share adds nothing.
             out = torch.where(variance > below_variance, torch.lerp(below, blurred, share), out)

@@ -54,7 +54,8 @@ def to_uint8(images: Tensor) -> Tensor:
     """Return float images in [0, 1] rounded to uint8, clamped; uint8 images are returned as they are."""
     if images.dtype == torch.uint8:
         return images
-    return images.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    # By way of int16, which is several times as fast as from float to uint8.
+    return images.float().mul(255).round_().clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 def like(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -109,7 +110,8 @@ def as_tensor(picture: Picture, name: str = "picture") -> Tensor:
 
 def to_array(image: Tensor) -> npt.NDArray[np.uint8]:
     """Return a (C, H, W) tensor, uint8 or float in [0, 1], as a uint8 array (H, W, C)."""
-    array: npt.NDArray[np.uint8] = to_uint8(image.detach()).cpu().permute(1, 2, 0).contiguous().numpy()
+    channels = to_uint8(image.detach()).cpu().unbind(0)
+    array: npt.NDArray[np.uint8] = torch.stack(channels, -1).numpy()  # faster than a copy of the permuted tensor
     return array
 
 

@@ -1,14 +1,14 @@
 """The pre-filter: keep the picture where the classifier looks, smooth it elsewhere."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from foveate._checks import check_number
-from foveate.filters import gaussian_scale_space, guided_filter, resize
+from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
 from foveate.images import check_tensor, like, to_float
 from foveate.saliency import Saliency
 
@@ -39,21 +39,26 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) 
     """
     if not isinstance(strength, Tensor) and strength == 0:
         return torch.zeros(maps.shape[0], 1, *size, device=maps.device)
-    saliency = resize(maps.float(), size).clamp(0, 1)
+    rows, columns = (_interpolation(n, into, maps.device) for n, into in zip(maps.shape[-2:], size, strict=True))
+    with torch.autocast(maps.device.type, enabled=False):
+        saliency = rows @ maps.float() @ columns.T
     # Not below the smallest normal number, where the square of a tiny strength would vanish.
     tiny = torch.finfo(torch.float32).tiny
     if not isinstance(strength, Tensor):
-        return 1 - (saliency / max(strength**2, tiny)).clamp(max=1)
+        return saliency.div_(-max(strength**2, tiny)).add_(1).clamp_(0, 1)  # in place: there is much of it
     each = strength.to(saliency).view(-1, 1, 1, 1)
-    return (1 - (saliency / each.square().clamp_min(tiny)).clamp(max=1)) * (each > 0)
+    return (1 - saliency / each.square().clamp_min(tiny)).clamp(0, 1) * (each > 0)
+
+
+@lru_cache(16)
+def _interpolation(size: int, into: int, device: torch.device) -> Tensor:
+    """The matrix (into, size) of :func:`resize` along one axis: a product with it is three times as fast."""
+    with torch.inference_mode(False):  # whose tensors no later gradient may pass
+        return resize(torch.eye(size, device=device)[None, None], (into, size))[0, 0]
 
 
 def _blend(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
-    from kornia.filters import gaussian_blur2d
-
-    side = 2 * math.ceil(3 * sigma) + 1
-    blurred = gaussian_blur2d(images, (side, side), (sigma, sigma), border_type="replicate")
-    return torch.lerp(images, blurred, strengths)
+    return torch.lerp(images, gaussian_blur(images, sigma), strengths)
 
 
 def _scale_space(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
@@ -149,14 +154,17 @@ class Prefilter:
 
         Args:
             images: as for a call of the pre-filter.
-            strengths: (B, 1, H, W) in [0, 1], as of :func:`strength_map`; gradients reach it, as they reach the images.
+            strengths: (B, 1, H, W) in [0, 1], as of :func:`strength_map`; gradients reach it, as they reach the images,
+                where the images are in floating point.
 
         Returns:
             The filtered images, of the same shape, dtype and device.
         """
+        sigma = self.sigma * min(_size(images)) / REFERENCE
+        if self.filter == "blend" and images.dtype == torch.uint8 and images.device.type == "cpu":
+            return gaussian_blend(images, strengths, sigma)
         x = to_float(images)
         x = x if x.dtype == torch.float64 else x.float()
-        sigma = self.sigma * min(_size(images)) / REFERENCE
         out = FILTERS[self.filter](x, strengths.to(x.dtype), sigma)
         return like(out.clamp(0, 1), images.dtype)
 

@@ -1,6 +1,6 @@
 """The saliency of a whole dataset, in batches, into a cache."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from foveate.export._sources import Folder, Shards, Source, as_source
+from foveate.export._sources import Folder, Name, Shards, Source, as_source
 from foveate.export._worker import groups
 from foveate.images import lies_on_its_side, picture_hash, read, same_size
 from foveate.saliency import MapCache, Saliency
@@ -71,15 +71,30 @@ def cache_maps(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
     found = as_source(source)
+    names = found.named(found.units(), set(), False)
+    return fill(found, names, cache, saliency, batch, workers, device, progress)
+
+
+def fill(
+    source: Source,
+    names: Sequence[Name],
+    cache: str | Path,
+    saliency: Saliency,
+    batch: int,
+    workers: int,
+    device: str | None,
+    progress: Callable[[int], object],
+) -> Cached:
+    """Write the maps of some units of a source to a cache; see :func:`cache_maps`."""
     if device is not None and hasattr(saliency, "to"):
         saliency.to(device)
     maps = MapCache.of(cache, saliency)
     new: dict[str, Tensor] = {}
     pictures = made = unreadable = 0
-    remote = isinstance(found, Folder | Shards) and found.store.local is None
+    remote = isinstance(source, Folder | Shards) and source.store.local is None
     context = "spawn" if workers and remote else None  # their drivers live on threads, which a fork loses
     for read_, failed, units in DataLoader(
-        _Groups(found), batch_size=None, num_workers=workers, multiprocessing_context=context
+        _Groups(source, names), batch_size=None, num_workers=workers, multiprocessing_context=context
     ):
         pictures, unreadable = pictures + len(read_), unreadable + failed
         lacking = {key for key, _ in read_ if key not in new and maps.get(key) is None}
@@ -101,14 +116,13 @@ def cache_maps(
 class _Groups(IterableDataset):  # type: ignore[type-arg]
     """Reads groups of pictures with their hashes, each worker every n-th run of 64 units."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source, names: Sequence[Name]) -> None:
+        self.source, self.names = source, names
 
     def __iter__(self) -> Iterator[tuple[list[tuple[str, Tensor]], int, int]]:
         info = get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
-        names = self.source.named(self.source.units(), set(), False)
-        for some in list(_batched(names, 1 if self.source.whole else 64))[first::step]:
+        for some in list(_batched(self.names, 1 if self.source.whole else 64))[first::step]:
             for group in groups(self.source.entries(some)):
                 pictures: dict[str, Tensor] = {}
                 for held in group:
@@ -120,7 +134,7 @@ class _Groups(IterableDataset):  # type: ignore[type-arg]
             yield [], 0, len(some)
 
 
-def _batched(items: list[T], size: int) -> Iterator[list[T]]:
+def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 

@@ -12,10 +12,11 @@ from foveate._checks import check_number
 from foveate.compressor import Compressor
 from foveate.export import local, ray
 from foveate.export._manifest import Summary, done_parts, finish, planned
-from foveate.export._maps import cache_maps
-from foveate.export._sources import Folder, Shards, Source, as_source
+from foveate.export._maps import fill
+from foveate.export._sources import Folder, Shards, as_source
 from foveate.export._store import LOCK, STATE, Store
 from foveate.export._worker import Job, Others, Report
+from foveate.rate_control import RateControl
 from foveate.saliency import CachedSaliency, MapCache
 
 Engine = Literal["local", "ray"]
@@ -36,6 +37,7 @@ def compress_dataset(
     engine: Engine = "local",
     gpus: float = 0.0,
     progress: Callable[[Report, int], object] = lambda report, total: None,
+    maps_progress: Callable[[int], object] = lambda units: None,
 ) -> Summary:
     """Compress a whole dataset into files that any tool reads.
 
@@ -70,6 +72,7 @@ def compress_dataset(
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
         progress: called with what a part came to and the number of units to be done; at the start with an empty report.
+        maps_progress: with a cache, called with each number of units whose maps are there.
 
     Returns:
         The summary.
@@ -99,10 +102,21 @@ def compress_dataset(
             raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
     if check_number("gpus", gpus, 0) and engine != "ray":
         raise ValueError(f"gpus: only engine='ray' shares GPUs out, got {gpus}; give a device alone")
+    control = compressor.control
+    if isinstance(control, RateControl) and not control.as_stored and min(control.scales) < 1:
+        raise ValueError(
+            "compressor: its control shows the witnesses pictures at source size, but who reads the files gets them as "
+            "they are stored; give the RateControl as_stored=True, or scales=1"
+        )
     found, store = as_source(source), Store(target)
-    _refuse_nested(found, store)
+    stored = [found.store] if isinstance(found, Folder | Shards) else []
+    for one in stored:
+        _refuse_nested("target", store, one)
+    saliency = compressor.used_saliency
     if cache is not None:
-        compressor = _with_cache(compressor, source, cache, device)
+        for one in (*stored, store):
+            _refuse_nested("cache", Store(cache), one)
+        compressor = _with_cache(compressor, cache)
     settings = {
         "codec": str(compressor.codec),
         "identity": compressor.identity,
@@ -127,31 +141,33 @@ def compress_dataset(
         done = done_parts(store)
         todo = [one for one in plan.parts if one.lines not in done]
         total = sum(len(one.names) for one in todo)
+        if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
+            names = [name for one in todo for name in one.names]
+            fill(found, names, cache, saliency, 16, local.cpus() if workers is None else workers, device, maps_progress)
         progress(Report(-1, 0), total)
         for report in local.run(job, todo, workers) if engine == "local" else ray.run(job, todo, workers, gpus):
             progress(report, total)
         return finish(store, plan)
 
 
-def _with_cache(compressor: Compressor, source: Any, cache: str | Path, device: str | None) -> Compressor:
-    """The compressor with maps from a cache, after those that are missing there were made."""
+def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
+    """The compressor with maps from a cache, whether they are there already or not."""
     saliency = compressor.used_saliency
     if saliency is None:
         raise ValueError("cache: this compressor asks for no maps; leave cache out")
     if not isinstance(saliency, CachedSaliency):
-        cache_maps(source, cache, saliency, device=device)
         saliency = CachedSaliency(cache, MapCache.of(cache, saliency).about["identity"])
     prefilter = None if compressor.prefilter is None else replace(compressor.prefilter, saliency=saliency)
     return Compressor(compressor.codec, prefilter, compressor.scale, compressor.target, saliency, compressor.control)
 
 
-def _refuse_nested(source: Source, target: Store) -> None:
-    """Raise where the target would write into the source, or the source be found in the target."""
-    if not isinstance(source, Folder | Shards) or (source.store.local is None) != (target.local is None):
+def _refuse_nested(name: str, store: Store, other: Store) -> None:
+    """Raise where one of two places would be written to, or found, in the other."""
+    if (store.local is None) != (other.local is None):
         return
-    a, b = ((one.local.resolve().as_posix() if one.local else one.root) + "/" for one in (source.store, target))
+    a, b = ((one.local.resolve().as_posix() if one.local else one.root) + "/" for one in (store, other))
     if a.startswith(b) or b.startswith(a):
-        raise ValueError(f"target: {target.url} and the source {source.store.url} lie in one another; choose another")
+        raise ValueError(f"{name}: {store.url} and {other.url} lie in one another; choose another")
 
 
 @contextmanager

@@ -42,8 +42,7 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None) -> Iterator
         finally:
             torch.set_num_threads(threads)
         return
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = cpus() if workers is None else workers
     sent = pickled(job)
     waiting = iter(parts)
     again: list[Part] = []
@@ -77,6 +76,11 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None) -> Iterator
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start(job: bytes) -> None:
