@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_export_sizing.py PHOTOS --model M [--page examples/clusters.md] [--limit N]
 
 For each photo: its bytes and those of the compressed one, and the time to read and decode it, to make its map, to
-filter it with a given map, and to encode it; on one thread, the median of three rounds a photo. Sizes and hours are the
-means over the photos times their number. The tables are printed and, with ``--page``, put between that page's markers.
+filter it with a given map, and to encode it: CPU time of one thread, the median of three rounds. Sizes and hours are
+the means over the photos times their number. The tables are printed and, with ``--page``, put between its markers.
 """
 
 import argparse
@@ -29,12 +29,12 @@ GPU_RATE = 2000  # pictures a second, assumed
 
 
 def timed(job: Callable[[], Any], rounds: int = 3) -> tuple[float, Any]:
-    """Return the median of the times in seconds that a job takes, and what it returns."""
+    """Return the median of the CPU seconds that a job takes, and what it returns."""
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = time.process_time()
         found = job()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times), found
 
 
@@ -71,10 +71,10 @@ def tables(found: dict[str, list[float]], codecs: list[str], model: str, strengt
     mean = {name: statistics.fmean(values) for name, values in found.items()}
     steps = ["read", "saliency", "filter", *(f"encode {codec}" for codec in codecs)]
     lines = [
-        f"Measured on {len(found['read'])} photos of {mean['source'] / 1e3:.0f} kB, one thread of {processor()}, maps by "
+        f"Measured on {len(found['read'])} photos, one thread of a processor that calls itself {processor()}, maps by "
         f"`{model.rpartition(':')[2]}`, strength {strength:g}:",
         "",
-        "| a picture, single thread | mean | median |",
+        "| a picture, CPU time of one thread | mean | median |",
         "|---|---|---|",
     ]
     names = {
@@ -85,9 +85,10 @@ def tables(found: dict[str, list[float]], codecs: list[str], model: str, strengt
     for step in steps:
         middle = statistics.median(found[step])
         lines.append(f"| {names.get(step, step)} | {mean[step] * 1e3:.1f} ms | {middle * 1e3:.1f} ms |")
-    for codec in codecs:
+    for name in ("source", *(f"bytes {codec}" for codec in codecs)):
+        middle = statistics.median(found[name])
         lines.append(
-            f"| bytes, {codec} | {mean[f'bytes {codec}'] / 1e3:.1f} kB | {statistics.median(found[f'bytes {codec}']) / 1e3:.1f} kB |"
+            f"| {name.replace('source', 'bytes, source')} | {mean[name] / 1e3:.1f} kB | {middle / 1e3:.1f} kB |"
         )
     lines += ["", f"| | {' | '.join(name for name, _ in SETS)} |", f"|---|{'---|' * len(SETS)}"]
 
@@ -108,7 +109,7 @@ def tables(found: dict[str, list[float]], codecs: list[str], model: str, strengt
         )
     row(
         f"*saliency on GPUs, GPU hours at an **assumed** {GPU_RATE:,} pictures a second each; not measured here*",
-        lambda _, n: f"*{hours(n / GPU_RATE * 1)}*",
+        lambda _, n: f"*{hours(n / GPU_RATE)}*",
     )
     feeding = GPU_RATE * mean["read"]
     lines += [
@@ -154,7 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     codecs = args.codec or ["webp:60", "jpeg:60"]
-    paths = [path for path, _ in PhotoFolder(args.photos, args.limit).items]
+    paths = PhotoFolder(args.photos, args.limit).paths
     text = tables(measure(paths, args.model, codecs, args.strength), codecs, args.model, args.strength)
     print(text)
     if args.page is not None:
