@@ -129,7 +129,7 @@ class TestS3:
         how = {"shards": shards, "part": 4}
         compress_dataset(tree, tmp_path / "disk", COMPRESSOR, workers=0, **how)
         fsspec.filesystem("s3").put(f"{tree}/", f"{bucket}/in/", recursive=True)
-        summary = compress_dataset(f"{bucket}/in", f"{bucket}/out", COMPRESSOR, workers=2, **how)
+        summary = compress_dataset(f"{bucket}/in", f"{bucket}/out", COMPRESSOR, workers=2 - shards, **how)
         assert summary.kinds == {"compressed": 10, "copied": 2, "unreadable": 1}
         assert held(f"{bucket}/out") == snapshot(tmp_path / "disk")
         assert held(f"{bucket}/in") == snapshot(tree)
