@@ -110,24 +110,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5, help="of the throughput; 0 leaves it out")
+    parser.add_argument("--count", type=int, default=20_000, help="of pictures for the memory; 0 leaves it out")
+    parser.add_argument("--codec", action="append", help="default: webp:50, jpeg:50 and avif:50")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     preprocess = Preprocess(256) if ":" in args.model else preprocess_of(args.model).whole()
     saliency = GradCam(args.model, preprocess=preprocess)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cache_maps(args.images, folder / "cache", saliency)
+        if args.rounds:
+            cache_maps(args.images, folder / "cache", saliency)
         found: dict[str, object] = {"throughput": [], "memory": {}}
-        for codec in ("webp:50", "jpeg:50", "avif:50"):
+        for codec in (args.codec or ["webp:50", "jpeg:50", "avif:50"]) if args.rounds else []:
             for workers in (1, 2):
-                rounds = args.rounds if codec != "avif:50" else min(args.rounds, 3)
-                one = throughput(args.images, folder, folder / "cache", codec, workers, rounds)
+                one = throughput(args.images, folder, folder / "cache", codec, workers, args.rounds)
                 print(one, flush=True)
                 found["throughput"].append(one)  # type: ignore[attr-defined]
-        found["memory"] = flat(args.images, folder, saliency, args.count, 2)
-        print(found["memory"])
+        if args.count:
+            found["memory"] = flat(args.images, folder, saliency, args.count, 2)
+            print(found["memory"])
     if args.out:
         args.out.write_text(json.dumps(found, indent=1) + "\n")
 
