@@ -62,9 +62,8 @@ class TestItems:
             as_tensor,
             np.asarray,
             lambda scene: as_tensor(scene).float() / 255,
-            lambda scene: torch.utils.data.default_convert(np.asarray(scene)).permute(2, 0, 1),
         ],
-        ids=["PIL", "tensor", "array", "float", "permuted"],
+        ids=["PIL", "tensor", "array", "float"],
     )
     def test_kinds_of_pictures(self, make, tmp_path):
         compress_dataset([make(scene) for scene in SCENES], tmp_path, Compressor("webp:60"), workers=0)

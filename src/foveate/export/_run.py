@@ -156,6 +156,7 @@ def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
     if saliency is None:
         raise ValueError("cache: this compressor asks for no maps; leave cache out")
     if not isinstance(saliency, CachedSaliency):
+        cache = Path(cache).absolute()  # actors of Ray are in other folders
         saliency = CachedSaliency(cache, MapCache.of(cache, saliency).about["identity"])
     prefilter = None if compressor.prefilter is None else replace(compressor.prefilter, saliency=saliency)
     return Compressor(compressor.codec, prefilter, compressor.scale, compressor.target, saliency, compressor.control)
