@@ -12,7 +12,7 @@ from pathlib import Path
 
 import foveate
 from foveate.demo import PREPROCESS, Scenes, scene_net
-from foveate.evaluation import read
+from foveate.images import read
 from foveate.models import Classifier, classifier
 
 

@@ -22,16 +22,14 @@ from foveate.evaluation import (
     evaluate,
     measure,
     plots,
-    read,
     saved_at_equal,
     summarise,
 )
 from foveate.evaluation.photos import wnids
-from foveate.evaluation.rate_accuracy import point_identity
 from foveate.evaluation.report import headlines, page, span, text_table, verdicts
 from foveate.evaluation.results import json_schema
 from foveate.evaluation.summary import Setting
-from foveate.images import as_tensor, to_array
+from foveate.images import as_tensor, read, to_array
 from foveate.models import Classifier, Preprocess, classifier
 from foveate.saliency import Center, Shuffled
 
@@ -440,8 +438,8 @@ class TestResults:
         many = [Compressor(text) for text in ("jpeg:20", "jpeg:21", "jpeg:20,subsampling=4:4:4")]
         many += [Compressor("jpeg:20", scale=0.5), Compressor("jpeg:20", target=TargetSize(bpp=0.5))]
         many += [Compressor("jpeg:20", one) for one in filters]
-        assert len({point_identity(c) for c in many}) == len(many)
-        assert point_identity(Compressor("jpeg:20", replace(prefilter, strength=0))) == point_identity(many[0])
+        assert len({c.identity for c in many}) == len(many)
+        assert Compressor("jpeg:20", replace(prefilter, strength=0)).identity == many[0].identity
         # Nor does it change when a layer that was left open is found.
         fresh = GradCam(scene_net(), preprocess=PREPROCESS)
         before = fresh.identity

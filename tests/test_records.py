@@ -170,14 +170,14 @@ class TestTheFile:
     def test_it_says_what_its_keys_are(self, judge, tmp_path):
         evaluate(Scenes(2), [judge], [Compressor("webp:20")], tmp_path)
         lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-        assert lines[0] == {"records": 1}
+        assert lines[0] == {"records": 2}
         texts = {line["key"]: line["is"] for line in lines if "key" in line}
         picture = lines[-1]
         assert picture["size"] == [160, 160]
         assert texts[next(iter(picture["points"]))].startswith("webp:20 libwebp")
         assert texts[next(iter(picture["clean"]))].startswith("SceneNet(")
 
-    @pytest.mark.parametrize("text", ['{"records":2}\n', "nonsense\n", '{"records":1}\n{"picture":3\n', "[]\n"])
+    @pytest.mark.parametrize("text", ['{"records":3}\n', "nonsense\n", '{"records":2}\n{"picture":3\n', "[]\n"])
     def test_a_damaged_one_is_named(self, text, judge, tmp_path):
         (tmp_path / "records.jsonl").write_text(text)
         with pytest.raises(ValueError, match=r"records: line \d of .* delete the file to measure anew"):

@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ActivationMap": "saliency",
+    "CachedSaliency": "saliency",
     "CaptumAttribution": "saliency",
     "GradCam": "saliency",
     "Saliency": "saliency",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from foveate.rate_control import RateControl as RateControl
     from foveate.rate_control import Witness as Witness
     from foveate.saliency import ActivationMap as ActivationMap
+    from foveate.saliency import CachedSaliency as CachedSaliency
     from foveate.saliency import CaptumAttribution as CaptumAttribution
     from foveate.saliency import GradCam as GradCam
     from foveate.saliency import Saliency as Saliency

@@ -1,7 +1,10 @@
-"""The check of a number that every setting shares."""
+"""The check of a number that every setting shares, and the limit on the size of a picture."""
 
 import math
 from typing import Any
+
+MAX_PIXELS = 1 << 26
+"""Pictures of more pixels (8192 x 8192) are refused, so that a small hostile file cannot fill the memory."""
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False) -> float:

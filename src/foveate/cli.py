@@ -1,4 +1,4 @@
-"""The command line: ``foveate demo | evaluate | calibrate | compare | codecs``."""
+"""The command line: ``foveate demo | evaluate | compress | verify | saliency | calibrate | compare | codecs``."""
 
 import argparse
 import sys
@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from foveate.codecs import Codec
     from foveate.compressor import Compressor
     from foveate.evaluation import Photo, PhotoFolder
+    from foveate.export import Summary
     from foveate.models import Classifier, Preprocess
     from foveate.prefilter import Prefilter
     from foveate.rate_control import Witness
-    from foveate.saliency import Saliency
+    from foveate.saliency import LayerSaliency, Saliency
+
+
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(words)
     try:
         job = args.prepare(args)
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+    except _EXPECTED as error:
         # Preparing runs nothing but what the user gave, so what goes wrong there is told, not traced.
         print(f"foveate: error: {error}", file=sys.stderr)
         return 2
@@ -97,8 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--sigma", type=float, default=1.5, help="width of the smoothing, see foveate.Prefilter (default: %(default)s)"
     )
-    evaluate.add_argument("--saliency", choices=("grad-cam", "activation"), default="grad-cam")
-    evaluate.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
+    _add_saliency(evaluate)
     evaluate.add_argument(
         "--controls",
         action="store_true",
@@ -142,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_preprocessing(evaluate)
     evaluate.set_defaults(prepare=_evaluate)
 
+    _add_export(commands)
+
     calibrate = commands.add_parser(
         "calibrate",
         help="learn from photos which operating points to try first, for --keep",
@@ -178,11 +183,87 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_export(commands: Any) -> None:
+    compress = commands.add_parser(
+        "compress",
+        help="a whole dataset into a smaller one that any tool reads",
+        description="Compress a folder of pictures, tar shards or a saved Hugging Face dataset, here or behind a URL. "
+        "The source is never written to; a run that was stopped goes on with the same command.",
+    )
+    compress.add_argument("source", metavar="SRC", help="folder, .tar, folder of .tar, or URL (s3://...)")
+    compress.add_argument("target", metavar="DST", help="new folder, or that of an earlier run, or URL")
+    compress.add_argument("--codec", default="webp", help="short string, such as jpeg:40 (default: %(default)s)")
+    compress.add_argument("--model", metavar="M", help="makes the saliency maps (default: no pre-filter)")
+    compress.add_argument(
+        "--strength",
+        type=_numbers(float),
+        help="of the pre-filter, 0 to 1; with --keep several to choose from (default: 0.5 with --model, else 0)",
+    )
+    compress.add_argument("--scale", type=float, default=1.0, help="stored side over source side (default: 1)")
+    compress.add_argument("--filter", default="blend", help="blend, scale-space or guided (default: %(default)s)")
+    compress.add_argument("--sigma", type=float, default=1.5, help="width of the smoothing (default: %(default)s)")
+    _add_saliency(compress)
+    compress.add_argument(
+        "--keep", metavar="CRITERIA", help="choose strength, scale and quality for each picture, see 'foveate evaluate'"
+    )
+    compress.add_argument(
+        "--witness", metavar="M", action="append", default=[], help="whose answer --keep keeps (default: --model)"
+    )
+    compress.add_argument("--floor", type=_number, help="coarsest quality that --keep may choose")
+    compress.add_argument("--calibration", type=Path, metavar="FILE", help="what 'foveate calibrate' learnt")
+    compress.add_argument(
+        "--only-if-smaller", action="store_true", help="keep the source's own bytes where they are not more"
+    )
+    compress.add_argument(
+        "--others",
+        choices=("copy", "skip", "refuse"),
+        default="copy",
+        help="what to do with what is no readable picture (default: %(default)s)",
+    )
+    compress.add_argument("--shards", action="store_true", help="write tar shards (WebDataset) instead of a tree")
+    compress.add_argument("--part", type=int, metavar="N", help="pictures in a shard, or done at a time (1000, or 64)")
+    compress.add_argument(
+        "--cache", type=Path, metavar="DIR", help="make the maps first, in batches, and keep them there"
+    )
+    compress.add_argument("--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU)")
+    compress.add_argument("--device", help="of the models, such as cuda (default: cpu)")
+    compress.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
+    compress.add_argument("--gpus", type=float, default=0.0, help="with Ray: share of a GPU a worker (default: 0)")
+    _add_preprocessing(compress)
+    compress.set_defaults(prepare=_compress)
+
+    verify = commands.add_parser("verify", help="check what 'foveate compress' wrote, byte for byte, and decode it")
+    verify.add_argument("target", metavar="DST", help="folder or URL")
+    verify.add_argument("--threads", type=int, default=4, help="files read at once (default: %(default)s)")
+    verify.set_defaults(prepare=_verify)
+
+    saliency = commands.add_parser(
+        "saliency",
+        help="the saliency maps of a dataset, in batches, into a cache",
+        description="Make the maps that foveate.CachedSaliency(CACHE) serves to any transform, and 'foveate compress "
+        "--cache CACHE' uses. Maps that are there already are not made again.",
+    )
+    saliency.add_argument("source", metavar="SRC", help="as for 'foveate compress'")
+    saliency.add_argument("cache", metavar="CACHE", type=Path, help="folder")
+    saliency.add_argument("--model", metavar="M", required=True, help="makes the maps")
+    _add_saliency(saliency)
+    saliency.add_argument("--batch", type=int, default=16, help="pictures of one size at once (default: %(default)s)")
+    saliency.add_argument("--workers", type=int, default=0, help="processes that read pictures (default: %(default)s)")
+    saliency.add_argument("--device", help="of the model, such as cuda (default: a GPU where there is one)")
+    _add_preprocessing(saliency)
+    saliency.set_defaults(prepare=_saliency)
+
+
+def _add_saliency(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--saliency", choices=("grad-cam", "activation"), default="grad-cam")
+    parser.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
+
+
 def _with_config(words: list[str]) -> list[str]:
     """The words of a command with those of its ``--config`` before its own, which then have the last say."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config", type=Path)
-    if not words or words[0] not in ("evaluate", "calibrate"):
+    if not words or words[0] not in ("evaluate", "calibrate", "compress", "saliency"):
         return words
     found, rest = finder.parse_known_args(words[1:])
     if found.config is None:
@@ -425,6 +506,162 @@ def _device(name: str | None) -> "torch.device":
         return torch.zeros((), device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device: cannot use {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def _compress(args: argparse.Namespace) -> Callable[[], int]:
+    from tqdm import tqdm
+
+    from foveate.export import Report, compress_dataset
+
+    compressor = _exporter(args)
+    compressor.codec.library()
+    device = args.device  # with Ray of other machines than this one
+    if device is not None and args.engine == "local":
+        device = str(_device(device))
+
+    def job() -> int:
+        try:
+            summary = compress()
+        except _EXPECTED as error:  # a full disk, another run, a file that is refused, a driver that is not installed
+            print(f"foveate: error: {error}", file=sys.stderr)
+            return 1
+        print(summary)
+        for name in summary.missing:
+            print(f"missing {name}", file=sys.stderr)
+        return 0
+
+    def compress() -> "Summary":
+        before, after = 0, 0
+        with (
+            tqdm(desc="saliency", unit="picture", disable=args.cache is None) as maps,
+            tqdm(desc="compress", unit="picture") as bar,
+        ):
+
+            def show(report: Report, total: int) -> None:
+                nonlocal before, after
+                before, after = before + report.source_bytes, after + report.bytes
+                if before:
+                    saved = tqdm.format_sizeof(before - after, "B", 1000)
+                    bar.set_postfix_str(f"{saved} saved, {1 - after / before:.0%}", refresh=False)
+                bar.total = total
+                bar.update(report.units)
+
+            return compress_dataset(
+                args.source,
+                args.target,
+                compressor,
+                shards=args.shards,
+                others=args.others,
+                only_if_smaller=args.only_if_smaller,
+                part=args.part,
+                cache=args.cache,
+                workers=args.workers,
+                device=device,
+                engine=args.engine,
+                gpus=args.gpus,
+                progress=show,
+                maps_progress=maps.update,
+            )
+
+    return job
+
+
+def _exporter(args: argparse.Namespace) -> "Compressor":
+    """The compressor of an export, its models by recipe."""
+    from foveate.compressor import Compressor
+    from foveate.prefilter import Prefilter
+    from foveate.rate_control import Calibration, RateControl, Witness
+
+    strengths = args.strength or [0.5 if args.model else 0.0]
+    saliency = None if args.model is None else _maps_by(args)
+    prefilter = None
+    if max(strengths) > 0:
+        if saliency is None:
+            raise ValueError("--strength: the pre-filter needs --model to make maps")
+        prefilter = Prefilter(saliency, max(strengths), args.filter, args.sigma)
+    if args.keep is None:
+        if len(strengths) > 1:
+            raise ValueError(f"--strength: several are for --keep to choose from, got {strengths}")
+        return Compressor(args.codec, prefilter, args.scale, saliency=saliency)
+    if args.scale != 1:
+        raise ValueError("--scale: --keep chooses it")
+    specs = args.witness or [args.model]
+    if specs == [None]:
+        raise ValueError("--keep: whose answer? give --witness or --model")
+    control = RateControl(
+        [Witness(spec, _preprocess_of(spec, args)) for spec in specs],
+        args.keep,
+        strengths=sorted({0.0, *strengths}),
+        floor=args.floor,
+        calibration=None if args.calibration is None else Calibration.load(args.calibration),
+        as_stored=True,
+    )
+    return Compressor(args.codec, prefilter, saliency=saliency, control=control)
+
+
+def _maps_by(args: argparse.Namespace) -> "LayerSaliency":
+    """The saliency that was asked for, its model by recipe."""
+    from foveate.saliency import ActivationMap, GradCam
+
+    kind = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency]
+    return kind(args.model, layer=args.layer, preprocess=_preprocess_of(args.model, args).whole())
+
+
+def _preprocess_of(spec: str, args: argparse.Namespace) -> "Preprocess":
+    from foveate.models import preprocess_of
+
+    return _own(args) if ":" in spec else preprocess_of(spec)
+
+
+def _verify(args: argparse.Namespace) -> Callable[[], int]:
+    from tqdm import tqdm
+
+    from foveate.export import manifest, verify
+
+    total = sum("target" in line for line in manifest(args.target))
+
+    def job() -> int:
+        with tqdm(total=total, desc="verify", unit="file") as bar:
+            problems = verify(args.target, threads=args.threads, progress=bar.update)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        print(f"{total - len(problems)} files are as the manifest says, {len(problems)} are not")
+        return 1 if problems else 0
+
+    return job
+
+
+def _saliency(args: argparse.Namespace) -> Callable[[], int]:
+    from tqdm import tqdm
+
+    from foveate.export import cache_maps
+
+    saliency, device = _maps_by(args), str(_device(args.device))
+
+    def job() -> int:
+        try:
+            make()
+        except _EXPECTED as error:
+            print(f"foveate: error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    def make() -> None:
+        with tqdm(desc="saliency", unit="picture") as bar:
+            found = cache_maps(
+                args.source,
+                args.cache,
+                saliency,
+                batch=args.batch,
+                workers=args.workers,
+                device=device,
+                progress=bar.update,
+            )
+        print(f"{found.pictures} pictures have maps in {args.cache}, {found.made} made now")
+        if found.unreadable:
+            print(f"{found.unreadable} files could not be read", file=sys.stderr)
+
+    return job
 
 
 def _compare(args: argparse.Namespace) -> Callable[[], None]:

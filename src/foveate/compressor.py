@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, Self
 
 import torch
@@ -12,8 +13,9 @@ from foveate._threads import spread
 from foveate.codecs import Codec, Fit, TargetSize, codec
 from foveate.filters import resize
 from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
+from foveate.models import name_of
 from foveate.prefilter import Prefilter
-from foveate.saliency import Saliency
+from foveate.saliency import Saliency, identity_of
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,17 @@ class Compressor:
             other.prefilter = replace(self.prefilter, strength=strength)
         return other
 
+    def to(self, device: str | torch.device) -> Self:
+        """Move the models of the saliency and the control, built now where they are recipes, to a device.
+
+        Pictures may stay where they are; codecs work on the CPU.
+        """
+        for part in (self.used_saliency, self.control):
+            move = getattr(part, "to", None)
+            if move is not None:
+                move(device)
+        return self
+
     def encode(self, images: Tensor | Sequence[Picture], maps: Tensor | None = None) -> list[Encoded]:
         """Compress pictures.
 
@@ -178,6 +191,29 @@ class Compressor:
             filtered += self.prefilter(group, chosen) if self.prefilter is not None and self.filters else group
             kept += [None] * len(group) if chosen is None else list(chosen)
         return self.store(filtered, kept)
+
+    @property
+    def identity(self) -> str:
+        """What the bytes depend on, other libraries than the codec's aside, as one line of text."""
+        parts = [str(self.codec), self.codec.library(), f"scale={self.scale:g}"]
+        if self.target is not None:
+            parts.append(repr(self.target))
+        prefilter = self.prefilter
+        if prefilter is not None and (self.filters or self.control is not None):
+            how = f"strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
+            parts.append(f"{prefilter.filter} {how}")
+        if self.control is not None:
+            parts.append(getattr(self.control, "identity", None) or name_of(self.control))
+        if self.used_saliency is not None:
+            parts.append(identity_of(self.used_saliency))
+        return " ".join(parts)
+
+    @property
+    def used_saliency(self) -> Saliency | None:
+        """What makes the maps; None where neither the pre-filter nor the codec asks for any."""
+        if self.prefilter is not None and (self.filters or self.control is not None):
+            return self.prefilter.saliency
+        return self.saliency if self.codec.needs_saliency else None
 
     @property
     def filters(self) -> bool:
@@ -210,11 +246,12 @@ class Compressor:
         given = [None] * len(pictures) if maps is None else maps
         return spread(lambda pair: self._store(*pair), zip(pictures, given, strict=True))
 
-    def decode(self, encoded: Sequence[Encoded]) -> list[Tensor]:
+    def decode(self, encoded: Sequence[Encoded], as_stored: bool = False) -> list[Tensor]:
         """Decompress pictures to their source sizes.
 
         Args:
             encoded: what :meth:`encode` returned, of this or another compressor.
+            as_stored: leave them in the size they are stored in, as a plain reader of the file gets them.
 
         Returns:
             One uint8 tensor (C, H, W) on the CPU a bitstream, in order.
@@ -222,7 +259,7 @@ class Compressor:
         Raises:
             CodecError: if a bitstream is damaged.
         """
-        return spread(_fetch, encoded)
+        return spread(partial(_fetch, as_stored=as_stored), encoded)
 
     def _store(self, picture: Tensor, saliency: Tensor | None) -> Encoded:
         height, width = picture.shape[-2:]
@@ -246,11 +283,11 @@ class Compressor:
         return f"Compressor({str(self.codec)!r}, {self.prefilter!r}, scale={self.scale:g}{target}{control})"
 
 
-def _fetch(encoded: Encoded) -> Tensor:
+def _fetch(encoded: Encoded, as_stored: bool) -> Tensor:
     picture = from_array(encoded.codec.decode(encoded.data))
     if picture.shape[0] > encoded.channels:  # a greyscale picture in a format without greyscale
         picture = like(to_float(picture).mean(0, keepdim=True), torch.uint8)
-    if tuple(picture.shape[-2:]) == encoded.size:
+    if as_stored or tuple(picture.shape[-2:]) == encoded.size:
         return picture
     return like(resize(to_float(picture)[None], encoded.size)[0], torch.uint8)
 

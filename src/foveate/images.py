@@ -1,13 +1,18 @@
 """Pictures as users hold them, to the tensors that Foveate works on, and back."""
 
+import hashlib
+import io
 from collections.abc import Sequence
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from foveate._checks import MAX_PIXELS
 
 Picture: TypeAlias = "Tensor | npt.NDArray[np.uint8] | Image.Image"
 """A tensor (C, H, W), uint8 or float in [0, 1]; a uint8 array (H, W, C) or (H, W); or a PIL image, RGB or L."""
@@ -114,3 +119,67 @@ def from_array(array: npt.NDArray[np.uint8]) -> Tensor:
     """Return a uint8 array (H, W, C) as a contiguous uint8 tensor (C, H, W) of its own memory."""
     # A copy: the tensor must neither share the caller's memory nor complain that it is read-only.
     return torch.from_numpy(array.transpose(2, 0, 1).copy(order="C"))
+
+
+def same_size(pictures: Sequence[Tensor]) -> list[list[int]]:
+    """Return the places of pictures that agree in shape, kind and device, so that they can be stacked."""
+    groups: dict[Any, list[int]] = {}
+    for i, picture in enumerate(pictures):
+        groups.setdefault((picture.shape, picture.dtype, picture.device), []).append(i)
+    return [*groups.values()]
+
+
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+"""What :func:`read` raises, all in all, on a file that is no readable picture."""
+
+
+def read(file: str | Path | bytes, grey: bool = False, upright: bool = True) -> Tensor:
+    """Read a picture file as uint8 RGB (3, H, W).
+
+    Args:
+        file: its path, or what is in it; any format that Pillow knows.
+        grey: return a picture without colours as (1, H, W).
+        upright: turn it as EXIF says it is to be seen, as people see it; many loaders of data sets do not.
+
+    Raises:
+        OSError, ValueError, SyntaxError, EOFError: if it is no readable picture; ``UNREADABLE`` has them all.
+        ValueError: if it has more than ``foveate.codecs.MAX_PIXELS`` pixels.
+
+    Example:
+        >>> stream = io.BytesIO()
+        >>> Image.new("L", (5, 4)).save(stream, "PNG")
+        >>> read(stream.getvalue()).shape, read(stream.getvalue(), grey=True).shape
+        (torch.Size([3, 4, 5]), torch.Size([1, 4, 5]))
+    """
+    try:
+        opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
+    except UnidentifiedImageError as error:  # whose own words have an address of the memory in them
+        raise UnidentifiedImageError("no picture of a format that Pillow knows") from error
+    with opened as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{picture.width}x{picture.height} is over the limit of {MAX_PIXELS} pixels")
+        shown = ImageOps.exif_transpose(picture) if upright else picture
+        if shown.mode in ("RGBA", "LA", "PA") or "transparency" in shown.info:
+            # What lies under full transparency is no part of the picture: show it on white.
+            shown = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown.convert("RGBA"))
+        array = np.asarray(shown.convert("L" if grey and shown.mode in ("1", "L") else "RGB"))
+        return from_array(array[..., None] if array.ndim == 2 else array)
+
+
+def lies_on_its_side(file: bytes) -> bool:
+    """Whether EXIF says that a picture file is to be turned before it is seen."""
+    with Image.open(io.BytesIO(file)) as picture:
+        return picture.getexif().get(0x0112, 1) not in (0, 1)
+
+
+def picture_hash(pixels: Tensor) -> str:
+    """Return 32 hexadecimal digits that tell one picture (C, H, W) from another, by its pixels as uint8 (SHA-256).
+
+    Example:
+        >>> black = torch.zeros(3, 2, 2)
+        >>> picture_hash(black) == picture_hash(black.byte()), picture_hash(black) == picture_hash(black.view(3, 4, 1))
+        (True, False)
+    """
+    digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
+    digest.update(to_uint8(pixels.detach()).cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:32]

@@ -196,8 +196,21 @@ def classifier(spec: str, preprocess: Preprocess | None = None) -> Classifier:
     """
     model = Model(spec).get()
     if preprocess is None:
-        preprocess = _weights_preprocess(spec) if _is_torchvision(spec) else Preprocess(256, 224)
+        preprocess = preprocess_of(spec)
     return Classifier(re.split(r"[:/]", spec)[-1], model, preprocess)
+
+
+def preprocess_of(spec: str) -> Preprocess:
+    """Return how a model, by its short string, wants its input: as its weights say where it is torchvision's.
+
+    Raises:
+        ValueError: if torchvision has no such model.
+
+    Example:
+        >>> preprocess_of("squeezenet1_1").crop, preprocess_of("net.py:make").resize
+        (224, 256)
+    """
+    return _weights_preprocess(spec) if _is_torchvision(spec) else Preprocess(256, 224)
 
 
 class Model:

@@ -3,7 +3,8 @@
 A new codec joins by one class, a subclass of :class:`Codec` in a file of its own, and one line in ``CODECS``.
 """
 
-from foveate.codecs._codec import MAX_PIXELS, Codec, CodecError
+from foveate._checks import MAX_PIXELS
+from foveate.codecs._codec import Codec, CodecError, TooLarge
 from foveate.codecs.avif import Avif
 from foveate.codecs.hevc import Hevc
 from foveate.codecs.jpeg import Jpeg
@@ -24,6 +25,7 @@ __all__ = [
     "Jpeg2000",
     "Jxl",
     "TargetSize",
+    "TooLarge",
     "WebP",
     "codec",
 ]

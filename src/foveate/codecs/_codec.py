@@ -9,12 +9,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-MAX_PIXELS = 1 << 26
-"""Pictures of more pixels (8192 x 8192) are refused, so that a small hostile bitstream cannot fill the memory."""
+from foveate._checks import MAX_PIXELS
 
 
 class CodecError(ValueError):
     """A bitstream that cannot be decoded: truncated, corrupted, of another format, or over ``MAX_PIXELS``."""
+
+
+class TooLarge(ValueError):
+    """A picture of more pixels than the format, or Foveate, takes."""
 
 
 def check_image(image: npt.NDArray[np.uint8]) -> None:
@@ -26,7 +29,7 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
     if image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
         raise ValueError(f"image: expected shape (H, W, 3) or (H, W, 1) with H, W >= 1, got {image.shape}")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise ValueError(f"image: {image.shape[0]}x{image.shape[1]} is over the limit of {MAX_PIXELS} pixels; tile it")
+        raise TooLarge(f"image: {image.shape[0]}x{image.shape[1]} is over the limit of {MAX_PIXELS} pixels; tile it")
 
 
 def check_integer(name: str, value: object, low: int, high: int) -> None:

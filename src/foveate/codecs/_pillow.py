@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, __version__, features
 
-from foveate.codecs._codec import MAX_PIXELS, CodecError
+from foveate._checks import MAX_PIXELS
+from foveate.codecs._codec import CodecError, TooLarge
 
 
 def encode(image: npt.NDArray[np.uint8], format: str, side: int, **settings: Any) -> bytes:
     """Return the bitstream of a picture (H, W, 3 or 1) of at most ``side`` pixels a side."""
     if max(image.shape[:2]) > side:
-        raise ValueError(f"image: {format} holds at most {side} pixels a side, got {image.shape[:2]}; tile it")
+        raise TooLarge(f"image: {format} holds at most {side} pixels a side, got {image.shape[:2]}; tile it")
     # From an array, so that no EXIF, ICC profile or comment of a file can travel into the bitstream.
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     stream = io.BytesIO()

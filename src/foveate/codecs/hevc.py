@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from foveate._checks import check_number
+from foveate._checks import MAX_PIXELS, check_number
 from foveate._extras import require
-from foveate.codecs._codec import MAX_PIXELS, Codec, CodecError, check_integer
+from foveate.codecs._codec import Codec, CodecError, check_integer
 
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _BLOCK = 16

@@ -7,9 +7,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from foveate._checks import check_number
+from foveate._checks import MAX_PIXELS, check_number
 from foveate._extras import require
-from foveate.codecs._codec import MAX_PIXELS, Codec, CodecError, check_integer
+from foveate.codecs._codec import Codec, CodecError, check_integer
 
 
 @dataclass(frozen=True)

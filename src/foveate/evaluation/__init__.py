@@ -10,7 +10,7 @@ from foveate.evaluation.bootstrap import Bootstrap, interval
 from foveate.evaluation.comparison import NoOverlap, bd_accuracy, bd_rate, overlap, rate_at, saved_at_equal
 from foveate.evaluation.controls import controls_for
 from foveate.evaluation.exhibits import Exhibit, choose_exhibits
-from foveate.evaluation.photos import Photo, PhotoFolder, Photos, Unreadable, as_photos, read
+from foveate.evaluation.photos import Photo, PhotoFolder, Photos, Unreadable, as_photos
 from foveate.evaluation.rate_accuracy import Judge, Measurement, measure
 from foveate.evaluation.records import Records
 from foveate.evaluation.results import Comparison, Judgement, Point, Results, Saving
@@ -44,7 +44,6 @@ __all__ = [
     "measure",
     "overlap",
     "rate_at",
-    "read",
     "saved_at_equal",
     "summarise",
 ]

@@ -7,13 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from foveate.codecs import MAX_PIXELS
-from foveate.images import as_tensor, from_array, to_uint8
+from foveate.images import as_tensor, read, to_uint8
 
 
 @dataclass(frozen=True)
@@ -211,23 +209,6 @@ class PhotoFolder:
             return Photo(read(path), self._labels[name.partition("/")[0]], name)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise Unreadable(name, str(error)) from error
-
-
-def read(path: Path) -> Tensor:
-    """Read a picture file as uint8 RGB (3, H, W), turned upright where EXIF says it lies on its side.
-
-    Raises:
-        OSError: if it is no readable picture.
-        ValueError: if it has more than ``foveate.codecs.MAX_PIXELS`` pixels.
-    """
-    with Image.open(path) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"{picture.width}x{picture.height} is over the limit of {MAX_PIXELS} pixels")
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            # What lies under full transparency is no part of the picture: show it on white.
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))
-        return from_array(np.asarray(upright.convert("RGB")))
 
 
 def wnids() -> Sequence[str]:

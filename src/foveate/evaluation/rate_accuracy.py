@@ -11,10 +11,10 @@ from torch import Tensor
 from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
 from foveate.evaluation.photos import Photo, Photos, Source, Unreadable, as_photos
-from foveate.evaluation.records import Records, hash_of, hash_of_picture
+from foveate.evaluation.records import Records, hash_of
 from foveate.evaluation.versions import versions
-from foveate.images import to_float
-from foveate.models import Classifier, name_of
+from foveate.images import picture_hash, to_float
+from foveate.models import Classifier
 from foveate.prefilter import Prefilter
 from foveate.rate_control import Controlled
 from foveate.saliency import Control, Saliency, Shuffled
@@ -144,10 +144,10 @@ def measure(
     if len(set(names)) < len(names) or not names or not compressors:
         raise ValueError(f"judges, compressors: expected at least one of each, judges of different names; got {names}")
     for compressor in compressors:
-        _refuse_labels(_saliency_of(compressor))
+        _refuse_labels(compressor.used_saliency)
     records = Records() if records is None else records
     around = " ".join(f"{name} {number}" for name, number in versions().items())
-    identities = [point_identity(compressor) for compressor in compressors]
+    identities = [compressor.identity for compressor in compressors]
     keys = [hash_of(f"{text} {around}") for text in identities]
     judge_texts = {hash_of(f"{j.classifier.identity} {around}"): j.classifier.identity for j in judges}
     judge_keys = list(judge_texts)
@@ -161,7 +161,7 @@ def measure(
     stream = _in_order(as_photos(source), seed, skipped)
     pairs = _with_donors(stream) if engine.needs_donor else ((position, photo, None) for position, photo in stream)
     for position, photo, donor in pairs:
-        picture = hash_of_picture(photo.pixels)
+        picture = picture_hash(photo.pixels)
         found = engine.missing(photo, picture, donor, records.pictures.get(picture))
         if found or records.pictures[picture]["label"] != photo.label:
             about = {"name": photo.name, "label": photo.label, "size": list(photo.pixels.shape[-2:])}
@@ -176,41 +176,9 @@ def measure(
     )
 
 
-def point_identity(compressor: Compressor) -> str:
-    """Return what an operating point's bytes and pixels depend on, libraries aside, as one line of text."""
-    parts = [str(compressor.codec), compressor.codec.library(), f"scale={compressor.scale:g}"]
-    if compressor.target is not None:
-        parts.append(repr(compressor.target))
-    prefilter = compressor.prefilter
-    if prefilter is not None and (compressor.filters or compressor.control is not None):
-        parts.append(
-            f"{prefilter.filter} strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
-        )
-    if compressor.control is not None:
-        parts.append(getattr(compressor.control, "identity", None) or name_of(compressor.control))
-    saliency = _saliency_of(compressor)
-    if saliency is not None:
-        parts.append(saliency_identity(saliency))
-    return " ".join(parts)
-
-
-def saliency_identity(saliency: Saliency) -> str:
-    """Return what maps depend on: a saliency's own ``identity``; one without is known by its name alone."""
-    if isinstance(saliency, Control):
-        return f"{type(saliency).__name__}({saliency_identity(saliency.saliency)})"
-    return str(getattr(saliency, "identity", None) or name_of(saliency))
-
-
-def _saliency_of(compressor: Compressor) -> Saliency | None:
-    """The saliency that a compressor makes use of, if any."""
-    if compressor.prefilter is not None and (compressor.filters or compressor.control is not None):
-        return compressor.prefilter.saliency
-    return compressor.saliency if compressor.codec.needs_saliency else None
-
-
 def _takes_another(compressor: Compressor) -> bool:
     """Whether a picture is given the map of another one."""
-    return isinstance(_saliency_of(compressor), Shuffled)
+    return isinstance(compressor.used_saliency, Shuffled)
 
 
 def _refuse_labels(saliency: Saliency | None) -> None:
@@ -278,7 +246,7 @@ class _Engine:
         known = known or {"clean": {}, "points": {}}
         points: dict[str, Compressor] = {}
         judges = {key: judge for key, judge in self.judges.items() if key not in known["clean"]}
-        other = None if donor is None else hash_of_picture(donor.pixels)
+        other = None if donor is None else picture_hash(donor.pixels)
         for key, compressor in self.points.items():
             cell = known["points"].get(key)
             if cell is not None and _takes_another(compressor) and cell.get("donor") != other:
@@ -341,7 +309,7 @@ class _Engine:
         picture, *rest = pictures
         other = rest[0] if rest else picture  # one and the same, too, where a double came before it
         found: dict[Saliency, Tensor] = {}
-        for saliency in filter(None, map(_saliency_of, compressors)):
+        for saliency in filter(None, (compressor.used_saliency for compressor in compressors)):
             if saliency not in found:
                 found[saliency] = self._maps(saliency, picture, other)
         return found
@@ -383,7 +351,7 @@ def _filtered(photo: Photo, compressors: Iterable[Compressor], maps: dict[Salien
     filtered: dict[Prefilter, Tensor] = {}
     jobs: list[_Job] = []
     for compressor in compressors:
-        saliency = _saliency_of(compressor)
+        saliency = compressor.used_saliency
         given = None if saliency is None else maps[saliency]
         if compressor.control is not None:  # it filters on its own, at the strengths that it tries
             jobs.append((compressor, batch, given))
@@ -475,7 +443,7 @@ def encode_photo(photo: Photo, compressors: Sequence[Compressor]) -> tuple[Tenso
         stored, (3, H, W).
     """
     engine = _Engine([], [], [], [], False)
-    maps = engine.maps({hash_of_picture(photo.pixels): photo}, compressors)
+    maps = engine.maps({picture_hash(photo.pixels): photo}, compressors)
     jobs = _filtered(photo, compressors, maps)
     encoded = spread(_encode, jobs)
     first = next(iter(maps.values()), None)

@@ -2,7 +2,7 @@
 
 ``records.jsonl`` holds one JSON object a line:
 
-- ``{"records": 1}``, the first line: the version of this format;
+- ``{"records": 2}``, the first line: the version of this format;
 - ``{"key": "5f0c…", "is": "jpeg:25 …"}``: what a key stands for: an operating point, or a judge. A key is a hash of
   everything its values depend on, the weights and the versions of the libraries included, so a value is found again
   only where it would be computed again alike;
@@ -23,21 +23,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from torch import Tensor
-
-FORMAT = 1
+FORMAT = 2
 
 
 def hash_of(text: str) -> str:
     """Return 12 hexadecimal digits for a text."""
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-
-
-def hash_of_picture(pixels: Tensor) -> str:
-    """Return 16 hexadecimal digits for a uint8 picture (C, H, W)."""
-    digest = hashlib.blake2b(str(tuple(pixels.shape)).encode(), digest_size=8)
-    digest.update(pixels.contiguous().cpu().numpy().data)
-    return digest.hexdigest()
 
 
 class Records:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
+from foveate.images import same_size
 from foveate.rate_control._calibration import Point
-from foveate.rate_control._witness import same_size
 
 
 @dataclass(frozen=True)

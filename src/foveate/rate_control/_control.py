@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class RateControl:
         tries: at most so many candidates a picture are decoded, and the finest point where none of them held.
         exhaustive: search the whole grid, whatever it costs.
         batch: at most so many pictures are searched at once, and held in memory.
+        as_stored: show the witnesses a picture in the size it is stored in, as they get it who read the file, and not
+            brought back to source size, as :meth:`foveate.Compressor.decode` gives it. It matters with scales below 1.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -87,6 +89,7 @@ class RateControl:
     tries: int = 16
     exhaustive: bool = False
     batch: int = 64
+    as_stored: bool = False
 
     def __post_init__(self) -> None:
         given = self.witnesses
@@ -133,6 +136,12 @@ class RateControl:
     def _keep(self) -> tuple[Keep, ...]:
         return self.keep  # type: ignore[return-value]
 
+    def to(self, device: str | torch.device) -> Self:
+        """Move the witnesses, built now where they are recipes, to a device; return this control."""
+        for one in self._witnesses:
+            one.classifier.model.to(device)
+        return self
+
     @property
     def keeps(self) -> str:
         """The criteria as a short string, for results: ``criteria`` reads it back where all are built in."""
@@ -151,6 +160,7 @@ class RateControl:
         witnesses = ", ".join(one.classifier.identity for one in self._witnesses)
         grid = f"qualities={self.qualities} scales={self.scales} strengths={self.strengths} floor={self.floor}"
         search = f"worth={self.worth:g} tries={self.tries} exhaustive={self.exhaustive} calibration={learnt}"
+        search += " as_stored=True" if self.as_stored else ""
         return f"keep={self.keeps} {grid} {search} witnesses=({witnesses})"
 
     def points(self, compressor: Compressor) -> tuple[Point, ...]:
@@ -240,7 +250,7 @@ class RateControl:
             bench = Bench(compressor, points, [as_tensor(picture)], None)
             jobs = [(0, k) for k in range(len(points))]
             encoded = bench.store(jobs)
-            logits = self._logits(bench.plain.decode(encoded))
+            logits = self._logits(bench.plain.decode(encoded, self.as_stored))
             clean = [one.expand(len(jobs), -1) for one in self._logits(bench.pictures)]
             bits.append(torch.tensor([math.log(one.bpp) for one in encoded], dtype=torch.float64))
             values.append(torch.stack([self._least(kind, clean, logits) for kind in kinds]).double())
@@ -271,7 +281,7 @@ class RateControl:
 
         def look(jobs: list[tuple[int, int]]) -> None:
             encode(jobs)
-            logits = self._logits(bench.plain.decode([encoded[i][k] for i, k in jobs]))
+            logits = self._logits(bench.plain.decode([encoded[i][k] for i, k in jobs], self.as_stored))
             at = torch.tensor([i for i, _ in jobs])
             before = [one[at] for one in clean]
             slack = torch.stack([self._slack(one, before, logits) for one in self._keep]).amin(0)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.images import same_size
 from foveate.models import Classifier, Model, Preprocess, Source, classifier, refuse_cuda_in_worker, undisturbed
 
 
@@ -72,14 +73,6 @@ class Witness:
     def __getstate__(self) -> dict[str, Any]:
         self._model.__getstate__()  # refuses a module, with the cure
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-
-def same_size(pictures: Sequence[Tensor]) -> list[list[int]]:
-    """Return the places of pictures that agree in shape, kind and device, so that they can be stacked."""
-    groups: dict[Any, list[int]] = {}
-    for i, picture in enumerate(pictures):
-        groups.setdefault((picture.shape, picture.dtype, picture.device), []).append(i)
-    return [*groups.values()]
 
 
 def witness(given: Any) -> Witness:

@@ -4,21 +4,25 @@ A new kind joins as a callable that follows the :class:`Saliency` protocol; one 
 subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribution`` takes all other methods of Captum.
 """
 
+from foveate.saliency._cache import CachedSaliency, MapCache
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._controls import Center, Control, Shuffled
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
-from foveate.saliency._protocol import Saliency, normalise
+from foveate.saliency._protocol import Saliency, identity_of, normalise
 from foveate.saliency._spec import from_spec
 
 __all__ = [
     "ActivationMap",
+    "CachedSaliency",
     "CaptumAttribution",
     "Center",
     "Control",
     "GradCam",
     "LayerSaliency",
+    "MapCache",
     "Saliency",
     "Shuffled",
     "from_spec",
+    "identity_of",
     "normalise",
 ]

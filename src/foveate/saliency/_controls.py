@@ -1,11 +1,12 @@
 """Controls: maps that hold as much as a classifier's own, but elsewhere. A gain of saliency must beat them."""
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from foveate.saliency._protocol import Saliency
+from foveate.saliency._protocol import Saliency, identity_of
 
 
 class Control(ABC):
@@ -26,6 +27,17 @@ class Control(ABC):
     def __call__(self, images: Tensor) -> Tensor:
         """Return the control's maps (B, 1, h, w) of images (B, 3, H, W); see :class:`foveate.Saliency`."""
         return self.derive(self.saliency(images))
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move what ``saliency`` has to a device, where it has anything."""
+        if hasattr(self.saliency, "to"):
+            self.saliency.to(device)
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What its maps depend on, as one line of text."""
+        return f"{type(self).__name__}({identity_of(self.saliency)})"
 
     @abstractmethod
     def derive(self, maps: Tensor) -> Tensor:

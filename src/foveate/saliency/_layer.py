@@ -3,7 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,11 @@ class LayerSaliency(ABC):
         model = self._model.get()
         how = f"{weights_hash(model)}, layer={self._asked_layer}, {name_of(self._preprocess)}"
         return f"{type(self).__name__}({type(model).__name__} {how}{self._extra_identity()})"
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model, built now where it is a recipe, to a device; return this saliency."""
+        self._model.get().to(device)
+        return self
 
     def _extra_identity(self) -> str:
         """What a subclass's own settings add to :attr:`identity`."""

@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from foveate.models import name_of
+
 
 @runtime_checkable
 class Saliency(Protocol):
@@ -16,6 +18,16 @@ class Saliency(Protocol):
     """
 
     def __call__(self, images: Tensor, /) -> Tensor: ...
+
+
+def identity_of(saliency: Saliency) -> str:
+    """Return what maps depend on, as one line: a saliency's own ``identity``; one without is known by its name alone.
+
+    Example:
+        >>> identity_of(normalise)
+        'foveate.saliency._protocol.normalise'
+    """
+    return str(getattr(saliency, "identity", None) or name_of(saliency))
 
 
 def normalise(maps: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from foveate.models import Preprocess, Source, named
+from foveate.saliency._cache import CachedSaliency
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam
 from foveate.saliency._protocol import Saliency
@@ -20,8 +21,9 @@ def from_spec(spec: "str | Mapping[str, Any] | Saliency", model: "Source | None"
         spec: a model's recipe (``"resnet18"``, ``"package.module:function"``), for its Grad-CAM; or a mapping of
             ``method`` (``"GradCam"``, the default, ``"ActivationMap"``, or any that :class:`CaptumAttribution` knows by
             name), ``model`` (a recipe) and whatever else the method takes (``layer``, ``target``, ``arguments``...),
-            ``preprocess`` being the arguments of :class:`foveate.models.Preprocess` or ``"package.module:name"``. A
-            saliency is returned as it is.
+            ``preprocess`` being the arguments of :class:`foveate.models.Preprocess` or ``"package.module:name"``;
+            ``{"method": "CachedSaliency", "cache": ...}`` reads maps that were made before. A saliency is returned as
+            it is.
         model: what to explain where ``spec`` names no model.
 
     Returns:
@@ -45,6 +47,8 @@ def from_spec(spec: "str | Mapping[str, Any] | Saliency", model: "Source | None"
         return spec
     settings = dict(spec)
     method = settings.pop("method", "GradCam")
+    if method == "CachedSaliency":
+        return CachedSaliency(**settings)
     source = settings.pop("model", model)
     if source is None:
         raise ValueError(f"saliency: {dict(spec)!r} names no model; add its recipe as 'model'")

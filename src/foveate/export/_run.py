@@ -1,0 +1,194 @@
+"""Export: a dataset compressed into another, part by part, with nothing lost on the way."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from foveate._checks import check_number
+from foveate.compressor import Compressor
+from foveate.export import local, ray
+from foveate.export._manifest import Summary, done_parts, finish, planned
+from foveate.export._maps import fill
+from foveate.export._sources import Folder, Shards, as_source
+from foveate.export._store import LOCK, STATE, Store
+from foveate.export._worker import Job, Others, Report
+from foveate.rate_control import RateControl
+from foveate.saliency import CachedSaliency, MapCache
+
+Engine = Literal["local", "ray"]
+
+
+def compress_dataset(
+    source: Any,
+    target: str | Path,
+    compressor: Compressor,
+    *,
+    shards: bool = False,
+    others: Others = "copy",
+    only_if_smaller: bool = False,
+    part: int | None = None,
+    cache: str | Path | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    engine: Engine = "local",
+    gpus: float = 0.0,
+    progress: Callable[[Report, int], object] = lambda report, total: None,
+    maps_progress: Callable[[int], object] = lambda units: None,
+) -> Summary:
+    """Compress a whole dataset into files that any tool reads.
+
+    The source is never written to. Every file of the target appears whole or not at all; a run that is stopped, however
+    hard, goes on with the same call where it was, and ends with the same bytes. Once finished, a further call does what
+    came to the source since.
+
+    **Targets.** A tree has the paths of the source with the codec's own ending, so that labels by path stay. In shards,
+    WebDataset's tar files, a picture is followed by its class number as ``.cls`` where that is known. Of a Dataset a
+    picture is called by its number, in a folder of its class. Pictures that share a name up to the ending keep it in
+    front of the new one. Beside the pictures there are ``foveate-manifest.jsonl``, with a line for each picture (see
+    :func:`manifest`), and ``foveate-summary.json``.
+
+    **Two stages.** With ``cache``, maps are made first, in batches, by this process; the workers then need no model.
+    That pays on a GPU, or where the maps serve again. Without it each worker makes the maps of its own pictures.
+
+    Args:
+        source: a folder, of any depth; tar shards (one, or a folder of them); both also as a URL that fsspec knows
+            (``s3://...``); a saved Hugging Face dataset; or from Python a map-style Dataset of pictures or of pairs
+            (picture, label), Hugging Face's too. A picture is a PIL image, a uint8 array (H, W, C) or a tensor
+            (C, H, W), uint8 or float in [0, 1] and not normalised.
+        target: a new or empty folder, or the target of an earlier run with the same settings; or a URL.
+        compressor: with its models by recipe, as they are built in each worker.
+        shards: write tar shards instead of a tree.
+        others: what to do with what is no readable picture: ``"copy"`` it, ``"skip"`` it, or ``"refuse"``, which stops.
+        only_if_smaller: keep the source's own bytes where they are not more, with whatever metadata they have.
+        part: pictures in a unit of work, and in a shard; None takes 64, or 1000 in shards. Tar shards of the source are
+            units as they are.
+        cache: folder of saliency maps to use, and to add to where some are missing.
+        workers: processes; None takes one a CPU, of the cluster with Ray; 0 does all in this process.
+        device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
+        engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
+        gpus: with Ray, the share of a GPU that a worker takes.
+        progress: called with what a part came to and the number of units to be done; at the start with an empty report.
+        maps_progress: with a cache, called with each number of units whose maps are there.
+
+    Returns:
+        The summary.
+
+    Raises:
+        TypeError: if the source is none, or a model is not given by recipe though there are workers.
+        ValueError: if an argument does not fit, source and target lie in one another, or the target holds other files.
+        RuntimeError: if another run is writing to the target, or workers die again and again.
+        OSError: if the disk is full or fails; the same call goes on once there is room.
+
+    Example:
+        >>> import tempfile
+        >>> from foveate.demo import Scenes
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     summary = compress_dataset(Scenes(3), folder, Compressor("webp:40"), workers=0)
+        ...     names = sorted(p.name for p in Path(folder).rglob("*.webp"))
+        >>> summary.kinds, names
+        ({'compressed': 3}, ['00000000.webp', '00000001.webp', '00000002.webp'])
+    """
+    if others not in get_args(Others):
+        raise ValueError(f"others: expected {', '.join(get_args(Others))}, got {others!r}")
+    if engine not in get_args(Engine):
+        raise ValueError(f"engine: expected {' or '.join(get_args(Engine))}, got {engine!r}")
+    size = (1000 if shards else 64) if part is None else part
+    for name, value, least in (("part", size, 1), ("workers", 1 if workers is None else workers, int(engine == "ray"))):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    if check_number("gpus", gpus, 0) and engine != "ray":
+        raise ValueError(f"gpus: only engine='ray' shares GPUs out, got {gpus}; give a device alone")
+    control = compressor.control
+    if isinstance(control, RateControl) and not control.as_stored and min(control.scales) < 1:
+        raise ValueError(
+            "compressor: its control shows the witnesses pictures at source size, but who reads the files gets them as "
+            "they are stored; give the RateControl as_stored=True, or scales=1"
+        )
+    found, store = as_source(source), Store(target)
+    stored = [found.store] if isinstance(found, Folder | Shards) else []
+    for one in stored:
+        _refuse_nested("target", store, one)
+    saliency = compressor.used_saliency
+    if cache is not None:
+        for one in (*stored, store):
+            _refuse_nested("cache", Store(cache), one)
+        compressor = _with_cache(compressor, cache)
+    settings = {
+        "codec": str(compressor.codec),
+        "identity": compressor.identity,
+        "shards": shards,
+        "others": others,
+        "only_if_smaller": only_if_smaller,
+        "part": size,
+    }
+    with _locked(store):
+        plan = planned(found, store, settings, size, shards)
+        if not plan.parts and (finished := Summary.read(store)) is not None:
+            store.remove(STATE)
+            return finished
+        if not store.exists(f"{STATE}/plan.jsonl"):
+            store.remove(STATE)  # of a run that had ended but for this
+        store.remove(f"{STATE}/tmp")
+        plan.write(store)
+        if isinstance(found, Folder):
+            found.classes = plan.classes
+        device = "cuda" if device is None and gpus else device
+        job = Job(found, store, compressor, shards, others, only_if_smaller, device)
+        done = done_parts(store)
+        todo = [one for one in plan.parts if one.lines not in done]
+        total = sum(len(one.names) for one in todo)
+        if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
+            names = [name for one in todo for name in one.names]
+            fill(found, names, cache, saliency, 16, local.cpus() if workers is None else workers, device, maps_progress)
+        progress(Report(-1, 0), total)
+        for report in local.run(job, todo, workers) if engine == "local" else ray.run(job, todo, workers, gpus):
+            progress(report, total)
+        return finish(store, plan)
+
+
+def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
+    """The compressor with maps from a cache, whether they are there already or not."""
+    saliency = compressor.used_saliency
+    if saliency is None:
+        raise ValueError("cache: this compressor asks for no maps; leave cache out")
+    if not isinstance(saliency, CachedSaliency):
+        saliency = CachedSaliency(cache, MapCache.of(cache, saliency).about["identity"])
+    prefilter = None if compressor.prefilter is None else replace(compressor.prefilter, saliency=saliency)
+    return Compressor(compressor.codec, prefilter, compressor.scale, compressor.target, saliency, compressor.control)
+
+
+def _refuse_nested(name: str, store: Store, other: Store) -> None:
+    """Raise where one of two places would be written to, or found, in the other."""
+    if (store.local is None) != (other.local is None):
+        return
+    a, b = ((one.local.resolve().as_posix() if one.local else one.root) + "/" for one in (store, other))
+    if a.startswith(b) or b.startswith(a):
+        raise ValueError(f"{name}: {store.url} and {other.url} lie in one another; choose another")
+
+
+@contextmanager
+def _locked(target: Store) -> Iterator[None]:
+    """Be the only run on a target; the lock goes with the process, however that ends.
+
+    A target behind a URL is locked for this machine only: there, files appear whole and alike whoever writes them.
+    """
+    from filelock import FileLock, Timeout
+
+    if target.local is not None:
+        target.local.mkdir(parents=True, exist_ok=True)
+        path = target.local / LOCK
+    else:
+        path = Path(tempfile.gettempdir()) / f"foveate-{hashlib.sha256(target.url.encode()).hexdigest()[:16]}.lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(f"target: another run is writing to {target.url}; wait for it, or choose another") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,53 @@
+"""What the tests of exports share: a source with everything in it, and how to compare targets."""
+
+import os
+import signal
+from pathlib import Path
+
+from foveate.demo import Scenes
+
+NET = "foveate.demo:scene_net"
+
+
+def scenes_tree(root, count=10, seed=3):
+    """An ImageFolder of scenes as PNG and JPEG in two classes, with files beside them that are no pictures."""
+    for k, (scene, _) in enumerate(Scenes(count, seed)):
+        path = root / ("cat", "dog/deep")[k % 2] / f"{k:03}.{('png', 'jpg')[k % 3 == 0]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scene.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
+    (root / "notes.txt").write_text("where they are from\n")
+    (root / "dog" / "boxes.json").write_text("[1, 2]")
+    (root / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    return root
+
+
+def snapshot(root):
+    """The bytes of every file that a user sees below a folder, by its path."""
+    root = Path(root)
+    paths = (p for p in root.rglob("*") if p.is_file() and ".foveate" not in p.relative_to(root).parts)
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in paths if p.name != ".foveate.lock"}
+
+
+class Troubled:
+    """Scenes with labels, as PIL images; the process that asks for one of them is killed.
+
+    Args:
+        count: how many scenes.
+        at: the one that kills.
+        marker: a file that says that it has, and will not do so again; None lets it kill each time.
+    """
+
+    classes = ("even", "odd")
+
+    def __init__(self, count, at=None, marker=None):
+        self.scenes, self.at, self.marker = Scenes(count, 5), at, marker
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def __getitem__(self, k):
+        if k == self.at and not (self.marker is not None and Path(self.marker).exists()):
+            if self.marker is not None:
+                Path(self.marker).write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.scenes[k][0], k % 2
