@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
+from foveate.filters import _box_mean, gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
 
 SIZES = [(1, 1), (1, 9), (2, 3), (5, 4), (33, 20)]
 
@@ -114,7 +114,7 @@ class TestGuidedFilter:
         # Within two radii of the border the two mirror it differently.
         torch.testing.assert_close(ours[0, :, 6:-6, 6:-6], theirs[:, 6:-6, 6:-6], atol=2e-5, rtol=0)
 
-    @pytest.mark.parametrize("radius", [1, 4, 16, 100, 500])
+    @pytest.mark.parametrize("radius", [1, 16, 200])
     @pytest.mark.parametrize(("eps", "error"), [(0, 5e-4), (1e-4, 5e-5), (1e-2, 5e-6)])
     def test_single_precision_is_enough_for_long_rows_and_any_radius(self, radius, eps, error):
         # Running sums over a whole row would lose the variance of a bright, nearly flat picture.
@@ -133,6 +133,14 @@ class TestGuidedFilter:
         assert (kept[..., 20] - kept[..., 19]).min() > 0.9
         faint = guided_filter(0.05 * step, 0.05 * step, 4, 0.01)
         assert (faint[..., 20] - faint[..., 19]).max() < 0.05 * 0.3
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 7), (4, 5), (3, 16)])
+    @pytest.mark.parametrize("radius", [1, 2, 3, 5, 6, 7, 14, 31, 200])
+    def test_box_means_of_the_mirrored_picture(self, size, radius):
+        x = image(1, 2, *size)
+        wide = np.pad(x.numpy(), ((0, 0), (0, 0), (radius, radius), (radius, radius)), mode="reflect")
+        expected = torch.from_numpy(wide).unfold(2, 2 * radius + 1, 1).unfold(3, 2 * radius + 1, 1).mean((-2, -1))
+        torch.testing.assert_close(_box_mean(x, radius), expected.mT, atol=1e-12, rtol=0)
 
     def test_a_window_larger_than_the_picture_is_the_mirrored_picture(self):
         x = image(1, 1, 4, 5)

@@ -324,6 +324,124 @@ class TestGradCam:
             GradCam(nn.Sequential(nn.Conv2d(3, 4, 3)), layer="0")(torch.rand(1, 3, 32, 32))
 
 
+class Head(nn.Module):
+    """A network with something between its last feature map and its logits."""
+
+    def __init__(self, between, relu=True):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.BatchNorm2d(8), *([nn.ReLU()] if relu else []))
+        self.between = between
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.fc(self.between(self.features(x)))
+
+
+class TestLinearHead:
+    """The path without a backward pass: taken where it is exact, and nowhere else."""
+
+    @pytest.mark.parametrize(
+        ("name", "head"),
+        [
+            ("mobilenet_v2", "classifier.1"),
+            ("resnet18", "fc"),
+            ("resnet50", "fc"),
+            ("efficientnet_b0", "classifier.1"),
+            ("shufflenet_v2_x0_5", "fc"),
+            ("regnet_y_400mf", "fc"),
+            ("densenet121", None),  # a relu between its features and the pooling
+            ("squeezenet1_1", None),  # pooling after the classifier
+            ("vgg11_bn", None),  # three linear layers
+            ("mobilenet_v3_small", None),  # two
+            ("convnext_tiny", None),  # a normalisation after the pooling
+        ],
+    )
+    def test_torchvision_s_classifiers(self, name, head):
+        torch.manual_seed(0)
+        model = getattr(torchvision.models, name)(weights=None).train()
+        for buffer, values in model.named_buffers():  # as after training, so that the activations are of some size
+            if buffer.endswith("running_var"):
+                values.mul_(0.3 + torch.rand(values.shape))
+        before, images = state(model), torch.rand(3, 3, 96, 128)
+        cam = GradCam(model)
+        ours = cam(images)
+        assert cam._head == head
+        assert_same(before, state(model))
+        model.eval()
+        layer = model.get_submodule(cam.layer_name)
+        x = Preprocess()(images)
+        theirs = captum.attr.LayerGradCam(model, layer).attribute(x, model(x).argmax(1), relu_attributions=True)
+        torch.testing.assert_close(ours, normalise(theirs), atol=1e-4, rtol=0)
+        theirs = captum.attr.LayerGradCam(model, layer).attribute(x, 7, relu_attributions=True)
+        torch.testing.assert_close(GradCam(model, target=7)(images), normalise(theirs), atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize(
+        ("between", "relu", "exact"),
+        [
+            (lambda x: x.mean((2, 3)), True, True),
+            (lambda x: x.mean((2, 3)), False, True),
+            (
+                lambda x: nn.functional.dropout(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1), training=False),
+                True,
+                True,
+            ),
+            (lambda x: x.sum((2, 3)), True, False),
+            (lambda x: x.relu().mean((2, 3)), True, False),  # whose gradient is 0 where the feature is
+            (lambda x: nn.functional.relu_(x).mean((2, 3)), False, False),  # which writes into the feature map
+            (lambda x: x.clamp(-9, 9).mean((2, 3)), False, False),
+            (lambda x: x.mean((2, 3)).relu(), True, False),
+            (lambda x: x.amax((2, 3)), True, False),
+            (lambda x: nn.functional.normalize(x.mean((2, 3))), True, False),
+            (lambda x: nn.functional.dropout(x.mean((2, 3)), training=True), True, False),
+            (lambda x: x[:, :, 1:].mean((2, 3)), True, False),
+        ],
+    )
+    def test_only_plain_means_will_do(self, between, relu, exact):
+        model = Head(between, relu).eval()
+        cam, images = GradCam(model, layer="features"), torch.rand(4, 3, 32, 48)
+        torch.manual_seed(0)  # for the dropout that never ends
+        ours = cam(images)
+        assert cam._head == ("fc" if exact else None)
+        if exact:
+            x = Preprocess()(images)
+            theirs = captum.attr.LayerGradCam(model, model.features).attribute(
+                x, model(x).argmax(1), relu_attributions=True
+            )
+            torch.testing.assert_close(ours, normalise(theirs), atol=1e-5, rtol=0)
+
+    def test_an_earlier_layer_has_no_linear_head(self):
+        model = tiny()
+        cam = GradCam(model, layer="0")
+        cam(torch.rand(1, 3, 32, 32))
+        assert cam._head is None
+
+    def test_a_head_that_is_changed_later(self):
+        model, images = Head(lambda x: x.mean((2, 3))).eval(), torch.rand(2, 3, 32, 48)
+        cam = GradCam(model, layer="features")
+        cam(images)
+        with torch.no_grad():
+            model.fc.weight.mul_(-1)
+        torch.testing.assert_close(cam(images), GradCam(model, layer="features")(images))
+        assert cam._head == "fc"
+        for change in (lambda x: x.mean((2, 3)).tanh(), lambda x: x.amax((2, 3))):
+            model.between = change
+            torch.testing.assert_close(cam(images), GradCam(model, layer="features")(images))
+            assert cam._head is None
+
+    def test_logits_that_are_changed_behind_the_linear_layer(self):
+        model = nn.Sequential(Head(lambda x: x.mean((2, 3))), nn.Softmax(1)).eval()
+        cam = GradCam(model, layer="0.features")
+        cam(torch.rand(2, 3, 32, 32))
+        assert cam._head is None
+
+    def test_what_hooks_of_the_user_s_own_change_counts(self):
+        model, images = Head(lambda x: x.mean((2, 3))).eval(), torch.rand(2, 3, 32, 48)
+        model.fc.register_forward_hook(lambda module, args, out: out.tanh())
+        cam = GradCam(model, layer="features")
+        cam(images)
+        assert cam._head is None
+
+
 class TestActivationMap:
     @pytest.mark.parametrize("reduce", ["mean", "abs", "max", "l2", lambda a: a.amin(1, keepdim=True).relu()])
     def test_captum_agrees(self, reduce):

@@ -135,12 +135,18 @@ def _window_sum(x: Tensor, radius: int) -> Tensor:
     sums that begin anew at every block: no larger than the window's own, they keep its precision (van Herk, "A fast
     algorithm for local minimum and maximum filters on rectangular and octagonal kernels", 1992, has the blocks).
     """
-    side, size = 2 * radius + 1, x.shape[-1]
+    size = x.shape[-1]
+    periods, radius = divmod(radius, max(2 * (size - 1), 1))
+    side = 2 * radius + 1
     blocks = -(-size // side) + 1
     after = blocks * side - size - radius - 1
     sums = _mirror(x, radius + 1, after).unflatten(-1, (blocks, side)).cumsum(-1)
     out = sums[..., 1:, :] - sums[..., :-1, :]
-    return out.add_(sums[..., :-1, -1:]).flatten(-2)[..., :size]
+    out = out.add_(sums[..., :-1, -1:]).flatten(-2)[..., :size]
+    if periods:  # of the mirrored picture, as many on each side of the window
+        whole = 2 * x.sum(-1, keepdim=True) - x[..., :1] - x[..., -1:] if size > 1 else x
+        out = out + 2 * periods * whole
+    return out
 
 
 def _mirror(x: Tensor, before: int, after: int) -> Tensor:

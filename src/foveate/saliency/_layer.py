@@ -19,6 +19,7 @@ from foveate.models import (
     undisturbed,
     weights_hash,
 )
+from foveate.saliency._head import class_activation_map, linear_head
 from foveate.saliency._protocol import normalise
 from foveate.saliency._stage import last_convolutional_stage
 
@@ -151,6 +152,10 @@ class LayerSaliency(ABC):
 class GradCam(LayerSaliency):
     """Grad-CAM (Selvaraju et al., ICCV 2017) by ``captum.attr.LayerGradCam``: the regions that speak for a class.
 
+    Where one linear layer makes the logits of the plain means of the layer's channels, as in MobileNet, ResNet and
+    EfficientNet, the first call finds that out by one more forward pass of one picture; the same map, but for rounding,
+    then takes no backward pass (Zhou et al., CVPR 2016).
+
     Args:
         model: see :class:`LayerSaliency`.
         layer: see :class:`LayerSaliency`.
@@ -176,11 +181,24 @@ class GradCam(LayerSaliency):
     ) -> None:
         super().__init__(model, layer, preprocess)
         self.target = check_target(target)
+        self._head: str | None = ""  # the linear layer's name, None without one; "" until the first call looked for it
 
     def _extra_identity(self) -> str:
         return f", target={self.target}"
 
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
+        if self._head == "":
+            self._head = linear_head(model, layer, x)
+        if self._head:
+            maps = class_activation_map(
+                model, layer, self._head, x, lambda logits: chosen(check_logits(logits), self.target)
+            )
+            if maps is not None:
+                return maps
+            self._head = None  # the model was changed since
+        return self._by_captum(model, layer, x)
+
+    def _by_captum(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         from captum.attr import LayerGradCam
 
         def score(batch: Tensor) -> Tensor:
