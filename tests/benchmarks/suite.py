@@ -54,7 +54,8 @@ class Settings:
     models: tuple[str, ...] = ("mobilenet_v2", "resnet50")
     sizes: tuple[tuple[int, int], ...] = ((224, 224), (400, 500), (1080, 1920))
     sides: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096)
-    hosts: bool = True
+    side: int = 224
+    quick: bool = False
 
     def pictures(self, count: int, height: int, width: int) -> Tensor:
         """The first photos, stretched to one size: uint8 (count, 3, height, width)."""
@@ -72,7 +73,7 @@ def saliency(settings: Settings, device: str = "cpu") -> dict[str, Any]:
         preprocess = Preprocess()
         cam, activations = GradCam(model), ActivationMap(model)
         for batch in settings.batches:
-            images = settings.pictures(batch, 224, 224).to(device) / 255
+            images = settings.pictures(batch, settings.side, settings.side).to(device) / 255
             cam(images[:1])
             layer = model.get_submodule(cam.layer_name)
             by_hand = LayerGradCam(model, layer)
@@ -208,9 +209,11 @@ def epoch(settings: Settings) -> dict[str, Any]:
         cam = GradCam(settings.model, preprocess=settings.preprocess)
         cache_maps([Image.open(p).convert("RGB") for p in settings.photos], cache, cam)
         prefilter = foveate.transforms.Prefilter(Prefilter(CachedSaliency(cache)))
+        batch = 2 if settings.quick else 8
+        paths = settings.photos * -(-8 * batch // len(settings.photos))  # at least eight batches
         kinds = {
-            "without": Photos(settings.photos, v2.Compose([v2.PILToTensor(), *tail])),
-            "with": Photos(settings.photos, v2.Compose([v2.PILToTensor(), prefilter, *tail])),
+            "without": Photos(paths, v2.Compose([v2.PILToTensor(), *tail])),
+            "with": Photos(paths, v2.Compose([v2.PILToTensor(), prefilter, *tail])),
         }
         for workers in (0, 1, 2):
             spent: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -219,7 +222,7 @@ def epoch(settings: Settings) -> dict[str, Any]:
                 for kind, data in kinds.items():
                     with _threads(1):
                         loader = torch.utils.data.DataLoader(
-                            data, batch_size=16, num_workers=workers, persistent_workers=workers > 0
+                            data, batch, num_workers=workers, persistent_workers=workers > 0
                         )
                         _reset_peak()
                         batches = iter(loader)
@@ -258,14 +261,15 @@ def imports(settings: Settings) -> dict[str, Any]:
     """5. What importing takes beyond the host itself, in fresh processes."""
     out: dict[str, Any] = {}
     for name, (host, statement) in HOSTS.items():
-        if name != "foveate" and not settings.hosts:
+        if name != "foveate" and settings.quick:
             continue
         probe = (
-            "import time, resource\n"
+            "import re, time\n"
+            "def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1024\n"
             f"a = time.perf_counter()\nimport torch, {host}\nb = time.perf_counter()\n"
-            "m = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "m = peak()\n"
             f"{statement}\nc = time.perf_counter()\n"
-            "print(b - a, c - b, m / 1024, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - m) / 1024)"
+            "print(b - a, c - b, m, peak() - m)"
         )
         rows = []
         for _ in range(3):
@@ -290,11 +294,12 @@ def rate_control(settings: Settings) -> dict[str, Any]:
     cam = GradCam(settings.model, preprocess=settings.preprocess)
     plain = Compressor("jpeg", Prefilter(cam))
     witness = Witness(settings.model, settings.crop)
-    control = RateControl(witness, "kl0.3")
+    grid: dict[str, Any] = {"scales": (1.0,), "qualities": (20, 50)} if settings.quick else {}
+    control = RateControl(witness, "kl0.3", **grid)
     calibration: Calibration = control.calibrate(plain, images[:half])
     out: dict[str, Any] = {}
     for name, one in (
-        ("calibrated", RateControl(witness, "kl0.3", calibration=calibration)),
+        ("calibrated", RateControl(witness, "kl0.3", **grid, calibration=calibration)),
         ("not calibrated", control),
     ):
         compressor = Compressor("jpeg", Prefilter(cam), control=one)
@@ -488,6 +493,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--readme", type=Path, help="whose table is replaced, between <!-- cost --> and <!-- /cost -->")
     args = parser.parse_args()
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     with tempfile.TemporaryDirectory() as scratch:
         if args.photos is None:
             photos = scenes(Path(scratch), min(args.limit, 4 if args.quick else 32))
@@ -504,16 +510,17 @@ def main() -> None:
             shown = classifier(args.model).preprocess.whole(), None
         settings = Settings(photos, args.model, *shown, args.repeats)
         if args.quick:
-            settings = Settings(photos, args.model, *shown, 2, (1, 2), ("mobilenet_v2",), ((48, 40),), (64, 96), False)
+            settings = Settings(
+                photos, args.model, *shown, 2, (1, 2), ("mobilenet_v2",), ((48, 40),), (64, 96), 64, True
+            )
         parts: dict[str, Any] = json.loads(args.out.read_text())["parts"] if args.only and args.out.exists() else {}
+        results = {"machine": machine, "photos": len(photos), "model": args.model.rpartition("/")[2], "parts": parts}
         for name, part in PARTS.items():
             if args.only is None or name in args.only:
                 print(name, flush=True)
                 parts[name] = part(settings)
-        parts = {name: parts[name] for name in PARTS if name in parts}
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    results = {"machine": machine, "photos": len(photos), "model": args.model.rpartition("/")[2], "parts": parts}
-    args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+                results["parts"] = parts = {key: parts[key] for key in PARTS if key in parts}
+                args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if "size" in parts:
         plot(parts["size"], args.out.with_suffix(".png"))
     if args.readme is not None:
