@@ -472,9 +472,9 @@ def section(results: dict[str, Any]) -> str:
             lines.append(f"| {name}, {row['points']} points, n = {row['n']} | {cells} |")
     if "size" in parts:
         names = list(next(iter(parts["size"].values())))
-        lines += ["", "| ns a pixel (peak MB) | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
+        lines += ["", "| ns a pixel | " + " | ".join(names) + " |", "|---|" + "--:|" * len(names)]
         for side, row in parts["size"].items():
-            cells = (f"{row[n]['us_per_kilopixel']:.0f} ({row[n]['peak_MB']:.0f})" for n in names)
+            cells = (f"{row[n]['us_per_kilopixel']:.0f}" for n in names)
             lines.append(f"| {side} | " + " | ".join(cells) + " |")
     if "skipped" in parts.get("cuda", {}):
         lines += ["", f"The comparisons on a GPU were skipped: {parts['cuda']['skipped']}."]
