@@ -17,8 +17,8 @@ import av
 import imagecodecs
 import numpy as np
 import torch
-from bench_core import compare
 from PIL import Image
+from timing import compare
 
 from foveate._threads import spread
 from foveate.codecs import CODECS
