@@ -163,7 +163,7 @@ class TestGaussianBlend:
     """The path of uint8 pictures against the one in floating point, which is Kornia's."""
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (17, 33), (130, 61), (260, 400)])
-    @pytest.mark.parametrize("sigma", [0.01, 1.5, 2.4, 5.4, 20.0])
+    @pytest.mark.parametrize("sigma", [0.01, 1.5, 2.4, 4.59, 4.61, 6.89, 20.0])
     @pytest.mark.parametrize("channels", [1, 3])
     def test_within_a_grey_level_of_floating_point(self, size, sigma, channels):
         images = (torch.rand(2, channels, *size) > 0.5).byte() * 255
@@ -173,7 +173,8 @@ class TestGaussianBlend:
         side = 2 * int(np.ceil(3 * sigma)) + 1
         blurred = kornia.filters.gaussian_blur2d(x, (side, side), (sigma, sigma), border_type="replicate")
         difference = gaussian_blend(images, share, sigma) - torch.lerp(x, blurred, share.double())
-        assert difference.abs().max() <= 0.501  # half a level is rounding
+        # Half a level is rounding; wide ones are interpolated, between samples as far apart as they may be at 4.61.
+        assert difference.abs().max() <= (0.501 if sigma < 4.6 else 0.7)
 
     def test_untouched_where_the_share_is_nil(self):
         images, share = torch.randint(0, 256, (1, 3, 300, 500), dtype=torch.uint8), torch.zeros(1, 1, 300, 500)
