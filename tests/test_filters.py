@@ -159,6 +159,22 @@ class TestGuidedFilter:
             guided_filter(image(1, 1, 9, 9), image(1, 1, 9, 8), 1, 0.1)
 
 
+@pytest.mark.parametrize("guides", [0, 1, 3])
+@pytest.mark.parametrize("height", [97, 128, 131])
+def test_large_pictures_are_filtered_by_bands_and_show_no_seam(monkeypatch, guides, height):
+    x = torch.rand(2, 3, height, 20, dtype=torch.float64, requires_grad=True)
+    guide = torch.rand(2, guides, height, 20, dtype=torch.float64) if guides else x
+    eps = torch.rand(2, 1, height, 20, dtype=torch.float64) * (torch.rand(2, 1, height, 20) > 0.3)
+    weights = torch.rand_like(x)
+    found = []
+    for band in (1 << 40, 1):
+        monkeypatch.setattr("foveate.filters._BAND", band)
+        out = guided_filter(x, guide, 2, eps)
+        found.append((out, *torch.autograd.grad((out * weights).sum(), x)))
+    for whole, parts in zip(*found, strict=True):
+        assert torch.allclose(whole, parts, rtol=0, atol=1e-9)
+
+
 class TestGaussianBlend:
     """The path of uint8 pictures against the one in floating point, which is Kornia's."""
 

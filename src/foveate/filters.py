@@ -65,10 +65,29 @@ def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor
     g, e = guide.to(dtype), eps.to(dtype)
     p = g if image is guide else image.to(dtype)
     with torch.autocast(image.device.type, enabled=False):
-        out = _guided(p, g, e.clamp_min(_SMALLEST_EPS[dtype]), radius)
+        out = _guided_by_bands(p, g, e.clamp_min(_SMALLEST_EPS[dtype]), radius)
         # Untouched means untouched: the windows of a pixel also reach over neighbours that are smoothed.
         out = torch.where(e > 0, out, p)
     return out.to(image.dtype)
+
+
+def _guided_by_bands(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> Tensor:
+    """Work on a large picture band by band, so that its planes stay in the cache and a pixel costs what a small one's does.
+
+    What lies two radii from a band has no part in it, as two box means follow one another.
+    """
+    height, width = p.shape[-2:]
+    band, halo = max(_BAND // width, 16 * radius), 2 * radius
+    if height <= band + 2 * halo:
+        return _guided(p, g, eps, radius)
+    out = []
+    for top in range(0, height, band):
+        first, last = max(top - halo, 0), min(top + band + halo, height)
+        part = g[..., first:last, :]
+        own = part if p is g else p[..., first:last, :]
+        made = _guided(own, part, eps[..., first:last, :], radius)
+        out.append(made[..., top - first : top - first + band, :])
+    return torch.cat(out, -2)
 
 
 def _guided(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> Tensor:
