@@ -72,7 +72,7 @@ def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor
 
 
 def _guided_by_bands(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> Tensor:
-    """Work on a large picture band by band, so that its planes stay in the cache and a pixel costs what a small one's does.
+    """Work on a large picture band by band: its planes stay in the cache, and a pixel costs about the same.
 
     What lies two radii from a band has no part in it, as two box means follow one another.
     """
