@@ -217,34 +217,32 @@ def epoch(settings: Settings) -> dict[str, Any]:
         }
         for workers in (0, 1, 2):
             spent: dict[str, list[float]] = {kind: [] for kind in kinds}
-            peaks: dict[str, list[float]] = {kind: [] for kind in kinds}
             for turn in range(max(2, settings.repeats // 3) + 1):
                 for kind, data in kinds.items():
                     with _threads(1):
                         loader = torch.utils.data.DataLoader(
                             data, batch, num_workers=workers, persistent_workers=workers > 0
                         )
-                        _reset_peak()
                         batches = iter(loader)
                         next(batches)  # the workers' start is not the epoch's
                         began = time.perf_counter()
                         count = sum(len(batch) for batch in batches)
                         seconds = time.perf_counter() - began
-                        pids = [worker.pid for worker in getattr(batches, "_workers", [])]
-                        peak = sum(_peak(pid) for pid in [os.getpid(), *pids])
                         del batches, loader
                     if turn:  # the first warms the files up
                         spent[kind].append(1e3 * seconds / max(count, 1))
-                        peaks[kind].append(peak)
             ratio = quartiles([a / b for a, b in zip(spent["with"], spent["without"], strict=True)])
             out[f"{workers} workers"] = {
                 kind: {
                     "ms": quartiles(spent[kind])[1],
                     "pictures_per_second": round(1e3 / quartiles(spent[kind])[1], 1),
-                    "peak_MB": round(quartiles(peaks[kind])[1]),
                 }
                 for kind in kinds
             } | {"ratio": ratio[1], "ratio_quartiles": ratio[::2], "n": len(spent["with"])}
+        with _threads(1):
+            for kind, data in kinds.items():
+                peak = _growth(lambda: [None for _ in torch.utils.data.DataLoader(data, batch)])
+                out["0 workers"][kind]["peak_MB"] = round(peak)
     return out
 
 
@@ -382,14 +380,6 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _reset_peak() -> float:
-    """Let the kernel count this process's peak anew; return what is resident now, in MB."""
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():
-        clear.write_text("5")
-    return _peak(os.getpid())
-
-
 def _growth(call: Callable[[], object]) -> float:
     """The memory that a call takes at its peak, in MB: in a child of this process, whose count begins anew."""
     reading, writing = os.pipe()
@@ -473,7 +463,9 @@ def section(results: dict[str, Any]) -> str:
                 add(f"{other}, {name}", "the codec alone", row[other])
     for name, row in parts.get("epoch", {}).items():
         a, b = row["with"], row["without"]
-        rates = " and ".join(f"{one['pictures_per_second']:g} pictures/s, {one['peak_MB']} MB" for one in (a, b))
+        rates = " and ".join(f"{one['pictures_per_second']:g} pictures/s" for one in (a, b))
+        if "peak_MB" in a:
+            rates += f"; {a['peak_MB']} and {b['peak_MB']} MB at most"
         add(f"an epoch with the pre-filter, {name} ({rates})", "without", row, "1.25")
     if "imports" in parts:
         lines += ["", "| import | seconds beyond its host | host's own | MB beyond |", "|---|--:|--:|--:|"]
