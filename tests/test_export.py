@@ -564,6 +564,15 @@ class TestCommand:
         assert complaint in said
         assert not (tmp_path / "out").exists()
 
+    def test_a_disk_that_fails(self, tree, tmp_path, capsys, monkeypatch):
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("foveate.export._store.Store.write", full)
+        code, _, said = self.run(capsys, "compress", tree, tmp_path / "out", "--workers", 0)
+        assert code == 1
+        assert "No space left on device; the same command goes on from here" in said
+
     def test_no_such_source(self, tmp_path, capsys):
         code, _, said = self.run(capsys, "compress", tmp_path / "none", tmp_path / "out", "--workers", 0)
         assert code == 1

@@ -523,7 +523,8 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
         try:
             summary = compress()
         except _EXPECTED as error:  # a full disk, another run, a file that is refused, a driver that is not installed
-            print(f"foveate: error: {error}", file=sys.stderr)
+            cure = "; the same command goes on from here" if isinstance(error, OSError) else ""
+            print(f"foveate: error: {error}{cure}", file=sys.stderr)
             return 1
         print(summary)
         for name in summary.missing:
