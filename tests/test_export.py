@@ -195,6 +195,16 @@ class TestOthers:
         with pytest.raises(Refused, match=r"cat/broken\.jpg: no picture"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), others="refuse", workers=0)
 
+    def test_an_item_of_a_dataset_is_refused_too(self, tmp_path):
+        class Damaged(list):
+            def __getitem__(self, k):
+                raise ValueError("a damaged item")
+
+        with pytest.raises(Refused, match="0: a damaged item"):
+            compress_dataset(Damaged([1]), tmp_path / "a", Compressor("jpeg"), others="refuse", workers=0)
+        summary = compress_dataset(Damaged([1]), tmp_path / "b", Compressor("jpeg"), others="skip", workers=0)
+        assert summary.kinds == {"unreadable": 1}
+
 
 class TestManifest:
     def test_what_it_says(self, tree, tmp_path):

@@ -193,11 +193,11 @@ class Worker:
 
     def _other(self, held: "_Held", sink: Sink) -> Iterator[dict[str, Any]]:
         entry, reason = held.entry, held.reason
+        if self.job.others == "refuse" and not held.gone:
+            raise Refused(f"{entry.name}: {reason or 'no picture'}; others='copy' or 'skip' goes on without it")
         if held.stream is None and held.data is None:  # it is gone, or was never a file
             yield _line(entry, "missing" if held.gone else "unreadable") | {"reason": reason}
             return
-        if self.job.others == "refuse":
-            raise Refused(f"{entry.name}: {reason or 'no picture'}; others='copy' or 'skip' goes on without it")
         kind = "copied" if reason is None else "unreadable"
         about = {} if reason is None else {"reason": reason}
         name = entry.stem + entry.suffix if entry.picture else entry.stem
