@@ -1,6 +1,7 @@
-"""The check of a number that every setting shares, and the limit on the size of a picture."""
+"""The checks of numbers that all settings share, and the limit on the size of a picture."""
 
 import math
+import operator
 from typing import Any
 
 MAX_PIXELS = 1 << 26
@@ -26,3 +27,23 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
         ends = f"{'(' if above else '['}{low:g}, {high:g}{']' if high < math.inf else ')'}"
         raise ValueError(f"{name}: expected a number in {ends}, got {value!r}")
     return float(value)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """Return ``value`` as an int if it is an integer, NumPy's and others' too, of at least ``least``.
+
+    Raises:
+        ValueError: if it is not; booleans are not integers here.
+
+    Example:
+        >>> import numpy as np
+        >>> check_count("workers", np.int64(2), 0)
+        2
+    """
+    try:
+        count = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    return count
