@@ -394,9 +394,14 @@ class TestWorkers:
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), others="refuse", workers=1)
 
     def test_what_cannot_be_sent_is_said_at_once(self, tree, tmp_path):
-        compressor = Compressor("jpeg", Prefilter(lambda images: images[:, :1]))
+        class Local:
+            identity = "the red plane"
+
+            def __call__(self, images):
+                return images[:, :1] / 255
+
         with pytest.raises(TypeError, match="cannot be sent to worker processes.*workers=0"):
-            compress_dataset(tree, tmp_path / "out", compressor, workers=1)
+            compress_dataset(tree, tmp_path / "out", Compressor("jpeg", Prefilter(Local())), workers=1)
 
     def test_the_cache_spares_them_the_model(self, tree, tmp_path):
         made = tmp_path / "built"

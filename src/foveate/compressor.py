@@ -12,10 +12,10 @@ from foveate._checks import check_number
 from foveate._threads import spread
 from foveate.codecs import Codec, Fit, TargetSize, codec
 from foveate.filters import resize
+from foveate.identity import identity, refuse_subclass
 from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
-from foveate.models import name_of
 from foveate.prefilter import Prefilter
-from foveate.saliency import Saliency, identity_of
+from foveate.saliency import Maps, Saliency, as_saliency, check_maps
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,21 @@ class Encoded:
 class Control(Protocol):
     """Chooses the operating point of each picture, as :class:`foveate.RateControl` does."""
 
+    @property
+    def identity(self) -> str:
+        """What its choices depend on, as one line of text; see :func:`foveate.identity.identity`."""
+
+    @property
+    def keeps(self) -> str:
+        """What it keeps to, as a short text for results."""
+
+    @property
+    def family(self) -> str:
+        """What the controls whose points make one curve share."""
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move its models to a device; return this control."""
+
     def check(self, compressor: "Compressor") -> None:
         """Raise a ValueError if it cannot choose for this compressor."""
 
@@ -73,6 +88,9 @@ class Control(Protocol):
         self, compressor: "Compressor", pictures: Sequence[Tensor], maps: Sequence[Tensor] | None = None
     ) -> Sequence[Encoded]:
         """Return one bitstream a picture (C, H, W), in order; ``maps`` are (1, h, w), one a picture, where given."""
+
+
+_OF_CONTROL = ("check", "encode", "identity", "keeps", "family", "to")
 
 
 class Compressor:
@@ -110,7 +128,7 @@ class Compressor:
         prefilter: Prefilter | None = None,
         scale: float = 1.0,
         target: TargetSize | None = None,
-        saliency: Saliency | None = None,
+        saliency: Maps | None = None,
         control: Control | None = None,
     ) -> None:
         self.codec = _codec(codec)
@@ -121,15 +139,18 @@ class Compressor:
         if target is not None and not isinstance(target, TargetSize):
             raise TypeError(f"target: expected a foveate.TargetSize or None, got {type(target).__name__}")
         self.target = target
-        self.saliency = saliency
-        if saliency is None and prefilter is not None:
-            self.saliency = prefilter.saliency
+        maps = prefilter.saliency if saliency is None and prefilter is not None else saliency
+        self.saliency: Saliency | None = None if maps is None else as_saliency(maps)
         if self.codec.needs_saliency and self.saliency is None:
             raise ValueError(f"saliency: {self.codec} needs maps; give this Compressor a saliency")
         self.control = control
         if control is not None:
-            if not callable(getattr(control, "encode", None)) or not callable(getattr(control, "check", None)):
-                raise TypeError(f"control: expected a foveate.RateControl or None, got {type(control).__name__}")
+            lacking = [part for part in _OF_CONTROL if not hasattr(type(control), part)]
+            if lacking:
+                raise TypeError(
+                    f"control: expected a foveate.RateControl or None, got {type(control).__name__}, which has no "
+                    f"{', '.join(lacking)}"
+                )
             if target is not None:
                 raise ValueError("target, control: each chooses the quality; give one of the two")
             if scale != 1:
@@ -156,10 +177,10 @@ class Compressor:
 
         Pictures may stay where they are; codecs work on the CPU.
         """
-        for part in (self.used_saliency, self.control):
-            move = getattr(part, "to", None)
-            if move is not None:
-                move(device)
+        if self.used_saliency is not None:
+            self.used_saliency.to(device)
+        if self.control is not None:
+            self.control.to(device)
         return self
 
     def encode(self, images: Tensor | Sequence[Picture], maps: Tensor | None = None) -> list[Encoded]:
@@ -169,7 +190,8 @@ class Compressor:
             images: a batch (B, C, H, W), or a sequence of pictures of any sizes: tensors (C, H, W), uint8 arrays
                 (H, W, C) or PIL images. C is 3 or 1; tensors are uint8 or float in [0, 1], and floats are rounded to
                 uint8 for the codec. A batch is filtered as one, a sequence picture by picture.
-            maps: saliency maps (B, 1, h, w) to use instead of asking the pre-filter's saliency.
+            maps: saliency maps (B, 1, h, w) in [0, 1], one a picture, to use instead of asking the pre-filter's
+                saliency.
 
         Returns:
             One bitstream a picture, in order.
@@ -178,6 +200,8 @@ class Compressor:
             TypeError, ValueError: if a picture is none, or the pre-filter or the codec refuses it.
         """
         pictures = as_batch(images)
+        if maps is not None:
+            check_maps(maps, len(pictures))
         if self.control is not None:
             return list(self.control.encode(self, pictures, None if maps is None else list(maps)))
         groups = [images] if isinstance(images, Tensor) else [picture[None] for picture in pictures]
@@ -195,24 +219,27 @@ class Compressor:
     @property
     def identity(self) -> str:
         """What the bytes depend on, other libraries than the codec's aside, as one line of text."""
+        refuse_subclass(self, Compressor)
         parts = [str(self.codec), self.codec.library(), f"scale={self.scale:g}"]
+        if not type(self.codec).__module__.startswith("foveate."):
+            parts.append(identity(self.codec, "codec"))  # whose short string does not tell its code
         if self.target is not None:
-            parts.append(repr(self.target))
+            parts.append(identity(self.target))
         prefilter = self.prefilter
         if prefilter is not None and (self.filters or self.control is not None):
             how = f"strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
             parts.append(f"{prefilter.filter} {how}")
         if self.control is not None:
-            parts.append(getattr(self.control, "identity", None) or name_of(self.control))
+            parts.append(identity(self.control, "control"))
         if self.used_saliency is not None:
-            parts.append(identity_of(self.used_saliency))
+            parts.append(identity(self.used_saliency, "saliency"))
         return " ".join(parts)
 
     @property
     def used_saliency(self) -> Saliency | None:
         """What makes the maps; None where neither the pre-filter nor the codec asks for any."""
         if self.prefilter is not None and (self.filters or self.control is not None):
-            return self.prefilter.saliency
+            return as_saliency(self.prefilter.saliency)
         return self.saliency if self.codec.needs_saliency else None
 
     @property
@@ -239,11 +266,14 @@ class Compressor:
             One bitstream a picture, in order, marked with this compressor's strength.
 
         Raises:
-            ValueError: if this compressor has a control, which has to see the pictures before the pre-filter.
+            ValueError: if this compressor has a control, which has to see the pictures before the pre-filter, or there
+                is not one map a picture.
         """
         if self.control is not None:
             raise ValueError("store: the control chooses from the unfiltered pictures; use encode")
         given = [None] * len(pictures) if maps is None else maps
+        if len(given) != len(pictures):
+            raise ValueError(f"maps: expected one a picture, {len(pictures)}, got {len(given)}")
         return spread(lambda pair: self._store(*pair), zip(pictures, given, strict=True))
 
     def decode(self, encoded: Sequence[Encoded], as_stored: bool = False) -> list[Tensor]:

@@ -14,10 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from foveate._checks import check_count
+
 _BAND = 2**18  # values of a picture that are worked on at a time
 _LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _HALF = (torch.float16, torch.bfloat16)
 # The variance of a window carries about this much rounding noise; an eps below it would amplify the noise.
+_LARGEST_EPS = 1e12  # beyond it, infinity included, a guide in [0, 1] is smoothed as by a box blur anyway
 _SMALLEST_EPS = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
@@ -56,8 +59,7 @@ def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor
     _check_image("guide", guide)
     if guide.shape[0] != image.shape[0] or guide.shape[-2:] != image.shape[-2:]:
         raise ValueError(f"guide: expected batch and size of the image {tuple(image.shape)}, got {tuple(guide.shape)}")
-    if isinstance(radius, bool) or not isinstance(radius, int) or radius < 1:
-        raise ValueError(f"radius: expected an integer of at least 1, got {radius!r}")
+    radius = check_count("radius", radius)
     eps = _as_map("eps", eps, image)
 
     dtype = torch.promote_types(image.dtype, guide.dtype)
@@ -65,7 +67,7 @@ def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor
     g, e = guide.to(dtype), eps.to(dtype)
     p = g if image is guide else image.to(dtype)
     with torch.autocast(image.device.type, enabled=False):
-        out = _guided_by_bands(p, g, e.clamp_min(_SMALLEST_EPS[dtype]), radius)
+        out = _guided_by_bands(p, g, e.clamp(_SMALLEST_EPS[dtype], _LARGEST_EPS), radius)
         # Untouched means untouched: the windows of a pixel also reach over neighbours that are smoothed.
         out = torch.where(e > 0, out, p)
     return out.to(image.dtype)
@@ -191,7 +193,8 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     from kornia.filters import gaussian_blur2d
 
     side = 2 * _reach(sigma) + 1
-    return gaussian_blur2d(image, (side, side), (sigma, sigma), border_type="replicate")
+    with torch.autocast(image.device.type, enabled=False):
+        return gaussian_blur2d(image, (side, side), (sigma, sigma), border_type="replicate")
 
 
 def gaussian_blend(image: Tensor, share: Tensor, sigma: float) -> Tensor:

@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import re
@@ -10,9 +9,10 @@ import sys
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeAlias
@@ -20,6 +20,8 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from foveate._checks import check_count
+from foveate.identity import identity, refuse_subclass
 from foveate.images import check_tensor, to_float
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -56,9 +58,8 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}: expected a positive number of pixels or None, got {value!r}")
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, check_count(name, getattr(self, name)))
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean, std: expected three numbers each, std positive, got {self.mean} and {self.std}")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -67,9 +68,12 @@ class Preprocess:
     def __call__(self, images: Tensor) -> Tensor:
         """Return (B, 3, h, w) floats for the network from (B, 3, H, W), uint8 or float in [0, 1].
 
-        Resizing and cropping are torchvision's, so uint8 images give what its own preprocessing gives.
+        Resizing and cropping are torchvision's, so uint8 images give what its own preprocessing gives. Half precision
+        is worked on, and returned, in float32; float64 stays.
         """
         check_tensor(images)
+        if images.dtype in (torch.float16, torch.bfloat16):
+            images = images.float()
         if self.resize is not None or self.crop is not None:
             from torchvision.transforms.v2 import InterpolationMode
             from torchvision.transforms.v2 import functional as F
@@ -107,7 +111,7 @@ class Classifier:
     preprocess: Preprocess
 
     def logits(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Return (N, classes) logits of N pictures (3, H, W) of any sizes, uint8 or float in [0, 1], without gradients.
+        """Return (N, classes) logits of N pictures (3, H, W) of any sizes, uint8 or float in [0, 1]; see :meth:`ask`.
 
         Raises:
             ValueError: if the model gives anything but logits, or the preprocessed pictures differ in size.
@@ -115,22 +119,26 @@ class Classifier:
         return self.ask(self.preprocess.batch(pictures))
 
     def ask(self, x: Tensor) -> Tensor:
-        """Return (N, classes) logits of a preprocessed batch (N, 3, h, w), in eval mode and without gradients.
+        """Return (N, classes) logits of a preprocessed batch (N, 3, h, w), without gradients.
+
+        The model is asked in eval mode, on its own device and in its own precision, and left as it was.
 
         Raises:
             ValueError: if the model gives anything but logits.
         """
-        device = next((p.device for p in self.model.parameters()), x.device)
+        weight = first_weight(self.model)
+        device, dtype = (x.device, x.dtype) if weight is None else (weight.device, weight.dtype)
         # Channels last: 1.3 to 2.7 times as fast on two CPU cores (MobileNetV2 and SqueezeNet, batches of 9 to 43).
-        x = x.to(device, memory_format=torch.channels_last)
-        with torch.inference_mode():
+        x = x.to(device, dtype, memory_format=torch.channels_last)
+        with undisturbed(self.model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
             logits = check_logits(self.model(x))
         return logits.clone()  # outside, so that it is an ordinary tensor
 
     @property
     def identity(self) -> str:
-        """What its answers depend on, as one line of text: the weights, the code's outline and the preprocessing."""
-        return f"{type(self.model).__name__}({weights_hash(self.model)}, {self.preprocess!r})"
+        """What its answers depend on, as one line of text: the weights and code of the model, and the preprocessing."""
+        refuse_subclass(self, Classifier)
+        return f"{identity(self.model)}, {identity(self.preprocess)}"
 
     def classes(self) -> int:
         """Return how many classes the model tells apart, from one forward pass of a black picture."""
@@ -138,34 +146,14 @@ class Classifier:
         return self.logits([torch.zeros(3, side, side)]).shape[1]
 
 
-def weights_hash(model: nn.Module) -> str:
-    """Return 16 hexadecimal digits that change with any weight, buffer or layer of a model (BLAKE2b).
+def first_weight(model: nn.Module) -> Tensor | None:
+    """Return the first floating point parameter or buffer of a model, whose device and precision its input is to have.
 
     Example:
-        >>> net = nn.Linear(2, 2)
-        >>> before = weights_hash(net)
-        >>> _ = net.weight.data.add_(1)
-        >>> weights_hash(net) == before
-        False
+        >>> first_weight(nn.Conv2d(3, 4, 1).double()).dtype, first_weight(nn.ReLU())
+        (torch.float64, None)
     """
-    digest = hashlib.blake2b(repr(model).encode(), digest_size=8)
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def name_of(thing: Any) -> str:
-    """Return a text for a setting that is the same in every process: its own words, or where its code is.
-
-    Example:
-        >>> name_of(Preprocess(crop=8)).startswith("Preprocess(resize=None, crop=8"), name_of(check_logits)
-        (True, 'foveate.models.check_logits')
-    """
-    if is_dataclass(thing) and not isinstance(thing, type):
-        return repr(thing)
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
+    return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), None)
 
 
 def check_logits(out: Any) -> Tensor:
@@ -219,14 +207,15 @@ class Model:
     So a transform that holds one costs a DataLoader worker a string, not weights.
 
     Args:
-        source: a module, taken as it is; or a recipe, whose model is put in eval mode and frozen. The random numbers
-            that building it draws are not missing from the user's generator afterwards.
+        source: a module, taken as it is, of one compiled by ``torch.compile`` the module itself; or a recipe, whose
+            model is put in eval mode and frozen. The random numbers that building it draws are not missing from the
+            user's generator afterwards.
 
     Raises:
         TypeError: if ``source`` is neither; when pickled, if it is a module.
     """
 
-    _built: dict[Any, nn.Module] = {}  # noqa: RUF012  (one for the process: that is its purpose)
+    _built: dict[Any, tuple[nn.Module, Source]] = {}  # noqa: RUF012  (one for the process: that is its purpose)
     _lock = threading.RLock()
 
     def __init__(self, source: Source) -> None:
@@ -234,7 +223,7 @@ class Model:
             raise TypeError(
                 f"model: expected a module, a string such as 'resnet18' or a function, got {type(source).__name__}"
             )
-        self.source = source
+        self.source: Source = eager(source) if isinstance(source, nn.Module) else source
 
     def get(self) -> nn.Module:
         """Return the model, built on the first call in this process.
@@ -245,14 +234,21 @@ class Model:
         if isinstance(self.source, nn.Module):
             return self.source
         with Model._lock:
-            if self.source not in Model._built:
+            # By the function itself where it cannot be hashed; kept beside the model, it keeps its id.
+            key = self.source if isinstance(self.source, Hashable) else id(self.source)
+            if key not in Model._built:
                 # Outside inference mode, whose tensors would be of no use to any gradient later.
                 with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-                    made = build(self.source) if isinstance(self.source, str) else self.source()
-                if not isinstance(made, nn.Module):
-                    raise ValueError(f"model: {self.source!r} gave a {type(made).__name__}, not a torch.nn.Module")
-                Model._built[self.source] = made.eval().requires_grad_(False)
-            return Model._built[self.source]
+                    model = build(self.source) if isinstance(self.source, str) else self.source()
+                if not isinstance(model, nn.Module):
+                    raise ValueError(f"model: {self.source!r} gave a {type(model).__name__}, not a torch.nn.Module")
+                Model._built[key] = eager(model).eval().requires_grad_(False), self.source
+            return Model._built[key][0]
+
+    @property
+    def identity(self) -> str:
+        """What its answers depend on, as one line of text, however it was given."""
+        return identity(self.get())
 
     def __getstate__(self) -> dict[str, Any]:
         if isinstance(self.source, nn.Module):
@@ -321,23 +317,46 @@ def refuse_cuda_in_worker(device: torch.device, what: str = "saliency") -> None:
         )
 
 
+def eager(model: nn.Module) -> nn.Module:
+    """Return the module itself of one that ``torch.compile`` returned; any other as it is.
+
+    Example:
+        >>> net = nn.ReLU()
+        >>> eager(net) is net
+        True
+    """
+    while isinstance(original := getattr(model, "_orig_mod", None), nn.Module):
+        model = original
+    return model
+
+
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the model in eval mode, one thread at a time; give each submodule its mode and buffers back afterwards."""
-    with _lock_of(model):
+    """Run the model in eval mode, uncompiled, one thread at a time; give back each submodule's mode and buffers after.
+
+    Uncompiled, as hooks are not called by what was compiled before they were there.
+    """
+    with ExitStack() as stack:
+        # Each submodule has a lock of its own, since two models may share one; in one order, so that none waits for
+        # another for ever.
+        for module in sorted(model.modules(), key=id):
+            stack.enter_context(_lock_of(module))
         yield from _unchanged(model)
 
 
-def _lock_of(model: nn.Module) -> threading.RLock:
+def _lock_of(module: nn.Module) -> threading.RLock:
     with _locks_lock:
-        return _locks.setdefault(model, threading.RLock())
+        return _locks.setdefault(module, threading.RLock())
 
 
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
+    modules = list(model.modules())
+    modes = [(module, module.training) for module in modules]
+    compiled = [(module, call) for module in modules if (call := module._compiled_call_impl) is not None]
+    wrappers = [(module, module.__dict__["forward"]) for module in modules if eager(module) is not module]
     buffers = [
         (module, name, buffer, _version(buffer), buffer.clone())
-        for module, _ in modes
+        for module in modules
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
@@ -345,10 +364,18 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         for module, training in modes:
             if training:  # the flag itself: a train() or eval() of the user's own may do more than set it
                 module.training = False
+        for module, _ in compiled:
+            module._compiled_call_impl = None
+        for module, _ in wrappers:
+            module.__dict__["forward"] = eager(module).__call__
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for module, call in compiled:
+            module._compiled_call_impl = call
+        for module, forward in wrappers:
+            module.__dict__["forward"] = forward
         for module, name, buffer, version, value in buffers:
             if _version(buffer) != version:  # written in place, as counters are whatever the mode
                 with torch.no_grad():

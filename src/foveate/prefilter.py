@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate._checks import check_number
 from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
 from foveate.images import check_tensor, like, to_float
-from foveate.saliency import Saliency
+from foveate.saliency import Maps, as_saliency, check_maps
 
 REFERENCE = 256
 """The short side, in pixels, of the picture that ``Prefilter.sigma`` is given for: what classifiers see of a photo."""
@@ -33,10 +33,14 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) 
     Returns:
         (B, 1, H, W) float32 in [0, 1]: 0 keeps the pixel, 1 smooths it in full.
 
+    Raises:
+        ValueError: if the maps are not floating point in [0, 1].
+
     Example:
         >>> strength_map(torch.tensor([[[[0.0, 0.125, 0.25, 1.0]]]]), (1, 4), strength=0.5).flatten().tolist()
         [1.0, 0.5, 0.0, 0.0]
     """
+    check_maps(maps, len(maps))
     if not isinstance(strength, Tensor) and strength == 0:
         return torch.zeros(maps.shape[0], 1, *size, device=maps.device)
     rows, columns = (_interpolation(n, into, maps.device) for n, into in zip(maps.shape[-2:], size, strict=True))
@@ -83,7 +87,8 @@ class Prefilter:
     """Smooth pictures where a saliency map is low, as much as ``strength`` allows.
 
     Args:
-        saliency: where the classifier looks: a :class:`foveate.GradCam` or any other :class:`foveate.Saliency`.
+        saliency: where the classifier looks: a :class:`foveate.GradCam`, any other :class:`foveate.Saliency`, or a
+            function of images (B, 3, H, W) that returns maps (B, 1, h, w) in [0, 1].
         strength: how much of the picture may be smoothed, in [0, 1]: a pixel is smoothed where its saliency is below
             the square of ``strength``, the more the lower (:func:`strength_map` is the curve, and says what share of a
             photo that is). 0 returns the input bit for bit.
@@ -110,17 +115,16 @@ class Prefilter:
         True
     """
 
-    saliency: Saliency
+    saliency: Maps
     strength: float = 0.5
     filter: str = "blend"
     sigma: float = 1.5
     even: bool = False
 
     def __post_init__(self) -> None:
-        if not callable(self.saliency):
-            raise TypeError(f"saliency: expected a function of images, got {type(self.saliency).__name__}")
-        check_number("strength", self.strength, 0, 1)
-        check_number("sigma", self.sigma, 0, above=True)
+        object.__setattr__(self, "saliency", as_saliency(self.saliency))
+        object.__setattr__(self, "strength", check_number("strength", self.strength, 0, 1))
+        object.__setattr__(self, "sigma", check_number("sigma", self.sigma, 0, above=True))
         if self.filter not in FILTERS:
             raise ValueError(f"filter: expected {' or '.join(FILTERS)}, got {self.filter!r}")
 
@@ -143,7 +147,7 @@ class Prefilter:
             raise ValueError(f"images: expected a batch (B, C, H, W), got {tuple(images.shape)}")
         if self.strength == 0 or images.shape[0] == 0:
             return images
-        maps = self.maps(images) if maps is None else self._checked(maps, images)
+        maps = self.maps(images) if maps is None else check_maps(maps, len(images)).to(images.device)
         strengths = strength_map(maps, _size(images), self.strength)
         if self.even:
             strengths = strengths.mean((-2, -1), keepdim=True).expand_as(strengths)
@@ -161,6 +165,10 @@ class Prefilter:
             The filtered images, of the same shape, dtype and device.
         """
         sigma = self.sigma * min(_size(images)) / REFERENCE
+        with torch.autocast(images.device.type, enabled=False):  # filters are no place for half precision
+            return self._smoothed(images, strengths, sigma)
+
+    def _smoothed(self, images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
         if self.filter == "blend" and images.dtype == torch.uint8 and images.device.type == "cpu":
             return gaussian_blend(images, strengths, sigma)
         x = to_float(images)
@@ -171,13 +179,7 @@ class Prefilter:
     def maps(self, images: Tensor) -> Tensor:
         """Return the saliency maps (B, 1, h, w) of (B, C, H, W) images; greyscale is shown to the model as RGB."""
         rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        return self._checked(self.saliency(rgb), images)
-
-    def _checked(self, maps: Tensor, images: Tensor) -> Tensor:
-        if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != (images.shape[0], 1):
-            got = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-            raise ValueError(f"maps: expected (B, 1, h, w) for {images.shape[0]} images, got {got}")
-        return maps.to(images.device)
+        return check_maps(self.saliency(rgb), len(images)).to(images.device)
 
 
 def _size(images: Tensor) -> tuple[int, int]:

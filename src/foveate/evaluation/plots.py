@@ -182,7 +182,7 @@ def byte_distribution(
     bins = np.geomspace(max(low, 1) / 1000, max(high, low * 1.01 + 1) / 1000, 31).tolist()
     for k, colour in zip(shown, COLOURS[2 - len(shown) :], strict=False):
         control = measured.compressors[k].control
-        which = getattr(control, "keeps", None) or f"quality {measured.compressors[k].codec.quality:g}"
+        which = f"quality {measured.compressors[k].codec.quality:g}" if control is None else control.keeps
         label = f"{settings[k].name}, {which}: {means[k] / 1000:.1f} kB in the mean"
         ax.hist(measured.bytes[k].numpy() / 1000, bins, color=colour, alpha=0.6, label=label)
     finish_rate_axis(ax, "pictures", len(shown))

@@ -13,6 +13,7 @@ from foveate.compressor import Compressor, Encoded
 from foveate.evaluation.photos import Photo, Photos, Source, Unreadable, as_photos
 from foveate.evaluation.records import Records, hash_of
 from foveate.evaluation.versions import versions
+from foveate.identity import identity, in_memory
 from foveate.images import picture_hash, to_float
 from foveate.models import Classifier
 from foveate.prefilter import Prefilter
@@ -139,6 +140,7 @@ def measure(
     Raises:
         ValueError: if there is nothing to measure, two judges have one name, a map makes use of labels, or a judge's
             output is not finite.
+        IdentityError: if records are written and a compressor or a judge has no identity.
     """
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names) or not names or not compressors:
@@ -147,9 +149,11 @@ def measure(
         _refuse_labels(compressor.used_saliency)
     records = Records() if records is None else records
     around = " ".join(f"{name} {number}" for name, number in versions().items())
-    identities = [compressor.identity for compressor in compressors]
+    text_of = identity if records.lasting else in_memory
+    identities = [text_of(compressor, "compressor") for compressor in compressors]
     keys = [hash_of(f"{text} {around}") for text in identities]
-    judge_texts = {hash_of(f"{j.classifier.identity} {around}"): j.classifier.identity for j in judges}
+    answering = [text_of(judge.classifier, "judge") for judge in judges]
+    judge_texts = {hash_of(f"{text} {around}"): text for text in answering}
     judge_keys = list(judge_texts)
     if len(judge_keys) < len(judges):
         raise ValueError(f"judges: two of {', '.join(names)} are one classifier with two names")
@@ -182,9 +186,7 @@ def _takes_another(compressor: Compressor) -> bool:
 
 
 def _refuse_labels(saliency: Saliency | None) -> None:
-    while isinstance(saliency, Control):
-        saliency = saliency.saliency
-    if getattr(saliency, "uses_labels", False):
+    if saliency is not None and saliency.uses_labels:
         raise ValueError(
             f"compressors: the maps of {saliency!r} make use of a label or of a class given from outside, so the gain "
             "would be a leak; use target=None, the classifier's own answer"

@@ -43,6 +43,11 @@ class Records:
         self._keys: dict[str, str] = {}
         self._file: IO[str] | None = None
 
+    @property
+    def lasting(self) -> bool:
+        """Whether they are written to a file, to be found again."""
+        return self._file is not None
+
     def name_keys(self, keys: dict[str, str]) -> None:
         """Write down what keys stand for."""
         for key, text in keys.items():

@@ -38,7 +38,7 @@ class Setting:
         """The setting of an operating point."""
         prefilter, control = compressor.prefilter, compressor.control
         if control is not None:
-            kept = getattr(control, "family", type(control).__name__)
+            kept = control.family
             return cls(compressor.codec.family, keep=kept + (" without pre-filter" if prefilter is None else ""))
         if prefilter is None or not compressor.filters:
             return cls(compressor.codec.family, 0.0, compressor.scale)
@@ -166,6 +166,7 @@ def _point(measured: Measurement, k: int, setting: Setting, curves: dict[tuple[s
             intervals["agreement"],
         )
 
+    control = measured.compressors[k].control
     return Point(
         setting.name,
         measured.keys[k],
@@ -174,7 +175,7 @@ def _point(measured: Measurement, k: int, setting: Setting, curves: dict[tuple[s
         setting.strength,
         setting.scale,
         setting.map,
-        getattr(measured.compressors[k].control, "keeps", None),
+        None if control is None else control.keeps,
         len(measured.labels),
         measured.bytes[k].double().mean().item(),
         8 * measured.bytes[k].sum().item() / measured.pixels.sum().item(),

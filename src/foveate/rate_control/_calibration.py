@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from foveate._files import write_text
+from foveate.identity import IdentityError, is_lasting
 from foveate.rate_control._criteria import Criterion, Keep, measured
 
 
@@ -22,7 +23,7 @@ class Point(NamedTuple):
     quality: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """What every point of a grid did to a few hundred pictures: the search expects the like of new ones.
 
@@ -35,7 +36,7 @@ class Calibration:
         points: the grid, P points.
         bits: (N, P) the logarithm of the bits a source pixel.
         values: (N, P) by measure: the least over the witnesses; for a criterion that is a function of the user's own,
-            by its name, 1 where it holds and -1 where it does not.
+            by its identity, 1 where it holds and -1 where it does not.
     """
 
     codec: str
@@ -66,8 +67,25 @@ class Calibration:
         return hashlib.blake2b(self._text().encode(), digest_size=8).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, at once or not at all: the fields of this class with ``"schema": 1`` before them."""
+        """Write it as JSON, at once or not at all: the fields of this class with ``"schema": 1`` before them.
+
+        Raises:
+            IdentityError: if it was made for a criterion that another process could not tell from others.
+        """
+        for kind in self.values:
+            if not is_lasting(kind):
+                raise IdentityError(
+                    f"keep: the criterion {kind} cannot be told from others once this calibration is read again; "
+                    "define it at the top level of a module, or give it a property `identity`"
+                )
         write_text(Path(path), self._text())
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both would be saved as the same."""
+        return self._text() == other._text() if isinstance(other, Calibration) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.codec, self.witnesses, self.points))
 
     def _text(self) -> str:
         content = {

@@ -10,9 +10,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from foveate._checks import check_number
+from foveate._checks import check_count, check_number
 from foveate.codecs import Codec
 from foveate.compressor import Compressor, Encoded
+from foveate.identity import identity, refuse_subclass
 from foveate.images import Picture, as_tensor
 from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
@@ -20,6 +21,7 @@ from foveate.rate_control._calibration import Calibration, Point
 from foveate.rate_control._criteria import MEASURES, Criterion, Keep, criteria, measured, name_of
 from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Search, Seen, search
 from foveate.rate_control._witness import Witness, witness
+from foveate.saliency import check_maps
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,7 @@ class RateControl:
             check_number("strengths", strength, 0, 1)
         check_number("worth", self.worth, 0)
         for name in ("tries", "batch"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+            self._set(name, check_count(name, getattr(self, name)))
         if isinstance(self.calibration, str | Path):
             self._set("calibration", Calibration.load(self.calibration))
         if self.calibration is not None:
@@ -156,12 +156,18 @@ class RateControl:
     @property
     def identity(self) -> str:
         """What its choices depend on, as one line of text: the same in every process, another for other witnesses."""
+        refuse_subclass(self, RateControl)
         learnt = self.calibration.digest if isinstance(self.calibration, Calibration) else None
+        kept = ", ".join(identity(criterion, "keep") for criterion in self._keep)
         witnesses = ", ".join(one.classifier.identity for one in self._witnesses)
         grid = f"qualities={self.qualities} scales={self.scales} strengths={self.strengths} floor={self.floor}"
         search = f"worth={self.worth:g} tries={self.tries} exhaustive={self.exhaustive} calibration={learnt}"
         search += " as_stored=True" if self.as_stored else ""
-        return f"keep={self.keeps} {grid} {search} witnesses=({witnesses})"
+        return f"keep=({kept}) {grid} {search} witnesses=({witnesses})"
+
+    def __hash__(self) -> int:
+        # Not of the criteria and the calibration, which need have none.
+        return hash((self.keeps, self._witnesses, self.qualities, self.scales, self.strengths, self.floor))
 
     def points(self, compressor: Compressor) -> tuple[Point, ...]:
         """Return the grid for a compressor; the last is the finest: strength least, then scale and quality greatest.
@@ -215,7 +221,15 @@ class RateControl:
 
         Returns:
             One :class:`Controlled` a picture, in order.
+
+        Raises:
+            ValueError: if there is not one map a picture, or one is not in [0, 1].
         """
+        if maps is not None:
+            if len(maps) != len(pictures):
+                raise ValueError(f"maps: expected one a picture, {len(pictures)}, got {len(maps)}")
+            for saliency_map in maps:
+                check_maps(saliency_map[None], 1)
         out: list[Encoded] = []
         for start in range(0, len(pictures), self.batch):
             part = slice(start, start + self.batch)
@@ -344,7 +358,7 @@ class RateControl:
                 held = own[kind](before, after)
                 if not isinstance(held, Tensor) or held.shape != (len(after),):
                     got = tuple(held.shape) if isinstance(held, Tensor) else type(held).__name__
-                    raise ValueError(f"keep: {kind} is to return ({len(after)},) booleans, got {got}")
+                    raise ValueError(f"keep: {name_of(own[kind])} is to return ({len(after)},) booleans, got {got}")
                 found.append(held.float() * 2 - 1)
             else:
                 found.append(MEASURES[kind](before, after))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from foveate._checks import check_number
+from foveate.identity import in_memory
 
 
 def _lead(clean: Tensor, logits: Tensor) -> Tensor:
@@ -150,5 +151,5 @@ def name_of(keep: Keep) -> str:
 
 
 def measured(keep: Keep) -> str:
-    """The measure that a criterion is of; for a function of the user's own, its name."""
-    return KINDS[keep.kind].measure if isinstance(keep, Criterion) else name_of(keep)
+    """The measure that a criterion is of; for a function of the user's, what no other function has: its identity."""
+    return KINDS[keep.kind].measure if isinstance(keep, Criterion) else in_memory(keep)

@@ -66,9 +66,12 @@ class Witness:
             refuse_cuda_in_worker(parameter.device, f"witness {self.name}")
         # A network without a crop sees pictures at their own sizes, so only those of one size at once.
         alike = [[*range(len(pictures))]] if self.classifier.preprocess.crop else same_size(pictures)
-        with undisturbed(model), torch.autocast("cpu", enabled=False):
+        with undisturbed(model):  # throughout, as some ask more than once
             parts = [self.classifier.logits([pictures[i] for i in group]).float().cpu() for group in alike]
         return torch.cat(parts)[torch.tensor([i for group in alike for i in group]).argsort()]
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.preprocess))  # not of the recipe, an object that need have none
 
     def __getstate__(self) -> dict[str, Any]:
         self._model.__getstate__()  # refuses a module, with the cure

@@ -8,7 +8,7 @@ from foveate.saliency._cache import CachedSaliency, MapCache
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._controls import Center, Control, Shuffled
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
-from foveate.saliency._protocol import Saliency, identity_of, normalise
+from foveate.saliency._protocol import Maps, Saliency, as_saliency, check_maps, normalise
 from foveate.saliency._spec import from_spec
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
     "GradCam",
     "LayerSaliency",
     "MapCache",
+    "Maps",
     "Saliency",
     "Shuffled",
+    "as_saliency",
+    "check_maps",
     "from_spec",
-    "identity_of",
     "normalise",
 ]

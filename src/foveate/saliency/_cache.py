@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,9 @@ from torch import Tensor
 
 from foveate import __version__
 from foveate._files import write_bytes, write_text
+from foveate.identity import refuse_subclass
 from foveate.images import check_tensor, picture_hash
-from foveate.saliency._protocol import Saliency, identity_of
+from foveate.saliency._protocol import Maps, as_saliency, check_maps
 
 _ABOUT = "saliency.json"
 
@@ -76,9 +77,14 @@ class MapCache:
         self._index = _indexed([])
 
     @classmethod
-    def of(cls, cache: str | Path, saliency: Saliency) -> "MapCache":
-        """Return the part of a cache that holds the maps of a saliency, made where it is missing."""
-        identity = identity_of(saliency)
+    def of(cls, cache: str | Path, saliency: Maps) -> "MapCache":
+        """Return the part of a cache that holds the maps of a saliency, made where it is missing.
+
+        Raises:
+            IdentityError: if the saliency has no identity.
+        """
+        saliency = as_saliency(saliency)
+        identity = saliency.identity
         name = hashlib.sha256(f"{identity} foveate {__version__}".encode()).hexdigest()[:16]
         folder = Path(cache) / name
         if not (folder / _ABOUT).exists():
@@ -86,7 +92,7 @@ class MapCache:
             about = {
                 "identity": identity,
                 "foveate": __version__,
-                "uses_labels": bool(getattr(saliency, "uses_labels", False)),
+                "uses_labels": saliency.uses_labels,
             }
             write_text(folder / _ABOUT, json.dumps(about, indent=1) + "\n")
         return cls(folder)
@@ -96,11 +102,16 @@ class MapCache:
 
         Args:
             maps: by picture hash, (1, h, w) float in [0, 1]; they are rounded to 255 steps.
+
+        Raises:
+            ValueError: if something is not a map.
         """
         from safetensors.torch import save
 
         if not maps:
             return
+        for saliency_map in maps.values():
+            check_maps(saliency_map[None], 1)
         keys = sorted(maps)
         rounded = [maps[key].detach().cpu().float().mul(255).round().to(torch.uint8) for key in keys]
         counts = torch.tensor([one.numel() for one in rounded])
@@ -214,12 +225,17 @@ class CachedSaliency:
     @property
     def identity(self) -> str:
         """That of the saliency that made the maps, and that they were rounded."""
+        refuse_subclass(self, CachedSaliency)
         return f"CachedSaliency({self._maps.about['identity']}, foveate {self._maps.about['foveate']})"
 
     @property
     def uses_labels(self) -> bool:
         """Whether the saliency that made the maps said so."""
         return bool(self._maps.about["uses_labels"])
+
+    def to(self, device: str | torch.device) -> Self:
+        """Return this saliency: there is nothing to move, its maps go where the images are."""
+        return self
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the maps of a batch.

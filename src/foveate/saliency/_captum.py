@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from foveate.models import Source, check_logits, name_of
+from foveate._checks import check_count
+from foveate.identity import describe, structure
+from foveate.models import Source, check_logits, eager
 from foveate.saliency._layer import REDUCTIONS, LayerSaliency, check_target, chosen
 
 _generators = threading.RLock()  # torch's are the process's: one method at a time runs from a seed
@@ -59,6 +61,8 @@ class CaptumAttribution(LayerSaliency):
         torch.Size([2, 1, 14, 21])
     """
 
+    _derived = LayerSaliency._derived | {"_layered", "_random"}
+
     def __init__(
         self,
         method: Any,
@@ -75,6 +79,10 @@ class CaptumAttribution(LayerSaliency):
         if kinds is None:
             if not isinstance(method.forward_func, nn.Module):
                 raise TypeError(f"method: this {type(method).__name__} explains a function; give it a torch.nn.Module")
+            if eager(method.forward_func) is not method.forward_func:
+                raise TypeError(
+                    f"method: this {type(method).__name__} explains a compiled module; give it the module itself"
+                )
             if model is not None and model is not method.forward_func:
                 raise TypeError(f"model: this {type(method).__name__} has its own; leave it out")
             model = method.forward_func
@@ -91,15 +99,16 @@ class CaptumAttribution(LayerSaliency):
         if reduce is not None and not callable(reduce) and reduce not in REDUCTIONS:
             raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)}, None or a function, got {reduce!r}")
         self.reduce = reduce
-        if grid is not None and (isinstance(grid, bool) or not isinstance(grid, int) or grid < 1):
-            raise ValueError(f"grid: expected a positive number of cells or None, got {grid!r}")
-        self.grid = grid
+        self.grid = None if grid is None else check_count("grid", grid)
         self._random: bool | None = None  # shows when it is run
 
-    def _extra_identity(self) -> str:
-        arguments = name_of(self.arguments) if callable(self.arguments) else dict(self.arguments)
-        reduce = name_of(self.reduce) if callable(self.reduce) else self.reduce
-        return f", {_name(self.method)}, target={self.target}, {arguments}, {reduce}, grid={self.grid}"
+    @property
+    def identity(self) -> str:
+        """What its maps depend on, as one line of text; an instance of a method counts by all that it holds."""
+        state = {k.lstrip("_"): v for k, v in vars(self).items() if k not in self._derived}
+        if _kinds(self.method) is None:
+            state["method"] = structure(self.method)
+        return describe(self, state)
 
     def _find(self, model: nn.Module, x: Tensor) -> nn.Module:
         return super()._find(model, x) if self._layered else model  # which then stands for no layer

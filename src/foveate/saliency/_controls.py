@@ -6,7 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from foveate.saliency._protocol import Saliency, identity_of
+from foveate.identity import describe
+from foveate.saliency._protocol import Maps, as_saliency
 
 
 class Control(ABC):
@@ -19,25 +20,27 @@ class Control(ABC):
         TypeError: if ``saliency`` is not callable.
     """
 
-    def __init__(self, saliency: Saliency) -> None:
-        if not callable(saliency):
-            raise TypeError(f"saliency: expected a function of images, got {type(saliency).__name__}")
-        self.saliency = saliency
+    def __init__(self, saliency: Maps) -> None:
+        self.saliency = as_saliency(saliency)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the control's maps (B, 1, h, w) of images (B, 3, H, W); see :class:`foveate.Saliency`."""
         return self.derive(self.saliency(images))
 
     def to(self, device: str | torch.device) -> Self:
-        """Move what ``saliency`` has to a device, where it has anything."""
-        if hasattr(self.saliency, "to"):
-            self.saliency.to(device)
+        """Move ``saliency`` to a device."""
+        self.saliency.to(device)
         return self
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether ``saliency`` does."""
+        return self.saliency.uses_labels
 
     @property
     def identity(self) -> str:
         """What its maps depend on, as one line of text."""
-        return f"{type(self).__name__}({identity_of(self.saliency)})"
+        return describe(self, vars(self))
 
     @abstractmethod
     def derive(self, maps: Tensor) -> Tensor:

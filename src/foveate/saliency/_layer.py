@@ -3,25 +3,27 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
+from foveate._checks import check_count
+from foveate.identity import describe
 from foveate.images import check_tensor, to_float
 from foveate.models import (
     Model,
     Preprocess,
     Source,
     check_logits,
-    name_of,
+    eager,
+    first_weight,
     refuse_cuda_in_worker,
     undisturbed,
-    weights_hash,
 )
 from foveate.saliency._head import class_activation_map, linear_head
 from foveate.saliency._protocol import normalise
-from foveate.saliency._stage import last_convolutional_stage
+from foveate.saliency._stage import check_channels_first, last_convolutional_stage
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class LayerSaliency(ABC):
             ``"package.module:function"``, ``"file.py:function:argument"`` or a function without arguments. A recipe is
             built once a process and is what is pickled, so it is what DataLoader workers want.
         layer: the dotted name of a submodule, or the submodule, whose output is (B, C, h, w); None takes the last
-            convolutional stage, found by tracing the first call's forward pass. Read which one from ``layer_name``.
+            convolutional stage, found by tracing a forward pass of a picture of 224x224 (or, where the model takes
+            none, of the size it takes), so that it follows from the model alone. Read which one from ``layer_name``.
         preprocess: what the model wants done to (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
             the whole picture in view. None normalises with ImageNet's mean and std. For photos larger than the model
             was trained on, ``foveate.models.Preprocess(resize=256)`` both saves time and shows it objects at the size
@@ -49,6 +52,9 @@ class LayerSaliency(ABC):
         TypeError: if an argument is of the wrong kind.
         ValueError: if the model has no such layer.
     """
+
+    _derived: ClassVar[frozenset[str]] = frozenset({"layer_name", "_checked_layer"})
+    """Attributes that follow from the others, or from what was met on the way: no part of the identity."""
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class LayerSaliency(ABC):
         self.layer_name: str | None = _name_of(layer, model)
         """The dotted name of the layer; None until a layer left open was found by the first call."""
         self._asked_layer = self.layer_name
+        self._checked_layer: str | None = None
         self.target: int | None = None
         """The class number that the maps explain; None takes each picture's own prediction."""
 
@@ -73,19 +80,16 @@ class LayerSaliency(ABC):
 
     @property
     def identity(self) -> str:
-        """What its maps depend on, as one line of text: the same in every process, another for other weights."""
-        model = self._model.get()
-        how = f"{weights_hash(model)}, layer={self._asked_layer}, {name_of(self._preprocess)}"
-        return f"{type(self).__name__}({type(model).__name__} {how}{self._extra_identity()})"
+        """What its maps depend on, as one line of text: the same in every process, another for other weights.
+
+        All attributes count but those in ``_derived``, so those that a subclass adds do too.
+        """
+        return describe(self, {k.lstrip("_"): v for k, v in vars(self).items() if k not in self._derived})
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model, built now where it is a recipe, to a device; return this saliency."""
         self._model.get().to(device)
         return self
-
-    def _extra_identity(self) -> str:
-        """What a subclass's own settings add to :attr:`identity`."""
-        return ""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the maps of a batch.
@@ -110,39 +114,48 @@ class LayerSaliency(ABC):
         if images.shape[0] == 0:
             return torch.empty(0, 1, 1, 1, device=images.device)
         model = self._model.get()
-        weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+        weight = first_weight(model)
         if weight is not None:
             refuse_cuda_in_worker(weight.device)
         with undisturbed(model), torch.inference_mode(False), torch.no_grad():
             # A copy outside inference mode: Captum marks its input, and a model may write on its own.
             x = to_float(images).clone() if images.is_floating_point() else to_float(images)
-            x = self._preprocess(x if weight is None else x.to(weight.device, weight.dtype))
+            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            x = self._preprocess(x if weight is None else x.to(weight.device))
+            x = x if weight is None else x.to(weight.dtype)
             with torch.autocast(x.device.type, enabled=False):
                 maps = self._attribute(model, self._find(model, x), x)
-        self._check_maps(maps, x)
+        self._check_maps(maps, len(x))
         return normalise(maps).to(images.device)
 
     def _find(self, model: nn.Module, x: Tensor) -> nn.Module:
         if self.layer_name is None:
-            self.layer_name = last_convolutional_stage(model, x[:1])
+            self.layer_name = self._checked_layer = last_convolutional_stage(model, x)
             logger.info("saliency: took layer %r of %s", self.layer_name, type(model).__name__)
-        return _submodule(model, self.layer_name)
+        layer = _submodule(model, self.layer_name)
+        if self._checked_layer != self.layer_name:
+            check_channels_first(model, self.layer_name, x)
+            self._checked_layer = self.layer_name
+        return layer
 
     @abstractmethod
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         """Return raw attributions (B, 1, h, w) of preprocessed images; gradients are off, the model is in eval mode."""
 
-    def _check_maps(self, maps: Any, x: Tensor) -> None:
-        size = x.shape[-2:]
-        # A transformer that keeps channels last also gives four dimensions: its "width" is then the channels.
-        upright = isinstance(maps, Tensor) and maps.ndim == 4 and (min(size) < 32 or max(maps.shape[-2:]) <= max(size))
-        if not upright or maps.shape[:2] != (x.shape[0], 1):
+    def _check_maps(self, maps: Any, count: int) -> None:
+        if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != (count, 1):
             shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
             where = "layer: it" if self.layer_name is None else f"layer: {self.layer_name!r}"
             raise ValueError(
                 f"{where} has no spatial map (its attributions are {shape}, expected (B, 1, h, w)); "
                 "name a convolutional layer by layer=, or, for a transformer, wrap the block in a module that returns "
                 "its tokens as (B, C, h, w)"
+            )
+        if maps.shape[2] * maps.shape[3] == 1:
+            logger.warning(
+                "saliency: layer %r has one position for a whole picture, so that its map says nothing; show the model "
+                "larger pictures (preprocess=Preprocess(resize=224)) or name an earlier layer",
+                self.layer_name,
             )
 
     def __repr__(self) -> str:
@@ -172,6 +185,8 @@ class GradCam(LayerSaliency):
         (torch.Size([2, 1, 16, 24]), '1')
     """
 
+    _derived = LayerSaliency._derived | {"_head"}
+
     def __init__(
         self,
         model: Source,
@@ -182,9 +197,6 @@ class GradCam(LayerSaliency):
         super().__init__(model, layer, preprocess)
         self.target = check_target(target)
         self._head: str | None = ""  # the linear layer's name, None without one; "" until the first call looked for it
-
-    def _extra_identity(self) -> str:
-        return f", target={self.target}"
 
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         if self._head == "":
@@ -259,9 +271,6 @@ class ActivationMap(LayerSaliency):
             raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
         self.reduce = reduce
 
-    def _extra_identity(self) -> str:
-        return f", {name_of(self.reduce) if callable(self.reduce) else self.reduce}"
-
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         from captum.attr import LayerActivation
 
@@ -272,10 +281,13 @@ class ActivationMap(LayerSaliency):
 
 
 def check_target(target: int | None) -> int | None:
-    """Return ``target`` if it is a class number or None; raise a ValueError if it is not."""
-    if target is not None and (isinstance(target, bool) or not isinstance(target, int) or target < 0):
-        raise ValueError(f"target: expected a class number or None for the model's own prediction, got {target!r}")
-    return target
+    """Return ``target`` if it is a class number, or None for the model's own prediction; raise a ValueError if not."""
+    try:
+        return None if target is None else check_count("target", target, 0)
+    except ValueError:
+        raise ValueError(
+            f"target: expected a class number or None for the model's own prediction, got {target!r}"
+        ) from None
 
 
 def chosen(logits: Tensor, target: int | None) -> Tensor:
@@ -300,6 +312,8 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
 
 def _name_of(layer: str | nn.Module | None, model: Source) -> str | None:
     """The dotted name of a layer, checked as far as the model is at hand."""
+    if isinstance(model, nn.Module) and eager(model) is not model:  # compiled by torch.compile
+        model, layer = eager(model), layer.removeprefix("_orig_mod.") if isinstance(layer, str) else layer
     if isinstance(layer, nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"layer: a model given by recipe ({model!r}) needs its layer by dotted name")

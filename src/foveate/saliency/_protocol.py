@@ -1,33 +1,138 @@
 """What every saliency is, and the one scale that all maps are on."""
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from foveate.models import name_of
+from foveate.identity import identity
 
 
-@runtime_checkable
 class Saliency(Protocol):
     """Anything that maps images to saliency maps.
 
-    Called with (B, 3, H, W) images, uint8 or float in [0, 1], it returns (B, 1, h, w) float32 maps in [0, 1] on the
-    images' device, detached, h and w as the method gives them; 1 is where the network looks most. Each map depends on
-    its own image only.
+    Called with (B, 3, H, W) images, uint8 or float in [0, 1], it returns (B, 1, h, w) floating point maps in [0, 1] on
+    the images' device, detached, h and w as the method gives them; 1 is where the network looks most. Each map depends
+    on its own image only. Of a plain function, or an object that is called like one, :func:`as_saliency` makes one.
     """
+
+    @property
+    def identity(self) -> str:
+        """What the maps depend on, as one line of text; see :func:`foveate.identity.identity`."""
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether a class was given from outside, which may be the label: an evaluation refuses such maps."""
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move what makes the maps to a device; return this saliency."""
 
     def __call__(self, images: Tensor, /) -> Tensor: ...
 
 
-def identity_of(saliency: Saliency) -> str:
-    """Return what maps depend on, as one line: a saliency's own ``identity``; one without is known by its name alone.
+Maps: TypeAlias = Saliency | Callable[[Tensor], Tensor]
+"""What makes saliency maps: a saliency, or a function of images to be taken for one."""
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionSaliency:
+    """A function of images as a :class:`Saliency`.
+
+    Args:
+        function: from images (B, 3, H, W) to maps (B, 1, h, w). Where it is an object with a property ``identity`` or
+            ``uses_labels``, or a method ``to``, these are the saliency's.
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    def identity(self) -> str:
+        """That of the function.
+
+        Raises:
+            IdentityError: if it has none.
+        """
+        return identity(self.function, "saliency")
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the function says so."""
+        return bool(self._said("uses_labels", False))
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move what the function is made of, where it can be moved."""
+        self._said("to", lambda _: None)(device)
+        return self
+
+    def _said(self, name: str, otherwise: Any) -> Any:
+        return getattr(self.function, name, otherwise)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the function's maps of images."""
+        return self.function(images)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FunctionSaliency) and self.function is other.function
+
+    def __hash__(self) -> int:
+        return id(self.function)  # which need not have one of its own
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+def as_saliency(maps: Maps) -> Saliency:
+    """Return a saliency as it is, and a function, or an object that lacks a part of the protocol or a hash, as one.
+
+    Raises:
+        TypeError: if it is neither.
 
     Example:
-        >>> identity_of(normalise)
-        'foveate.saliency._protocol.normalise'
+        >>> as_saliency(torch.abs)(torch.tensor(-1.0)), as_saliency(torch.abs).uses_labels
+        (tensor(1.), False)
     """
-    return str(getattr(saliency, "identity", None) or name_of(saliency))
+    if not callable(maps) or isinstance(maps, type):
+        what = f"the class {maps.__name__}" if isinstance(maps, type) else type(maps).__name__
+        raise TypeError(f"saliency: expected a function of images, got {what}")
+    # Of the class: an identity is not asked for before it is needed, as that may build a network.
+    whole = all(hasattr(type(maps), part) for part in ("identity", "uses_labels", "to"))
+    return maps if whole and _is_hashable(maps) else FunctionSaliency(maps)  # type: ignore[return-value]
+
+
+def _is_hashable(thing: object) -> bool:
+    try:
+        hash(thing)
+    except TypeError:
+        return False
+    return True
+
+
+def check_maps(maps: Any, count: int) -> Tensor:
+    """Return ``maps`` if they are saliency maps of so many images; raise a ValueError if they are not.
+
+    Raises:
+        ValueError: unless it is a floating point tensor (count, 1, h, w), h and w at least 1, in [0, 1].
+
+    Example:
+        >>> check_maps(torch.full((1, 1, 2, 2), 255.0), 1)
+        Traceback (most recent call last):
+        ValueError: maps: expected values in [0, 1], got 255 to 255; divide by the maximum, as foveate.saliency...
+    """
+    if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[:2] != (count, 1) or 0 in maps.shape[2:]:
+        shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
+        raise ValueError(f"maps: expected (B, 1, h, w) for {count} images, got {shape}")
+    if not maps.is_floating_point():
+        raise ValueError(f"maps: expected floating point in [0, 1], got {maps.dtype}; divide 0..255 by 255")
+    if maps.numel():
+        low, high = (float(v) for v in torch.aminmax(maps.detach()))
+        if not (low >= 0 and high <= 1):  # written so that NaN is refused too
+            raise ValueError(
+                f"maps: expected values in [0, 1], got {low:.4g} to {high:.4g}; divide by the maximum, as "
+                "foveate.saliency.normalise does"
+            )
+    return maps
 
 
 def normalise(maps: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from foveate.models import Preprocess, Source, named
 from foveate.saliency._cache import CachedSaliency
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam
-from foveate.saliency._protocol import Saliency
+from foveate.saliency._protocol import Maps, Saliency, as_saliency
 
 _OWN: dict[str, type] = {"GradCam": GradCam, "ActivationMap": ActivationMap}
 
 
-def from_spec(spec: "str | Mapping[str, Any] | Saliency", model: "Source | None" = None) -> Saliency:
+def from_spec(spec: "str | Mapping[str, Any] | Maps", model: "Source | None" = None) -> Saliency:
     """Return the saliency that a JSON-able description stands for.
 
     Args:
@@ -44,7 +44,7 @@ def from_spec(spec: "str | Mapping[str, Any] | Saliency", model: "Source | None"
     if not isinstance(spec, Mapping):
         if not callable(spec):
             raise TypeError(f"saliency: expected a recipe, a mapping or a Saliency, got {type(spec).__name__}")
-        return spec
+        return as_saliency(spec)
     settings = dict(spec)
     method = settings.pop("method", "GradCam")
     if method == "CachedSaliency":

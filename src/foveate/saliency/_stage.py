@@ -1,10 +1,16 @@
-"""Finding the last convolutional stage of a classifier by watching one forward pass."""
+"""Finding the last convolutional stage of a classifier, and how a layer lays out its output, by watching it run."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+_SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384, 448, 512)
+"""Sides of the square pictures that a model is tried with: the first that it takes counts."""
 
 _PER_POSITION = ("activation", "batchnorm", "instancenorm", "normalization")
 
@@ -31,19 +37,20 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
 
     Args:
         model: in eval mode.
-        x: one preprocessed picture (1, 3, H, W).
+        x: preprocessed pictures (B, 3, H, W) as the model is to get them; where it takes a picture of 224x224 too, the
+            layer does not depend on their size.
 
     Raises:
         ValueError: if no convolution gives a spatial map, or something else works on positions after the last one, as
             in a transformer.
     """
-    calls = _trace(model, x)
+    size, calls = _trace_square(model, x)
     *inner, last = calls
     if len(last.shape) != 2:
         raise ValueError(f"model: expected logits (B, classes), got an output of shape {last.shape}")
     convolutions = [c for c in inner if isinstance(c.module, nn.Conv2d) and len(c.shape) == 4]
     # A picture so small that every map has one position: any layer will do, its map is flat.
-    wide = [c for c in convolutions if c.spatial] or (convolutions if max(x.shape[-2:]) < 64 else [])
+    wide = [c for c in convolutions if c.spatial] or (convolutions if max(size) < 64 else [])
     stages = [c for c in wide if c.shape[1] != last.shape[1]] or wide
     if not stages:
         raise ValueError(
@@ -65,6 +72,67 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
     if sum(c.name == stage.name for c in calls) > 1:
         raise ValueError(f"layer: {stage.name!r}, the last convolutional stage, runs more than once; name another")
     return stage.name
+
+
+def check_channels_first(model: nn.Module, name: str, x: Tensor) -> None:
+    """Raise unless a layer gives (B, C, h, w), as far as it can be told from its output's shape.
+
+    It is shown a square picture and a wider one: then the last dimension grows, and not the one before it, as in
+    (B, h, w, C), which transformers give. Where the model takes one size only, the picture's own proportions decide.
+
+    Args:
+        model: in eval mode.
+        name: of the layer.
+        x: as for :func:`last_convolutional_stage`.
+
+    Raises:
+        ValueError: if the channels come last.
+    """
+    (height, width), calls = _trace_square(model, x)
+    shapes = [call.shape for call in calls if call.name == name]
+    if not shapes or len(shapes[-1]) != 4:
+        return  # refused, with its shape, by what makes the map
+    _, channels, rows, columns = shapes[-1]
+    wider = _try(model, x.new_zeros(1, x.shape[1], height, width + 64))
+    grown = next((call.shape for call in reversed(wider or []) if call.name == name), ())
+    if len(grown) == 4 and grown != shapes[-1]:
+        last = grown[3] == columns
+    else:  # a layer of fixed size, or a model that takes no other
+        last = abs(rows * width - columns * height) >= (1 if height == width else max(height, width))
+        if not last and channels == rows == columns:
+            inside = [c for c in calls if c.name == name or c.name.startswith(f"{name}.")]
+            last = not any(c.shape == shapes[-1] and isinstance(c.module, _CHANNELS_FIRST) for c in inside)
+    if last:
+        raise ValueError(
+            f"layer: {name!r} of {type(model).__name__} has no spatial map (B, C, h, w): for a picture of "
+            f"{height}x{width} it gives {shapes[-1]}, channels last; name another layer, or wrap it in a module that "
+            "permutes its output to that"
+        )
+
+
+_CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def _trace_square(model: nn.Module, x: Tensor) -> tuple[tuple[int, int], list[_Call]]:
+    """Trace the first square picture that the model takes, or else one like those it is to get: its size and calls."""
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        _trace(model, x[:1])  # makes weights that fit these pictures, which are the ones that are to fit
+    for side in _SIDES:
+        calls = _try(model, x.new_zeros(1, x.shape[1], side, side))
+        if calls is not None:
+            return (side, side), calls
+    return (x.shape[-2], x.shape[-1]), _trace(model, x[:1])
+
+
+def _try(model: nn.Module, x: Tensor) -> list[_Call] | None:
+    """The calls of one forward pass; None where the model does not take pictures of this size."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices):
+            return _trace(model, x)
+    except Exception as error:  # whatever a model raises on a size that it is not made for
+        logger.debug("saliency: %s takes no %s: %s", type(model).__name__, tuple(x.shape), error)
+        return None
 
 
 def _ends_stage(call: _Call, stage: _Call) -> bool:
