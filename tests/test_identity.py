@@ -1,8 +1,9 @@
-"""What a thing is, as a text that is bound to what is written: equal for equals, another for all that acts otherwise."""
+"""What a thing is, as a text: the same for equals, and another for all that acts otherwise."""
 
 import dataclasses
 import enum
 import functools
+import os
 import subprocess
 import sys
 import textwrap
@@ -286,12 +287,15 @@ def test_another_process_says_the_same(tmp_path):
             """
         )
     )
-    script = "import recipes_of_mine; from foveate.identity import identity; print([*map(identity, recipes_of_mine.things())])"
+    script = (
+        "import recipes_of_mine; from foveate.identity import identity; "
+        "print([*map(identity, recipes_of_mine.things())])"
+    )
     texts = {
         subprocess.run(
             [sys.executable, "-c", script],
             cwd=tmp_path,
-            env={**__import__("os").environ, "PYTHONHASHSEED": seed},
+            env={**os.environ, "PYTHONHASHSEED": seed},
             capture_output=True,
             text=True,
             check=True,

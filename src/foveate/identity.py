@@ -92,7 +92,7 @@ def structure(thing: object) -> str:
     while isinstance(original := getattr(thing, "_orig_mod", None), nn.Module):  # compiled by torch.compile
         thing = original
     digest = hashlib.blake2b(_Description(True).of(thing, type(thing).__name__).encode(), digest_size=8)
-    return f"{type(thing).__name__} {digest.hexdigest()}"
+    return f"{type(thing).__name__}({digest.hexdigest()})"
 
 
 def in_memory(thing: object, name: str | None = None) -> str:
