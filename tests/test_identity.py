@@ -10,14 +10,31 @@ import textwrap
 from collections import OrderedDict, namedtuple
 from pathlib import Path
 
+import captum.attr
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchvision.transforms import v2
 
+from foveate import (
+    ActivationMap,
+    CaptumAttribution,
+    Compressor,
+    GradCam,
+    Jpeg,
+    Prefilter,
+    RateControl,
+    Witness,
+)
+from foveate.demo import PREPROCESS, Scenes, scene_net
+from foveate.evaluation import Judge, evaluate
+from foveate.export import cache_maps, compress_dataset
 from foveate.identity import IdentityError, describe, identity, in_memory, structure
-from foveate.models import Preprocess
+from foveate.models import Classifier, Preprocess
+from foveate.saliency import Center
+
+NETWORK = "foveate.demo:scene_net"
 
 SCALE = 2.0
 
@@ -118,6 +135,13 @@ def buffered(value, persistent=True):
 
 
 Pair = namedtuple("Pair", "a b")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inverted(Jpeg):
+    def _encode(self, image, saliency):
+        return Jpeg._encode(self, 255 - image, saliency)
+
 
 # Pairs of which each side is told from the other, and from itself by nothing.
 DIFFERENT = {
@@ -303,3 +327,232 @@ def test_another_process_says_the_same(tmp_path):
         for seed in ("1", "2")
     }
     assert len(texts) == 1
+
+
+class Lookalike:
+    """A saliency with a state, of which nobody is told."""
+
+    def __init__(self, side):
+        self.side = side
+
+    def __call__(self, images):
+        maps = torch.zeros(len(images), 1, 4, 8)
+        maps[..., :4] = self.side == "left"
+        maps[..., 4:] = self.side == "right"
+        return maps
+
+
+class Told(Lookalike):
+    @property
+    def identity(self):
+        return f"Told({self.side})"
+
+
+class Darker:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, images):
+        return images * self.factor
+
+
+@dataclasses.dataclass(frozen=True)
+class Shade:
+    factor: float
+
+    def __call__(self, images):
+        return images * self.factor
+
+
+class Strict:
+    """A criterion with a state."""
+
+    def __init__(self, least):
+        self.least = least
+
+    def __call__(self, clean, logits):
+        return logits.softmax(1).amax(1) > self.least
+
+
+def red(a):
+    return a[:, :1]
+
+
+def green(a):
+    return a[:, 1:2]
+
+
+def cam(**settings):
+    return GradCam(NETWORK, **{"preprocess": PREPROCESS, **settings})
+
+
+# What nobody can tell from another of its kind, wherever it stands, and what can be.
+UNTOLD = {
+    "objects": lambda: Lookalike("left"),
+    "lambdas": lambda: lambda images: images[:, :1] * 0,
+    "closures": lambda: factory(0),
+    "controls of objects": lambda: Center(Lookalike("left")),
+    "preprocessing by lambdas": lambda: cam(preprocess=lambda images: images),
+    "preprocessing by objects": lambda: cam(preprocess=Darker(0.5)),
+    "preprocessing by partials of objects": lambda: cam(preprocess=functools.partial(Darker(0.5))),
+    "reduction by closures": lambda: ActivationMap(NETWORK, reduce=factory(1), preprocess=PREPROCESS),
+    "arguments by objects": lambda: CaptumAttribution("Saliency", NETWORK, arguments=Darker(1), preprocess=PREPROCESS),
+}
+TOLD = {
+    "objects": lambda: (Told("left"), Told("right")),
+    "controls of objects": lambda: (Center(Told("left")), Center(Told("right"))),
+    "preprocessing by dataclasses": lambda: (cam(preprocess=Shade(0.5)), cam(preprocess=Shade(0.1))),
+    "preprocessing by modules": lambda: (
+        cam(preprocess=v2.Normalize([0.5] * 3, [0.2] * 3)),
+        cam(preprocess=v2.Normalize([0.1] * 3, [0.9] * 3)),
+    ),
+    "preprocessing by partials": lambda: tuple(
+        cam(preprocess=functools.partial(torch.clamp, max=m)) for m in (0.2, 0.8)
+    ),
+    "reduction by functions": lambda: tuple(
+        ActivationMap(NETWORK, reduce=reduce, preprocess=PREPROCESS) for reduce in (red, green)
+    ),
+    "arguments": lambda: tuple(
+        CaptumAttribution("IntegratedGradients", NETWORK, arguments={"n_steps": n}, preprocess=PREPROCESS)
+        for n in (2, 4)
+    ),
+    "instances of captum's": lambda: tuple(
+        CaptumAttribution(captum.attr.IntegratedGradients(scene_net(), multiply_by_inputs=m), preprocess=PREPROCESS)
+        for m in (True, False)
+    ),
+    "subclasses": lambda: (Squared(NETWORK, preprocess=PREPROCESS), cam()),
+    "state of subclasses": lambda: (
+        Powered(2, NETWORK, preprocess=PREPROCESS),
+        Powered(3, NETWORK, preprocess=PREPROCESS),
+    ),
+}
+
+
+class Squared(GradCam):
+    def __call__(self, images):
+        return super().__call__(images) ** 2
+
+
+class Powered(GradCam):
+    def __init__(self, power, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.power = power
+
+    def __call__(self, images):
+        return super().__call__(images) ** self.power
+
+
+def judge():
+    return Judge(Classifier("net", scene_net(), PREPROCESS), known=False)
+
+
+def points(saliency):
+    return [Compressor("jpeg:20", Prefilter(saliency, 0.8))]
+
+
+class TestWhatIsWritten:
+    @pytest.mark.parametrize("kind", UNTOLD)
+    def test_no_cache_for_what_cannot_be_told(self, kind, tmp_path):
+        with pytest.raises(IdentityError, match="property `identity`"):
+            cache_maps(Scenes(1), tmp_path, UNTOLD[kind]())
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("kind", UNTOLD)
+    def test_no_records_and_no_export_either(self, kind, tmp_path):
+        with pytest.raises(IdentityError, match="property `identity`"):
+            evaluate(Scenes(2), [judge()], points(UNTOLD[kind]()), tmp_path / "out")
+        with pytest.raises(IdentityError, match="property `identity`"):
+            compress_dataset(Scenes(1), tmp_path / "small", points(UNTOLD[kind]())[0], workers=0)
+        assert not (tmp_path / "small").exists()
+
+    @pytest.mark.parametrize("kind", TOLD)
+    def test_a_cache_serves_no_other_s_maps(self, kind, tmp_path):
+        first, second = TOLD[kind]()
+        assert cache_maps(Scenes(2), tmp_path, first).made == 2
+        assert cache_maps(Scenes(2), tmp_path, second).made == 2
+        assert cache_maps(Scenes(2), tmp_path, TOLD[kind]()[0]).made == 0
+
+    def test_records_serve_no_other_s_figures(self, tmp_path):
+        left, right = (points(saliency) for saliency in TOLD["objects"]())
+        evaluate(Scenes(3), [judge()], left, tmp_path)
+        with_records = evaluate(Scenes(3), [judge()], right, tmp_path)
+        without = evaluate(Scenes(3), [judge()], right)
+        assert torch.equal(with_records.measured.bytes, without.measured.bytes)
+        assert not torch.equal(with_records.measured.bytes, evaluate(Scenes(3), [judge()], left).measured.bytes)
+
+    def test_an_export_does_not_go_on_with_another(self, tmp_path):
+        left, right = (points(saliency)[0] for saliency in TOLD["objects"]())
+        compress_dataset(Scenes(1), tmp_path, left, workers=0)
+        with pytest.raises(ValueError, match="was made with other settings"):
+            compress_dataset(Scenes(2), tmp_path, right, workers=0)
+
+    def test_controls_with_criteria_that_cannot_be_told(self, tmp_path):
+        control = RateControl(Witness(NETWORK, PREPROCESS), keep=Strict(0.9))
+        with pytest.raises(IdentityError, match="keep: .*Strict.* property `identity`"):
+            evaluate(Scenes(2), [judge()], [Compressor("jpeg", control=control)], tmp_path)
+
+    @pytest.mark.parametrize(
+        "thing",
+        [
+            lambda: type("Mine", (Classifier,), {"__module__": "mine"})("net", scene_net(), PREPROCESS),
+            lambda: type("Mine", (Compressor,), {"__module__": "mine"})("jpeg"),
+            lambda: type("Mine", (RateControl,), {"__module__": "mine"})(Witness(NETWORK, PREPROCESS)),
+        ],
+    )
+    def test_a_subclass_that_inherits_an_identity_is_refused(self, thing):
+        with pytest.raises(IdentityError, match="Mine: the `identity` that it inherits from"):
+            identity(thing())
+
+    def test_a_codec_of_the_same_name_is_another(self):
+        @dataclasses.dataclass(frozen=True)
+        class Mine(Jpeg):
+            def _encode(self, image, saliency):
+                return super()._encode(255 - image, saliency)
+
+        with pytest.raises(IdentityError):  # it closes over its own class
+            identity(Compressor(Mine(30)))
+        assert identity(Compressor(Inverted(30))) != identity(Compressor(Jpeg(30)))
+
+    def test_no_network_is_built_to_look_at_a_saliency(self):
+        Prefilter(GradCam(f"{Path(__file__).parent / 'recipes.py'}:broken"))
+
+
+class TestInMemory:
+    def test_nothing_is_refused_and_nothing_taken_for_another(self):
+        left, right = (Prefilter(Lookalike(side), strength) for side, strength in (("left", 0.8), ("right", 0.7)))
+        together = evaluate(Scenes(3), [judge()], [Compressor("jpeg:20", left), Compressor("jpeg:20", right)])
+        alone = [evaluate(Scenes(3), [judge()], [Compressor("jpeg:20", each)]) for each in (left, right)]
+        assert torch.equal(together.measured.bytes, torch.cat([found.measured.bytes for found in alone]))
+        assert not torch.equal(*together.measured.bytes)
+
+    def test_points_that_results_cannot_tell_apart_are_refused(self):
+        compressors = [point for side in ("left", "right") for point in points(Lookalike(side))]
+        with pytest.raises(ValueError, match="two that differ are both 'jpeg, strength 0.8' at quality 20"):
+            evaluate(Scenes(2), [judge()], compressors)
+
+    def test_a_saliency_without_a_hash(self):
+        @dataclasses.dataclass
+        class Unhashable:
+            side: str = "left"
+
+            def __call__(self, images):
+                return Lookalike(self.side)(images)
+
+        found = evaluate(Scenes(2), [judge()], [*points(Unhashable()), Compressor("jpeg:20")])
+        wanted = evaluate(Scenes(2), [judge()], [*points(Lookalike("left")), Compressor("jpeg:20")])
+        assert torch.equal(found.measured.bytes, wanted.measured.bytes)
+
+    def test_parts_of_the_protocol_that_an_object_has_are_used(self):
+        class Partial(Lookalike):
+            uses_labels = True
+            moved_to = None
+
+            def to(self, device):
+                self.moved_to = device
+
+        thing = Partial("left")
+        assert Prefilter(thing).saliency.uses_labels
+        Compressor("jpeg", Prefilter(thing)).to("cpu")
+        assert thing.moved_to == "cpu"
+        with pytest.raises(ValueError, match="make use of a label"):
+            evaluate(Scenes(2), [judge()], points(Center(thing)))

@@ -13,7 +13,7 @@ from foveate.evaluation.photos import PhotoFolder, Photos, Source, as_photos
 from foveate.evaluation.rate_accuracy import Judge, Measurement, measure
 from foveate.evaluation.records import Records
 from foveate.evaluation.results import Results
-from foveate.evaluation.summary import summarise
+from foveate.evaluation.summary import check_settings, summarise
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def evaluate(
         The results and the measurement.
 
     Raises:
-        ValueError: as :func:`measure` does.
+        ValueError: as :func:`measure` does, or if two points differ in what results have no word for.
+        IdentityError: with ``out``, if a compressor or a judge has no identity to find its figures again by.
         RuntimeError: if another evaluation is writing to ``out``.
 
     Example:
@@ -75,6 +76,7 @@ def evaluate(
 
     from foveate.evaluation.report import page
 
+    check_settings(compressors)
     pictures = as_photos(source)
     total = len(pictures) if isinstance(pictures, Photos) else None
     folder = None if out is None else Path(out)

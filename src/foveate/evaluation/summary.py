@@ -16,6 +16,7 @@ from foveate.evaluation.bootstrap import Bootstrap, interval, resampled
 from foveate.evaluation.comparison import NoOverlap
 from foveate.evaluation.rate_accuracy import Measurement
 from foveate.evaluation.results import Choices, Clean, Comparison, Judgement, Point, Results, Saving
+from foveate.identity import in_memory
 from foveate.saliency import Center, Control, Shuffled
 
 METRICS = ("agreement", "top1")
@@ -57,6 +58,24 @@ class Setting:
         parts += [words.get(self.map, self.map)] if self.map not in (None, "saliency") else []
         parts += [f"keep {self.keep}"] if self.keep else []
         return ", ".join([self.codec, *parts]) if parts else f"{self.codec} alone"
+
+
+def check_settings(compressors: Sequence[Compressor]) -> None:
+    """Raise a ValueError if points that differ would count as one of the same curve, having the same setting by name.
+
+    Two saliencies, say, or two criteria that are functions of one name: each takes an evaluation of its own.
+    """
+    there: dict[tuple[object, ...], str] = {}
+    for compressor in compressors:
+        setting, target, control = Setting.of(compressor), compressor.target, compressor.control
+        point = (setting, compressor.codec.quality, target, None if control is None else control.keeps)
+        identity = in_memory(compressor)
+        if there.setdefault(point, identity) != identity:
+            at = f"quality {compressor.codec.quality:g}" if control is None else control.keeps
+            raise ValueError(
+                f"compressors: two that differ are both {setting.name!r} at {at}, and would be drawn as one curve; "
+                "evaluate them one by one"
+            )
 
 
 class Resampled:
