@@ -1,13 +1,21 @@
 import pickle
 import subprocess
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
+import captum.attr
 import pytest
 import torch
 import torchvision
 from conftest import RECIPES
+from recipes import tiny
+from torch import nn
 from torchvision.transforms import v2
 
+from foveate import CaptumAttribution, GradCam, RateControl, Witness
+from foveate.identity import structure
 from foveate.models import Classifier, Model, Preprocess, build, classifier
 
 
@@ -126,3 +134,149 @@ class TestClassifier:
     def test_no_logits(self):
         with pytest.raises(ValueError, match="logits"):
             Classifier("conv", torch.nn.Conv2d(3, 3, 1), Preprocess()).logits([torch.rand(3, 8, 8)])
+
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+class TestAsking:
+    """A classifier answers alike, and is left alike, however it and its pictures come."""
+
+    @pytest.fixture
+    def pictures(self):
+        return [torch.rand(3, 40, 50), torch.rand(3, 33, 60)]
+
+    def wanted(self, pictures):
+        net = tiny().eval()
+        with torch.no_grad():
+            return net(Preprocess(40, 32).batch(pictures))
+
+    def test_in_eval_mode(self, pictures):
+        net = tiny().train()
+        before = structure(net)
+        classifier = Classifier("net", net, Preprocess(40, 32))
+        torch.testing.assert_close(classifier.logits(pictures), self.wanted(pictures))
+        torch.testing.assert_close(classifier.logits(pictures[:1]), self.wanted(pictures)[:1])
+        torch.testing.assert_close(classifier.ask(Preprocess(40, 32).batch(pictures)), self.wanted(pictures))
+        assert structure(net) == before
+        assert all(module.training for module in net.modules())
+
+    @pytest.mark.parametrize("model_dtype", DTYPES, ids=str)
+    @pytest.mark.parametrize("dtype", [torch.uint8, *DTYPES], ids=str)
+    def test_in_any_precision(self, dtype, model_dtype):
+        pictures = [torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8) for _ in range(2)]
+        shown = [picture if dtype == torch.uint8 else (picture / 255).to(dtype) for picture in pictures]
+        for found in (
+            Classifier("net", tiny().to(model_dtype), Preprocess(40, 32)).logits(shown),
+            Witness(tiny().to(model_dtype), Preprocess(40, 32)).logits(shown),
+        ):
+            torch.testing.assert_close(found.float(), self.wanted(pictures), atol=0.02, rtol=0.05)
+        maps = GradCam(tiny().to(model_dtype), "3", preprocess=Preprocess(40))(torch.stack(shown))
+        wanted = GradCam(tiny(), "3", preprocess=Preprocess(40))(torch.stack(pictures))
+        torch.testing.assert_close(maps, wanted, atol=0.1, rtol=0.1)
+
+    def test_under_autocast_as_without(self, pictures):
+        classifier = Classifier("net", tiny(), Preprocess(40, 32))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = classifier.logits(pictures)
+        torch.testing.assert_close(logits, self.wanted(pictures))
+
+    @pytest.mark.parametrize("compiled", ["torch.compile", "module.compile", "a part"])
+    @pytest.mark.parametrize("before", ["fresh", "after answers", "after answers with gradients"])
+    def test_compiled_models_are_explained_uncompiled(self, compiled, before):
+        torch._dynamo.reset()
+        net, images = tiny().eval(), torch.rand(2, 3, 32, 32)
+        layers = {"torch.compile": "3", "module.compile": "3", "a part": "0.3"}
+        wanted = GradCam(tiny().eval(), layer="3")(images)
+        if compiled == "torch.compile":
+            model = torch.compile(net, backend="eager")
+        elif compiled == "module.compile":
+            net.compile(backend="eager")
+            model = net
+        else:
+            model = nn.Sequential(torch.compile(net, backend="eager"))
+            layers["a part"] = "0._orig_mod.3"
+        if before != "fresh":
+            with torch.set_grad_enabled("gradients" in before):
+                answer = model(images)
+        cam = GradCam(model, layer=layers[compiled])
+        torch.testing.assert_close(cam(images), wanted)
+        torch.testing.assert_close(GradCam(model)(images), GradCam(tiny().eval())(images))
+        if before != "fresh":
+            torch.testing.assert_close(model(images), answer)
+        assert net._compiled_call_impl is not None or compiled != "module.compile"
+
+    def test_a_compiled_model_takes_its_layers_by_either_name_or_as_modules(self):
+        net = tiny().eval()
+        model = torch.compile(net, backend="eager")
+        images = torch.rand(1, 3, 32, 32)
+        for layer in ("3", "_orig_mod.3", net[3]):
+            assert torch.equal(GradCam(model, layer=layer)(images), GradCam(tiny().eval(), layer="3")(images))
+        with pytest.raises(TypeError, match="explains a compiled module"):
+            CaptumAttribution(captum.attr.Saliency(model))
+
+    def test_models_that_share_a_module_in_threads(self):
+        net = tiny()
+        models = [net, nn.Sequential(net), nn.Sequential(nn.Identity(), net)]
+        net.train()
+        images = torch.rand(2, 3, 32, 32)
+        cams = [GradCam(model) for model in models]
+        wanted = GradCam(tiny())(images)
+        for _ in range(3):
+            with ThreadPoolExecutor(6) as pool:
+                maps = list(pool.map(lambda cam: cam(images), cams * 4))
+            for found in maps:
+                torch.testing.assert_close(found, wanted)
+        assert all(module.training for module in net.modules())
+
+    def test_a_recipe_without_a_hash(self):
+        @dataclass
+        class Recipe:
+            classes: int
+
+            def __call__(self):
+                return nn.Sequential(nn.Conv2d(3, self.classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        three, four = Recipe(3), Recipe(4)
+        assert [Model(r).get()(torch.rand(1, 3, 9, 9)).shape[1] for r in (three, four, three)] == [3, 4, 3]
+        assert Model(three).get() is Model(three).get()
+        control = RateControl(Witness(three, Preprocess(9, 9)))
+        assert hash(control) == hash(RateControl(Witness(three, Preprocess(9, 9))))
+
+    def test_a_scripted_model(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that scripting is deprecated
+            net = torch.jit.script(tiny().train())
+        classifier = Classifier("net", net, Preprocess(40, 32))
+        pictures = [torch.rand(3, 40, 50)]
+        torch.testing.assert_close(classifier.logits(pictures), self.wanted(pictures))
+        assert net.training
+
+
+def test_with_another_default_dtype():
+    """In a process of its own, as constants are made once."""
+    script = """
+import torch
+torch.set_default_dtype(torch.float64)
+from foveate import ActivationMap, Compressor, GradCam, Prefilter, RateControl, Witness
+from foveate.demo import PREPROCESS, Scenes
+from foveate.evaluation import Judge, evaluate
+from foveate.filters import guided_filter, gaussian_scale_space
+from foveate.images import as_tensor
+from foveate.models import classifier
+from foveate.prefilter import FILTERS
+net = "foveate.demo:scene_net"
+scenes = [as_tensor(Scenes(2)[k][0]) for k in range(2)]
+for dtype in (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    shown = torch.stack([s if dtype == torch.uint8 else (s.float() / 255).to(dtype) for s in scenes])
+    for name in FILTERS:
+        prefilter = Prefilter(GradCam(net, preprocess=PREPROCESS), 0.8, name)
+        assert prefilter(shown).dtype == dtype
+    control = RateControl(Witness(net, PREPROCESS), qualities=(5, 60), strengths=(0, 0.5))
+    for compressor in (Compressor("jpeg:30", prefilter, 0.5), Compressor("webp", prefilter, control=control)):
+        assert compressor.decode(compressor.encode(shown))[0].dtype == torch.uint8
+calibration = control.calibrate(compressor, scenes)
+judge = Judge(classifier(net, PREPROCESS), True)
+evaluate(Scenes(3), [judge], [Compressor("jpeg:5"), Compressor("jpeg:30", prefilter)], fidelity=True)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -222,7 +222,7 @@ def gaussian_blend(image: Tensor, share: Tensor, sigma: float) -> Tensor:
     # Band by band in the same memory: in the cache, and not given back to the system and fetched anew, page by page.
     band = block * max(1, _BAND // (image.shape[1] * width * block), 2 * before // block)
     sides = min(band, height - height % -block) + before + after, width - width % -block + before + after
-    buffers = torch.empty(3, image.shape[1] * sides[0] * sides[1])
+    buffers = torch.empty(3, image.shape[1] * sides[0] * sides[1], dtype=torch.float32)
     out = image.clone()
     for picture, own, mixed in zip(image, share.detach().float()[:, 0], out, strict=True):
         # Rows before channels: then each pass of the blur is one product over all of them.

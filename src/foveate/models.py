@@ -143,7 +143,7 @@ class Classifier:
     def classes(self) -> int:
         """Return how many classes the model tells apart, from one forward pass of a black picture."""
         side = self.preprocess.crop or self.preprocess.resize or 224
-        return self.logits([torch.zeros(3, side, side)]).shape[1]
+        return self.logits([torch.zeros(3, side, side, dtype=torch.float32)]).shape[1]
 
 
 def first_weight(model: nn.Module) -> Tensor | None:

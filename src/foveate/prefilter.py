@@ -42,7 +42,7 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) 
     """
     check_maps(maps, len(maps))
     if not isinstance(strength, Tensor) and strength == 0:
-        return torch.zeros(maps.shape[0], 1, *size, device=maps.device)
+        return torch.zeros(maps.shape[0], 1, *size, dtype=torch.float32, device=maps.device)
     rows, columns = (_interpolation(n, into, maps.device) for n, into in zip(maps.shape[-2:], size, strict=True))
     with torch.autocast(maps.device.type, enabled=False):
         saliency = rows @ maps.float() @ columns.T
@@ -58,7 +58,7 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) 
 def _interpolation(size: int, into: int, device: torch.device) -> Tensor:
     """The matrix (into, size) of :func:`resize` along one axis: a product with it is three times as fast."""
     with torch.inference_mode(False):  # whose tensors no later gradient may pass
-        return resize(torch.eye(size, device=device)[None, None], (into, size))[0, 0]
+        return resize(torch.eye(size, dtype=torch.float32, device=device)[None, None], (into, size))[0, 0]
 
 
 def _blend(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:

@@ -94,7 +94,7 @@ class _Draw:
         self._generator = torch.Generator().manual_seed(int.from_bytes(mixed, "big"))
 
     def uniform(self, low: float, high: float, shape: tuple[int, ...] = ()) -> npt.NDArray[np.float32]:
-        drawn = torch.rand(shape, generator=self._generator) * (high - low) + low
+        drawn = torch.rand(shape, generator=self._generator, dtype=torch.float32) * (high - low) + low
         array: npt.NDArray[np.float32] = drawn.numpy()
         return array
 

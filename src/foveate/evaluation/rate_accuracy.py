@@ -384,7 +384,11 @@ def _fidelity(source: Tensor, decoded: Tensor) -> dict[str, float | None]:
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
     error = float((source.double() - decoded.double()).square().mean())
-    psnr = _IDENTICAL if error == 0 else min(_IDENTICAL, 10 * float(torch.log10(torch.tensor(255**2 / error))))
+    psnr = (
+        _IDENTICAL
+        if error == 0
+        else min(_IDENTICAL, 10 * float(torch.log10(torch.tensor(255**2 / error, dtype=torch.float64))))
+    )
     similarity = None
     if min(source.shape[-2:]) > 160:  # five scales of an 11-pixel window take as much
         similarity = round(float(ms_ssim(to_float(decoded)[None], to_float(source)[None], data_range=1.0)), 6)

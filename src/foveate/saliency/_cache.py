@@ -254,7 +254,7 @@ class CachedSaliency:
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images: expected shape (B, 3, H, W), got {tuple(images.shape)}")
         if images.shape[0] == 0:
-            return torch.empty(0, 1, 1, 1, device=images.device)
+            return torch.empty(0, 1, 1, 1, dtype=torch.float32, device=images.device)
         return torch.stack([self._one(image) for image in images]).to(images.device).float() / 255
 
     def _one(self, image: Tensor) -> Tensor:

@@ -66,7 +66,9 @@ class Center(Control):
     def derive(self, maps: Tensor) -> Tensor:
         """Return the maps (B, 1, h, w), their values sorted by the distance from the centre, in halves of a side."""
         height, width = maps.shape[-2:]
-        y, x = (torch.linspace(1 / n - 1, 1 - 1 / n, n, device=maps.device) for n in (height, width))
+        y, x = (
+            torch.linspace(1 / n - 1, 1 - 1 / n, n, dtype=torch.float32, device=maps.device) for n in (height, width)
+        )
         # Rounded, so that positions at one distance stay in reading order on every machine.
         distance = (y[:, None].square() + x.square()).mul(1e4).round().flatten()
         order = distance.argsort(stable=True)

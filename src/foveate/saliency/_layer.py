@@ -112,7 +112,7 @@ class LayerSaliency(ABC):
             raise ValueError(f"images: expected shape (B, 3, H, W), got {tuple(images.shape)}")
         refuse_cuda_in_worker(images.device)
         if images.shape[0] == 0:
-            return torch.empty(0, 1, 1, 1, device=images.device)
+            return torch.empty(0, 1, 1, 1, dtype=torch.float32, device=images.device)
         model = self._model.get()
         weight = first_weight(model)
         if weight is not None:
