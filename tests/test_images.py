@@ -13,6 +13,8 @@ import torch
 from PIL import Image, ImageFile
 
 from foveate.codecs import CODECS, CodecError, Jpeg2000
+from foveate.evaluation import PhotoFolder
+from foveate.evaluation.photos import as_photos
 from foveate.images import as_tensor, check_tensor, frames, read, render, strictly
 
 RAMP = np.linspace(0, 65535, 15 * 20).round().astype(np.uint16).reshape(15, 20)
@@ -281,3 +283,30 @@ class TestWholeFiles:
             if child == 0:
                 os._exit(0 if ImageFile.LOAD_TRUNCATED_IMAGES is flag else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class TestLabels:
+    """Of what is evaluated: a class number, or no evaluation."""
+
+    @pytest.mark.parametrize("label", [1, True, np.uint8(1), np.True_, torch.tensor(1)])
+    def test_integers_of_every_kind(self, label):
+        photo = as_photos([(torch.zeros(3, 5, 6), label)])[0]
+        assert (photo.label, type(photo.label)) == (1, int)
+
+    @pytest.mark.parametrize("label", [-1, 0.7, 1.0, None, "1", torch.tensor(0.7), {"class": 1}])
+    def test_others_are_refused(self, label):
+        with pytest.raises(ValueError, match="label of picture 0: expected an integer of at least 0, got"):
+            as_photos([(torch.zeros(3, 5, 6), label)])[0]
+
+    def test_a_batch_of_float_labels_is_refused(self):
+        batches = torch.utils.data.DataLoader([(torch.zeros(3, 5, 6), 0.7)] * 2, batch_size=2)
+        with pytest.raises(ValueError, match="label of picture 0: expected an integer"):
+            list(as_photos(batches))
+
+    @pytest.mark.parametrize("limit", [0, 1.5, True])
+    def test_a_limit_that_is_none(self, tmp_path, limit):
+        (tmp_path / "a").mkdir()
+        Image.new("L", (5, 4)).save(tmp_path / "a" / "b.png")
+        assert len(PhotoFolder(tmp_path, np.int64(1))) == 1
+        with pytest.raises(ValueError, match="limit: expected an integer of at least 1"):
+            PhotoFolder(tmp_path, limit)
