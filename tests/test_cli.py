@@ -7,10 +7,11 @@ import pytest
 from conftest import RECIPES
 from PIL import Image
 
-from foveate import __version__
+from foveate import Compressor, __version__
 from foveate.cli import main
 from foveate.demo import Scenes
 from foveate.evaluation import Results
+from foveate.export import compress_dataset
 from foveate.models import Classifier
 
 NET = "foveate.demo:scene_net"
@@ -280,6 +281,39 @@ class TestDemo:
         code, _, complaint = run(capsys, "demo", *arguments, "--out", tmp_path)
         assert code == 2
         assert arguments[0] in complaint
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("arguments", [["codecs"], ["--help"], ["verify", "{out}"]])
+def test_who_reads_the_output_may_go_away(arguments, buffered, tmp_path):
+    """As ``foveate codecs | head -1`` does: no traceback, and the exit code of a program that the signal ended."""
+    compress_dataset(Scenes(1), tmp_path, Compressor("jpeg"), workers=0)
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [word.format(out=tmp_path) for word in arguments]
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = [sys.executable, "-m", "foveate", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writer)
+    assert "Error" not in done.stderr
+    assert "Traceback" not in done.stderr
+    # Without a buffer, argparse passes over that its help is not read.
+    assert done.returncode == (0 if arguments == ["--help"] and not buffered else 141)
+
+
+def test_another_pipe_that_breaks_is_told(monkeypatch):
+    """An error of the network, say, is not taken for output that is not read."""
+
+    def broken(args):
+        raise BrokenPipeError(32, "of a server")
+
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        monkeypatch.setattr("foveate.cli._run", broken)
+        with pytest.raises(BrokenPipeError, match="of a server"):
+            main(["codecs"])
+    os.close(reader)
 
 
 def test_version_and_help_load_nothing_heavy():

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from foveate import Compressor
-from foveate.codecs import CODECS, MAX_PIXELS, CodecError, Hevc, Jpeg, Jxl, TargetSize, codec
+from foveate.codecs import CODECS, MAX_PIXELS, Avif, CodecError, Hevc, Jpeg, Jpeg2000, Jxl, TargetSize, WebP, codec
+from foveate.demo import Scenes
 
 SIZES = [(1, 1), (1, 7), (8, 8), (17, 33), (61, 90), (300, 200)]
 
@@ -191,6 +192,83 @@ class TestConformance:
     def test_what_is_no_picture_is_refused(self, cls, image, error, words):
         with pytest.raises(error, match=words):
             cls().encode(image)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("settings", "plain"),
+        [
+            ((Jpeg, {"quality": np.int64(30), "progressive": np.True_}), Jpeg(30, progressive=True)),
+            ((Jpeg, {"tables": np.full((2, 64), 9, np.uint8)}), Jpeg(tables=[[9] * 64] * 2)),
+            ((Jpeg, {"quality": torch.tensor(30)}), Jpeg(30)),
+            ((Jpeg2000, {"quality": np.uint8(30)}), Jpeg2000(30)),
+            ((WebP, {"quality": np.int32(30), "method": np.int16(2)}), WebP(30, 2)),
+            ((Avif, {"quality": np.int64(30), "speed": np.int64(9)}), Avif(30, 9)),
+            ((Jxl, {"quality": np.float64(1.5), "effort": np.int64(3)}), Jxl(1.5, 3)),
+            ((Jxl, {"quality": np.int64(2)}), Jxl(2)),
+            ((Hevc, {"quality": np.int64(30), "roi": np.float32(2.5)}), Hevc(30, roi=2.5)),
+            ((TargetSize, {"bytes": np.int64(900)}), TargetSize(bytes=900)),
+            ((TargetSize, {"bpp": np.float64(0.5)}), TargetSize(bpp=0.5)),
+        ],
+    )
+    def test_numbers_of_numpy_are_stored_as_plain_ones(self, settings, plain):
+        cls, knobs = settings
+        one = cls(**knobs)
+        assert (one, hash(one), str(one), repr(one)) == (plain, hash(plain), str(plain), repr(plain))
+        assert all(type(getattr(one, name)) in (int, float, bool, tuple) for name in knobs)
+
+    @pytest.mark.parametrize("cls", [Jpeg, Jpeg2000, WebP, Avif, Hevc])
+    @pytest.mark.parametrize("quality", [30.0, np.float64(30), np.True_, "30", None])
+    def test_a_quality_that_is_no_integer_is_refused(self, cls, quality):
+        with pytest.raises(TypeError, match="quality: .* takes an integer"):
+            cls(quality)
+
+    def test_what_was_truncated_or_taken_for_true_is_refused(self):
+        with pytest.raises(TypeError, match="tables: JPEG takes an integer 1 to 255, got 1.5"):
+            Jpeg(tables=[[1.5] * 64])
+        with pytest.raises(TypeError, match="progressive: JPEG takes True or False, got 'False'"):
+            Jpeg(progressive="False")
+
+
+class TestJpeg2000:
+    """The quality is a PSNR that is reached."""
+
+    SHADES = np.add.outer(np.arange(61), np.arange(91))[..., None]
+    PICTURES = {  # noqa: RUF012
+        "noise": np.random.default_rng(0).integers(0, 256, (61, 91, 3)).astype(np.uint8),
+        "grey noise": np.random.default_rng(1).integers(0, 256, (40, 33, 1)).astype(np.uint8),
+        "flat": np.full((64, 64, 3), (200, 30, 90), np.uint8),
+        "flat grey": np.full((61, 91, 1), 200, np.uint8),
+        "gradient": (SHADES * np.array([1.6, 0.8, 0.4])).astype(np.uint8),
+        "scene": np.asarray(Scenes(1)[0][0]),
+        "a row": np.random.default_rng(2).integers(0, 256, (1, 7, 3)).astype(np.uint8),
+    }
+
+    @pytest.mark.parametrize("name", PICTURES)
+    def test_it_is_reached(self, name):
+        source = self.PICTURES[name]
+        for quality in (15, 20, 34, 42, 47, 50, 55, 60):
+            one = Jpeg2000(quality)
+            data = one.encode(source)
+            assert psnr(source, one.decode(data)) >= quality - 0.5
+            assert one.encode(source) == data
+
+    def test_bytes_that_reach_it_stay_as_they_were(self):
+        source = self.PICTURES["scene"]
+        for quality in (28, 31, 34, 38):
+            stream = io.BytesIO()
+            settings = {"quality_mode": "dB", "quality_layers": [quality], "irreversible": True, "mct": 1}
+            Image.fromarray(source).save(stream, "JPEG2000", comment=b" ", **settings)
+            assert Jpeg2000(quality).encode(source) == stream.getvalue()
+
+    def test_no_more_is_spent_than_it_takes(self):
+        source = self.PICTURES["scene"]
+        sizes = [len(Jpeg2000(quality).encode(source)) for quality in range(40, 61)]
+        assert sizes == sorted(sizes)
+        lossless = io.BytesIO()
+        Image.fromarray(source).save(lossless, "JPEG2000", mct=1, comment=b" ")
+        assert sizes[-1] <= len(lossless.getvalue())
+        assert psnr(source, Jpeg2000(50).decode(Jpeg2000(50).encode(source))) < 51
 
 
 class TestJpeg:

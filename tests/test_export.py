@@ -132,6 +132,74 @@ class TestTree:
         assert (tmp_path / "out" / "panorama.png").read_bytes() == (source / "panorama.png").read_bytes()
 
 
+class TestWhatAPictureShows:
+    def test_sixteen_bits_are_exported_and_loaded_as_they_look(self, tmp_path):
+        source = tmp_path / "in"
+        source.mkdir()
+        grey = Image.new("I;16", (40, 30), 70 * 257)
+        grey.save(source / "a.png")
+        grey.save(source / "b.tif")
+        Image.new("F", (40, 30), 0.3).save(source / "c.tif")
+        summary = compress_dataset(source, tmp_path / "out", Compressor("jpeg:90"), workers=0)
+        assert summary.kinds == {"compressed": 2, "unreadable": 1}
+        assert "mode F of TIFF" in lines(tmp_path / "out")["c.tif"]["reason"]
+        assert verify(tmp_path / "out") == []
+        for path in (source / "a.png", source / "b.tif", tmp_path / "out" / "a.jpg", tmp_path / "out" / "b.jpg"):
+            assert as_tensor(load(path)).equal(torch.full((3, 30, 40), 70, dtype=torch.uint8))
+
+    def test_load_shows_what_read_does(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Scenes(1)[0][0].resize((40, 20)).save(tmp_path / "turned.jpg", exif=exif)
+        Image.new("RGBA", (40, 20), (9, 99, 9, 50)).save(tmp_path / "clear.png")
+        Image.new("LA", (40, 20), (9, 0)).save(tmp_path / "clear-grey.png")
+        Image.new("CMYK", (40, 20), (9, 99, 9, 50)).save(tmp_path / "print.jpg")
+        for path in tmp_path.iterdir():
+            assert load(path).mode == "RGB"
+            assert as_tensor(load(path)).equal(read(path)), path.name
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_of_several_frames_the_first_is_taken_and_that_is_said(self, tmp_path, workers, capsys):
+        source, out = tmp_path / "in", tmp_path / "out"
+        source.mkdir()
+        scenes = [Scenes(3)[k][0] for k in range(3)]
+        for name in ("a.gif", "b.tif", "c.webp"):
+            scenes[0].save(source / name, save_all=True, append_images=scenes[1:])
+        scenes[0].save(source / "d.png")
+        words = ["compress", source, out, "--codec", "jpeg:90", "--workers", workers]
+        assert main([str(word) for word in words]) == 0
+        assert "3 have several frames, of which the first was taken" in capsys.readouterr().out
+        assert [line.get("frames") for line in manifest(out)] == [3, 3, 3, None]
+        assert (as_tensor(load(out / "b.jpg")).int() - as_tensor(scenes[0]).int()).abs().float().mean() < 6
+        again = compress_dataset(source, out, Compressor("jpeg:90"), workers=0)
+        assert again.multiframe == 3
+        assert json.loads((out / "foveate-summary.json").read_text())["multiframe"] == 3
+        scenes[1].save(source / "e.gif", save_all=True, append_images=scenes[2:])
+        assert compress_dataset(source, out, Compressor("jpeg:90"), workers=0).multiframe == 4
+
+    def test_a_file_that_is_kept_keeps_its_frames(self, tmp_path):
+        source = tmp_path / "in"
+        source.mkdir()
+        scenes = [Scenes(3)[k][0] for k in range(3)]
+        scenes[0].save(source / "a.webp", save_all=True, append_images=scenes[1:], quality=1)
+        summary = compress_dataset(source, tmp_path / "out", Compressor("jpeg:95"), workers=0, only_if_smaller=True)
+        assert (summary.kinds, summary.multiframe) == ({"kept": 1}, 0)
+        assert "frames" not in next(manifest(tmp_path / "out"))
+
+    def test_a_summary_of_before_frames_were_counted(self, tmp_path):
+        first = compress_dataset(Scenes(1), tmp_path, Compressor("jpeg"), workers=0)
+        path = tmp_path / "foveate-summary.json"
+        text = json.loads(path.read_text())
+        del text["multiframe"]
+        path.write_text(json.dumps(text))
+        assert compress_dataset(Scenes(1), tmp_path, Compressor("jpeg"), workers=0) == first
+
+    @pytest.mark.parametrize("threads", [0, 2.0, True])
+    def test_verify_with_no_threads(self, tmp_path, threads):
+        with pytest.raises(ValueError, match="threads: expected an integer of at least 1"):
+            verify(tmp_path, threads=threads)
+
+
 class TestShards:
     def test_samples_with_class_numbers_in_order(self, tmp_path):
         source = tmp_path / "in"

@@ -54,6 +54,12 @@ class Grouped:
         return self.items[k], k % 2
 
 
+class Labelled(list):
+    """Pairs with whatever labels, and names of classes."""
+
+    classes = ("cat", "dog")
+
+
 class TestItems:
     @pytest.mark.parametrize(
         "make",
@@ -107,6 +113,28 @@ class TestItems:
         compress_dataset(data, tmp_path / "deep" / "out", Compressor("webp:60"), workers=0)
         assert len(pictures(tmp_path / "deep" / "out")) == 4
         assert verify(tmp_path / "deep" / "out") == []
+
+    @pytest.mark.parametrize("label", [-1, None, np.int64(-1), torch.tensor(-1)])
+    def test_without_a_label(self, label, tmp_path):
+        """-1 is the usual mark of a label that is not told, and not the last class."""
+        data = Labelled([(SCENES[0], label), (SCENES[1], 1)])
+        compress_dataset(data, tmp_path / "out", Compressor("webp:60"), workers=0)
+        assert sorted(pictures(tmp_path / "out")) == ["00000000.webp", "dog/00000001.webp"]
+        assert [line.get("label") for line in manifest(tmp_path / "out")] == [None, 1]
+        compress_dataset(data, tmp_path / "tars", Compressor("webp:60"), shards=True, workers=0)
+        with tarfile.open(tmp_path / "tars" / "part-000000.tar") as tar:
+            assert [m.name for m in tar] == ["00000000.webp", "dog/00000001.webp", "dog/00000001.cls"]
+
+    @pytest.mark.parametrize("label", [1, True, np.uint8(1), np.True_, torch.tensor(1), np.array(1)])
+    def test_labels_of_every_kind_of_integer(self, label, tmp_path):
+        compress_dataset(Labelled([(SCENES[0], label)]), tmp_path, Compressor("webp:60"), workers=0)
+        assert [line["label"] for line in manifest(tmp_path)] == [1]
+        assert list(pictures(tmp_path)) == ["dog/00000000.webp"]
+
+    @pytest.mark.parametrize("label", [0.7, 1.0, {"class": 1}, "1", -2, torch.tensor(0.7), [0, 1]])
+    def test_what_is_no_label_is_refused(self, label, tmp_path):
+        with pytest.raises(ValueError, match="label of item 0: expected an integer of at least -1, got"):
+            compress_dataset(Labelled([(SCENES[0], label)]), tmp_path, Compressor("webp:60"), workers=0)
 
     def test_an_item_that_cannot_be_read_is_counted(self, tmp_path):
         data = Grouped([SCENES[0], OSError("truncated"), SCENES[2]])
@@ -233,6 +261,14 @@ class TestHuggingFace:
         summary = compress_dataset(rows, tmp_path / "out", Compressor("webp:60"), workers=0)
         assert summary.kinds == {"unreadable": 2}
         assert verify(tmp_path / "out") == []
+
+    def test_rows_without_a_label(self, datasets, tmp_path):
+        images = [{"bytes": encoded(scene), "path": None} for scene in SCENES[:3]]
+        features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])}
+        data = datasets.Dataset.from_dict({"image": images, "label": [-1, None, 0]}, datasets.Features(features))
+        compress_dataset(data, tmp_path, Compressor("webp:60"), workers=0)
+        assert sorted(pictures(tmp_path)) == ["00000000.webp", "00000001.webp", "no/00000002.webp"]
+        assert ["label" in line for line in manifest(tmp_path)] == [False, False, True]
 
     def test_a_stream_is_refused(self, data, tmp_path):
         with pytest.raises(TypeError, match="source: expected"):

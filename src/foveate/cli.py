@@ -1,6 +1,8 @@
 """The command line: ``foveate demo | evaluate | compress | verify | saliency | calibrate | compare | codecs``."""
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,9 +33,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as on the command line, without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0; 2 when the input is at fault (with one line on standard error that says how); or 130 when it
-        was interrupted.
+        The exit code: 0; 2 when the input is at fault (with one line on standard error that says how); 130 when it was
+        interrupted; or 141 when who reads its output went away, as ``head`` does.
     """
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        return 141  # as of a program that the signal ended, which Python passes over
+
+
+def _unread() -> bool:
+    """Whether the other end of standard output is closed; then what is left for it goes nowhere."""
+    stream = select.poll()
+    stream.register(sys.stdout, 0)
+    if not stream.poll(0):  # which tells of errors only: the pipe that broke was another
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return True
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         words = _with_config(words)

@@ -1,5 +1,6 @@
 """What every codec is: a frozen dataclass of its settings that encodes and decodes in memory."""
 
+import operator
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -32,12 +33,28 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
         raise TooLarge(f"image: {image.shape[0]}x{image.shape[1]} is over the limit of {MAX_PIXELS} pixels; tile it")
 
 
-def check_integer(name: str, value: object, low: int, high: int) -> None:
-    """Raise unless ``value`` is an integer in [low, high]; ``name`` says of which argument of which codec."""
-    if isinstance(value, bool) or not isinstance(value, int):
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """Return ``value`` as an int if it is an integer, NumPy's and others' too, in [low, high].
+
+    Args:
+        name: says of which argument of which codec.
+        value: to be checked.
+        low: the least it may be.
+        high: the most it may be.
+
+    Raises:
+        TypeError: if it is not an integer; booleans are not integers here.
+        ValueError: if it is out of range.
+    """
+    try:
+        number = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
         raise TypeError(f"{name} takes an integer {low} to {high}, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} takes {low} to {high}, got {value}")
+    if not low <= number <= high:
+        raise ValueError(f"{name} takes {low} to {high}, got {number}")
+    return number
 
 
 def check_subsampling(name: str, value: object) -> None:
@@ -182,6 +199,11 @@ class Codec(ABC):
             Jpeg(quality=20, subsampling='4:2:0', progressive=True, tables=None)
         """
         return self.with_settings(quality=quality)
+
+    def _keep(self, **settings: Any) -> None:
+        """Take settings as they were checked: plain numbers, so that equal codecs have equal strings and hashes."""
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def parse(cls, text: str) -> Self:

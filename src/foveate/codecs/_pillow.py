@@ -9,6 +9,7 @@ from PIL import Image, __version__, features
 
 from foveate._checks import MAX_PIXELS
 from foveate.codecs._codec import CodecError, TooLarge
+from foveate.images import render, strictly
 
 
 def encode(image: npt.NDArray[np.uint8], format: str, side: int, **settings: Any) -> bytes:
@@ -25,10 +26,14 @@ def encode(image: npt.NDArray[np.uint8], format: str, side: int, **settings: Any
 def decode(data: bytes, format: str) -> npt.NDArray[np.uint8]:
     """Return the picture (H, W, 3), or (H, W, 1) if the bitstream is greyscale; raise CodecError if it is unsound."""
     try:
-        with Image.open(io.BytesIO(data), formats=[format]) as picture:
+        with strictly(), Image.open(io.BytesIO(data), formats=[format]) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise CodecError(f"data: {picture.width}x{picture.height} {format} is over {MAX_PIXELS} pixels")
-            pixels = np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+            picture.load()
+            # An alpha channel, which only other encoders write, is left out.
+            pixels = np.asarray(
+                picture.convert("RGB") if picture.mode in ("LA", "RGBA") else render(picture, grey=True)
+            )
     except CodecError:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as error:

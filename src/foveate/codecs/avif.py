@@ -42,8 +42,10 @@ class Avif(Codec):
     ladder: ClassVar[tuple[float, ...]] = (15, 30, 50, 70)
 
     def __post_init__(self) -> None:
-        check_integer("quality: AVIF", self.quality, 0, 100)
-        check_integer("speed: AVIF", self.speed, 0, 10)
+        self._keep(
+            quality=check_integer("quality: AVIF", self.quality, 0, 100),
+            speed=check_integer("speed: AVIF", self.speed, 0, 10),
+        )
         check_subsampling("AVIF", self.subsampling)
 
     def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:

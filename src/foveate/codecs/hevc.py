@@ -62,12 +62,14 @@ class Hevc(Codec):
     ladder: ClassVar[tuple[float, ...]] = (42, 37, 32, 27)
 
     def __post_init__(self) -> None:
-        check_integer("quality: HEVC's QP", self.quality, 0, 51)
+        self._keep(
+            quality=check_integer("quality: HEVC's QP", self.quality, 0, 51),
+            roi=check_number("roi: HEVC", self.roi, 0, 25),
+        )
         if self.preset not in _PRESETS:
             raise ValueError(f"preset: HEVC takes {', '.join(_PRESETS)}, got {self.preset!r}")
         if self.subsampling not in ("4:2:0", "4:4:4"):
             raise ValueError(f"subsampling: HEVC takes 4:2:0 or 4:4:4, got {self.subsampling!r}")
-        object.__setattr__(self, "roi", check_number("roi: HEVC", self.roi, 0, 25))
         if self.container not in ("none", "heif"):
             raise ValueError(f"container: HEVC takes none or heif, got {self.container!r}")
         if self.roi and self.container == "heif":

@@ -49,14 +49,17 @@ class Jpeg(Codec):
     ladder: ClassVar[tuple[float, ...]] = (12, 25, 50, 75)
 
     def __post_init__(self) -> None:
-        check_integer("quality: JPEG", self.quality, 1, 95)
+        self._keep(quality=check_integer("quality: JPEG", self.quality, 1, 95))
         check_subsampling("JPEG", self.subsampling)
+        if not isinstance(self.progressive, bool | np.bool_):
+            raise TypeError(f"progressive: JPEG takes True or False, got {self.progressive!r}")
+        self._keep(progressive=bool(self.progressive))
         if self.tables is not None:
             # Tuples all the way down, so that a codec given lists is as hashable as any other.
-            tables = tuple(tuple(int(v) for v in table) for table in self.tables)
-            if len(tables) not in (1, 2) or any(len(t) != 64 or min(t) < 1 or max(t) > 255 for t in tables):
+            tables = tuple(tuple(check_integer("tables: JPEG", v, 1, 255) for v in table) for table in self.tables)
+            if len(tables) not in (1, 2) or any(len(table) != 64 for table in tables):
                 raise ValueError("tables: JPEG takes one or two tables of 64 integers from 1 to 255")
-            object.__setattr__(self, "tables", tables)
+            self._keep(tables=tables)
 
     def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         grey = image.shape[2] == 1

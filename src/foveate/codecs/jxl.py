@@ -40,8 +40,10 @@ class Jxl(Codec):
     ladder: ClassVar[tuple[float, ...]] = (10.0, 6.0, 3.0, 1.5)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quality", check_number("quality: JPEG XL's distance", self.quality, 0.1, 25))
-        check_integer("effort: JPEG XL", self.effort, 1, 9)
+        self._keep(
+            quality=check_number("quality: JPEG XL's distance", self.quality, 0.1, 25),
+            effort=check_integer("effort: JPEG XL", self.effort, 1, 9),
+        )
 
     def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         library = require("imagecodecs", "codecs")
@@ -64,7 +66,7 @@ class Jxl(Codec):
         except (ValueError, RuntimeError, IndexError) as error:
             raise CodecError(f"data: no whole and sound JPEG XL bitstream ({len(data)} bytes): {error}") from error
         if pixels.dtype == np.uint16:
-            pixels = (pixels // 257).astype(np.uint8)
+            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
         elif pixels.dtype != np.uint8:
             pixels = (pixels.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
         if pixels.ndim == 2:

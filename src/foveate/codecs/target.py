@@ -1,6 +1,7 @@
 """A size to keep to, with any codec."""
 
 import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,9 +54,11 @@ class TargetSize:
     def __post_init__(self) -> None:
         if (self.bytes is None) == (self.bpp is None):
             raise ValueError(f"bytes, bpp: expected exactly one of the two, got {self.bytes!r} and {self.bpp!r}")
-        check_number(
-            "bpp" if self.bytes is None else "bytes", self.bpp if self.bytes is None else self.bytes, 0, above=True
-        )
+        name = "bpp" if self.bytes is None else "bytes"
+        value = getattr(self, name)
+        number = check_number(name, value, 0, above=True)
+        # A plain number of its own kind, so that equal targets look alike.
+        object.__setattr__(self, name, operator.index(value) if hasattr(value, "__index__") else number)
 
     def limit(self, pixels: int) -> float:
         """The bytes that a picture of so many source pixels may take."""

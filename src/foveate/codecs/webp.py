@@ -40,8 +40,10 @@ class WebP(Codec):
     ladder: ClassVar[tuple[float, ...]] = (5, 20, 50, 80)
 
     def __post_init__(self) -> None:
-        check_integer("quality: WebP", self.quality, 0, 100)
-        check_integer("method: WebP", self.method, 0, 6)
+        self._keep(
+            quality=check_integer("quality: WebP", self.quality, 0, 100),
+            method=check_integer("method: WebP", self.method, 0, 6),
+        )
 
     def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         return _pillow.encode(image, "WEBP", 16383, quality=self.quality, method=self.method)

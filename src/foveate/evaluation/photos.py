@@ -7,10 +7,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from foveate._checks import check_count
 from foveate.images import as_tensor, read, to_uint8
 
 
@@ -63,6 +65,7 @@ def as_photos(source: Source) -> Photos | Iterable[Photo]:
 
     Raises:
         TypeError: if the source is neither; on reading, if it gives anything but such pairs.
+        ValueError: on reading, if a label is not an integer of at least 0.
 
     Example:
         >>> from foveate.demo import Scenes
@@ -121,7 +124,12 @@ def _pair(item: Any) -> tuple[Any, Any]:
 
 def _photo(picture: Any, label: Any, number: int) -> Photo:
     pixels = to_uint8(as_tensor(picture, f"picture {number}").detach().cpu())
-    return Photo(pixels.expand(3, -1, -1).contiguous(), int(label), f"{number}")
+    if isinstance(label, bool | np.bool_):
+        label = int(label)
+    # Refused rather than never right: -1 marks a hidden label.
+    return Photo(
+        pixels.expand(3, -1, -1).contiguous(), check_count(f"label of picture {number}", label, 0), f"{number}"
+    )
 
 
 @dataclass
@@ -135,7 +143,8 @@ class PhotoFolder:
         limit: at most this many photos, spread evenly over all (so over the classes); None takes all.
 
     Raises:
-        ValueError: if there is no such folder, no class folder or no file in one, or the limit is not positive.
+        ValueError: if there is no such folder, no class folder or no file in one, or the limit is not an integer of at
+            least 1.
     """
 
     root: Path
@@ -145,8 +154,8 @@ class PhotoFolder:
         self.root = Path(self.root)
         if not self.root.is_dir():
             raise ValueError(f"IMAGES: there is no folder {self.root}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: expected at least 1, got {self.limit}")
+        if self.limit is not None:
+            self.limit = check_count("limit", self.limit)
         self.classes = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
         if not self.classes:
             raise ValueError(f"IMAGES: {self.root} has no class folders; expected {self.root}/<class>/<photo>")

@@ -2,23 +2,28 @@
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from foveate.codecs import codec
 from foveate.export._sources import SUFFIXES
+from foveate.images import read, to_array
 
 _NOT_PILLOW = {".jxl": "jxl", ".hevc": "hevc", ".heic": "hevc:container=heif", ".heif": "hevc:container=heif"}
 
 
 def load(file: str | Path) -> Image.Image:
-    """Read a picture that any codec of Foveate wrote, or any that Pillow knows, as an RGB image.
+    """Read a picture that any codec of Foveate wrote, or any that Pillow knows, as an 8-bit RGB image.
+
+    It is shown as :func:`compress_dataset` sees it: turned as EXIF says, on white where it is transparent, 16-bit
+    samples scaled from their whole range, and of several frames the first.
 
     It is a ``loader`` for ``torchvision.datasets.ImageFolder``, which alone does not know the endings of all codecs::
 
         ImageFolder(root, transform, loader=load, is_valid_file=is_picture)
 
     Raises:
-        OSError: if it is no readable picture.
+        OSError, ValueError, SyntaxError, EOFError: if it is no readable picture.
         CodecError: if it is a damaged bitstream.
         ImportError: if the codec's library is not installed.
 
@@ -34,9 +39,9 @@ def load(file: str | Path) -> Image.Image:
     path = Path(file)
     name = _NOT_PILLOW.get(path.suffix.lower())
     if name is not None:
-        return Image.fromarray(codec(name).decode(path.read_bytes()).squeeze()).convert("RGB")
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+        array = codec(name).decode(path.read_bytes())
+        return Image.fromarray(np.broadcast_to(array, (*array.shape[:2], 3)).copy())
+    return Image.fromarray(to_array(read(path)))
 
 
 def is_picture(file: str | Path) -> bool:

@@ -32,6 +32,7 @@ class Summary:
         settings: what it was made with.
         classes: the names of the classes in the order of their numbers, where they are known.
         missing: the first hundred sources that were gone; the next run looks for them again.
+        multiframe: how many of the compressed have several frames or pages in the source, of which the first was taken.
     """
 
     kinds: dict[str, int]
@@ -40,6 +41,7 @@ class Summary:
     settings: dict[str, Any]
     classes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    multiframe: int = 0
 
     @classmethod
     def read(cls, target: Store) -> "Summary | None":
@@ -48,7 +50,8 @@ class Summary:
         if held is None:
             return None
         lists = (tuple(held["classes"]), tuple(held["missing"]))
-        return cls(held["kinds"], held["source_bytes"], held["bytes"], held["settings"], *lists)
+        multiframe = held.get("multiframe", 0)  # not there in a summary of foveate 0.1
+        return cls(held["kinds"], held["source_bytes"], held["bytes"], held["settings"], *lists, multiframe)
 
     @property
     def saved(self) -> float:
@@ -57,7 +60,8 @@ class Summary:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.items()) or "nothing"
-        return f"{kinds}; {self.source_bytes:,} bytes became {self.bytes:,}, {self.saved:.1%} fewer"
+        first = f"; {self.multiframe:,} have several frames, of which the first was taken" if self.multiframe else ""
+        return f"{kinds}; {self.source_bytes:,} bytes became {self.bytes:,}, {self.saved:.1%} fewer{first}"
 
 
 @dataclass
@@ -140,7 +144,8 @@ def manifest(target: "str | Path | Store", size: int | None = None) -> Iterator[
     Each is a dictionary for a picture or another file, in the source's order: ``source`` and, where it is in the
     target, ``target`` (in shards ``shard.tar:member``); ``kind`` (see :class:`Summary`); ``source_bytes`` (None of what
     was no file), ``bytes`` and ``sha256`` of the target; where known ``label``; of pictures ``size`` (height and
-    width of the source), ``settings`` and ``met``, and with rate control the witnesses' confidence in their own answer
+    width of the source), ``frames`` where the source has several frames or pages (the first is what was compressed),
+    ``settings`` and ``met``, and with rate control the witnesses' confidence in their own answer
     before (``clean``) and after (``final``) and the points ``tried``; and the ``reason`` why something is unreadable.
 
     Raises:
@@ -168,6 +173,7 @@ def finish(target: Store, plan: Plan) -> Summary:
 
     def count(line: dict[str, Any]) -> None:
         kinds[line["kind"]] += 1
+        sums["multiframe"] += "frames" in line
         if line["kind"] == "missing":
             missing.append(line["source"])
         if line.get("bytes") is not None and line["source_bytes"] is not None:
@@ -186,7 +192,13 @@ def finish(target: Store, plan: Plan) -> Summary:
                 if line["kind"] != "missing":  # it has no place in the target, and may come back
                     size += stream.write(raw)
     summary = Summary(
-        dict(sorted(kinds.items())), sums["source"], sums["target"], plan.settings, plan.classes, tuple(missing[:100])
+        dict(sorted(kinds.items())),
+        sums["source"],
+        sums["target"],
+        plan.settings,
+        plan.classes,
+        tuple(missing[:100]),
+        sums["multiframe"],
     )
     parts = max((part.number + 1 for part in plan.parts), default=(_summary(target) or {"parts": 0})["parts"])
     text = {
@@ -194,6 +206,7 @@ def finish(target: Store, plan: Plan) -> Summary:
         "kinds": summary.kinds,
         "source_bytes": summary.source_bytes,
         "bytes": summary.bytes,
+        "multiframe": summary.multiframe,
         "classes": list(summary.classes),
         "missing": list(summary.missing),
         "settings": summary.settings,

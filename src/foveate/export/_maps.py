@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from foveate._checks import check_count
 from foveate.export._sources import Folder, Name, Shards, Source, as_source
 from foveate.export._worker import groups
 from foveate.images import lies_on_its_side, picture_hash, read, same_size
@@ -68,8 +69,7 @@ def cache_maps(
         (Cached(pictures=3, made=3, unreadable=0), Cached(pictures=4, made=1, unreadable=0))
     """
     for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+        check_count(name, value, least)
     found = as_source(source)
     names = found.named(found.units(), set(), False)
     return fill(found, names, cache, saliency, batch, workers, device, progress)

@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from foveate._checks import check_count
 from foveate._extras import require
 from foveate.export._store import Store, own
 from foveate.images import UNREADABLE, as_tensor
@@ -223,7 +225,10 @@ class _Tar(tarfile.TarFile):
 
 
 class Items:
-    """A map-style Dataset of pictures or of pairs (picture, label): anything with ``[k]`` and ``len()``."""
+    """A map-style Dataset of pictures or of pairs (picture, label): anything with ``[k]`` and ``len()``.
+
+    A label is an integer; None and -1 say that there is none.
+    """
 
     whole = False
 
@@ -246,7 +251,7 @@ class Items:
                 yield Entry(name, stem, "", _raising(error))
                 continue
             picture, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
-            label = None if label is None else int(label)
+            label = _label(label, name)
             pixels = as_tensor(picture, f"picture {name}")
             yield Entry(name, self._placed(stem, label), "", lambda pixels=pixels: pixels, True, label)  # type: ignore[misc]
 
@@ -277,12 +282,20 @@ class HuggingFace(Items):
         for name, stem in names:
             row = dict(self.dataset[int(name)])
             image = row.pop(self.image)
-            label = None if self.label is None else int(row.pop(self.label))
+            label = None if self.label is None else _label(row.pop(self.label), name)
             if image is None:
                 yield Entry(name, self._placed(stem, label), "", _raising(ValueError("no picture")), True, label, row)
                 continue
             ending = PurePosixPath(image["path"] or "").suffix or _ending_of(image["bytes"])
             yield Entry(name, self._placed(stem, label), ending, lambda image=image: _opened(image), True, label, row)  # type: ignore[misc]
+
+
+def _label(value: Any, name: str) -> int | None:
+    """The class number of item ``name``; None where there is no label, for which -1 is the usual mark."""
+    if value is None:
+        return None
+    number = check_count(f"label of item {name}", int(value) if isinstance(value, bool | np.bool_) else value, -1)
+    return None if number == -1 else number
 
 
 def _folders(classes: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from foveate._checks import check_count
 from foveate.codecs import CodecError, codec
 from foveate.export._manifest import manifest
 from foveate.export._store import Store, own
@@ -40,7 +41,7 @@ def verify(target: str | Path, *, threads: int = 4, progress: Callable[[], objec
         not of this export. An empty list says that all is well.
 
     Raises:
-        ValueError: if the target has no manifest.
+        ValueError: if the target has no manifest, or ``threads`` is not an integer of at least 1.
 
     Example:
         >>> import tempfile
@@ -55,6 +56,7 @@ def verify(target: str | Path, *, threads: int = 4, progress: Callable[[], objec
         >>> sound, [problem.name for problem in broken]
         ([], ['00000001.jpg'])
     """
+    threads = check_count("threads", threads)
     store = Store(target)
     shards: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     files: dict[str, dict[str, Any]] = {}

@@ -18,7 +18,7 @@ from foveate.compressor import Compressor, Encoded
 from foveate.export._sources import Damaged, Entry, Name, Source
 from foveate.export._store import STATE, Store
 from foveate.export._targets import Put, Shard, Sink, Tree
-from foveate.images import UNREADABLE, read
+from foveate.images import UNREADABLE, frames, read
 from foveate.rate_control import Controlled
 
 Others = Literal["copy", "skip", "refuse"]
@@ -182,6 +182,8 @@ class Worker:
         line = _line(entry, "kept" if kept else "compressed", None if data is None else len(data), put)
         line["size"] = list(encoded.size)
         if not kept:
+            if held.frames > 1:
+                line["frames"] = held.frames
             line |= {"settings": encoded.settings, "met": encoded.met}
         if isinstance(encoded, Controlled):
             line |= {"clean": list(encoded.clean), "final": list(encoded.final), "tried": encoded.tried}
@@ -220,6 +222,7 @@ class _Held:
     entry: Entry
     pixels: Tensor | None = None
     data: bytes | None = None
+    frames: int = 1
     stream: IO[bytes] | None = None
     reason: str | None = None
     gone: bool = False
@@ -265,7 +268,7 @@ def _read(entry: Entry) -> _Held:
             raise  # the disk or the network, not the picture
         return _Held(entry, reason=str(error))
     try:
-        return _Held(entry, read(data, grey=True), data)
+        return _Held(entry, read(data, grey=True), data, frames(data))
     except UNREADABLE as error:
         return _Held(entry, data=data, reason=str(error))
 
