@@ -12,12 +12,12 @@ import pytest
 import torch
 import yaml
 from lightning_modules import MEAN, PACKAGES, STD, Pictures, loader
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import foveate
 from foveate.integrations import _figures
-from foveate.integrations._batches import Normalisation, found
+from foveate.integrations._batches import Normalisation
 from foveate.integrations.lightning import (
     BatchCompressor,
     CompressionRobustness,
@@ -649,24 +649,6 @@ class TestCompressOnTheFly:
 
 
 class TestNormalisation:
-    def test_found_in_transforms_of_every_kind(self):
-        import albumentations as A
-        import kornia.augmentation as K
-        from torchvision import transforms as v1
-
-        how = Normalisation(MEAN, STD)
-        assert found(loader()) == how
-        assert found(DataLoader(Subset(Pictures(), [0, 1]), 2)) == how
-        assert found(torch.utils.data.ConcatDataset([Pictures(), Pictures(seed=1)])) == how
-        assert found(v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])) == how
-        assert found(A.Compose([A.HorizontalFlip(), A.Normalize(MEAN, STD)])) == how
-        kornia = found(torch.nn.Sequential(K.Normalize(torch.tensor(MEAN), torch.tensor(STD))))
-        assert kornia.mean == pytest.approx(MEAN)
-        assert kornia.std == pytest.approx(STD)
-        assert found(Pictures(transform=lambda x: x)) is None
-        with pytest.raises(ValueError, match="several ways"):
-            found([Pictures(), Pictures(transform=v2.Normalize([0.5], [0.5]))])
-
     def test_there_and_back(self):
         how, pictures = Normalisation(MEAN, STD), torch.rand(2, 3, 8, 8)
         for dtype, atol in ((torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)):

@@ -6,8 +6,9 @@ callbacks are callbacks of both packages, whichever are installed, so that both 
 them. Every argument can stand in a YAML or JSON file.
 
 Common to all three: pictures reach them as the module gets them, on its device, in batches ``(images, target, ...)`` of
-float images (B, 3 or 1, H, W). How these were normalised is read from the transforms of the data set (``Normalize`` of
-torchvision, Kornia or Albumentations) or given as ``mean`` and ``std``; without either they are to be in [0, 1].
+float images (B, 3 or 1, H, W). How these were normalised is given as ``mean`` and ``std`` or read from the transforms
+that the data set keeps, under whatever name (``Normalize`` of torchvision, Kornia or Albumentations); what is not
+understood there, or is done by chance, is refused. Without either they are to be in [0, 1].
 """
 
 import importlib
@@ -28,7 +29,7 @@ from foveate.compressor import Compressor
 from foveate.evaluation.comparison import rate_at
 from foveate.images import to_uint8
 from foveate.integrations import _figures
-from foveate.integrations._batches import Normalisation, found, given
+from foveate.integrations._batches import Normalisation, chosen, normalisation_of
 from foveate.models import check_logits, named, undisturbed
 from foveate.prefilter import Prefilter, strength_map
 from foveate.saliency import Saliency, from_spec
@@ -81,7 +82,7 @@ class _Reader:
         self, saliency: SaliencySpec, mean: Numbers, std: Numbers, adapter: Adapter, forward_fn: Forward
     ) -> None:
         self._spec = saliency
-        self._given = given(mean, std)
+        self._given = chosen(mean, std)
         self._adapter = _function("adapter", adapter)
         self._forward = _function("forward_fn", forward_fn)
         self._saliency: tuple[Any, _Shown, Saliency] | None = None
@@ -114,7 +115,7 @@ class _Reader:
 
     def normalisation(self, data: Any) -> Normalisation:
         """As given, or as read from the transforms of a loader, or none."""
-        return self._given or found(data) or Normalisation()
+        return self._given or normalisation_of(data) or Normalisation()
 
     def logits(self, trainer: Any, module: Any, images: Tensor) -> Tensor:
         """Ask the module, in the trainer's precision, leaving it and the random state as they are."""
@@ -240,7 +241,8 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             explained; None takes its Grad-CAM.
         every_n_epochs: measure after every so many epochs of ``fit``; what monitors a value is to look no more often.
         limit_batches: measure so many batches of each loader, in each process; None for all.
-        mean: how pictures were normalised, a number a channel or one for all; None reads it from the transforms.
+        mean: how pictures were normalised, a number a channel or one for all; None reads it from the transforms of
+            the data set.
         std: likewise.
         adapter: from a batch to (images, target), target (B,) class numbers or None: a function or
             ``"package.module:name"``. None takes the first two of a tuple or list.
