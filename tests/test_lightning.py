@@ -2,6 +2,7 @@ import copy
 import importlib
 import json
 import math
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -171,6 +172,19 @@ class TestConformance:
         assert {c.state_key for c in callbacks} <= set(states)
         assert len({c.state_key for c in callbacks}) == 2
 
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    @one_package
+    def test_can_be_copied_once_it_has_measured(self, make, package, tmp_path, copied):
+        callback = make()
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        run = trainer(package, tmp_path, [callback], max_epochs=1, logger=logger)
+        run.fit(package[1](), loader(4), loader(8))
+        again = copied(callback)
+        assert again.state_dict().keys() == callback.state_dict().keys()
+        other = trainer(package, tmp_path, [again], logger=logger)
+        other.validate(package[1](), loader(8), verbose=False)
+        assert [type(c) for c in copied(run.callbacks)] == [type(c) for c in run.callbacks]
+
     @one_package
     def test_batches_that_are_no_tuples(self, make, package, tmp_path):
         class Odd(package[1]):
@@ -218,6 +232,12 @@ class TestConformance:
 
 def odd_batch(batch):
     return batch["pixels"], batch["labels"]
+
+
+def first_batch(batch):
+    """The first batch in what several loaders give together, where some may have run out."""
+    parts = [*batch.values()] if isinstance(batch, dict) else batch
+    return parts if isinstance(parts[0], torch.Tensor) else first_batch(next(p for p in parts if p is not None))
 
 
 def odd_forward(module, images):
@@ -279,6 +299,89 @@ class TestCompressionRobustness:
             for key, value in one.items():
                 assert values[f"{key}/dataloader_idx_{k}"] == pytest.approx(value, rel=1e-5)
         assert len(values) == 2 * (len(expected[0]) + 1)
+
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda a, b, combined: a,
+            lambda a, b, combined: [a],
+            lambda a, b, combined: {"a": a, "b": b},
+            lambda a, b, combined: [[a, b], a],
+            lambda a, b, combined: {"deep": [a, {"x": b}], "b": (b,)},
+            lambda a, b, combined: combined([a, b], "sequential"),
+            lambda a, b, combined: combined({"a": a}, "max_size"),
+            *[
+                lambda a, b, combined, mode=mode: combined([a, b], mode)
+                for mode in ("min_size", "max_size", "max_size_cycle")
+            ],
+            lambda a, b, combined: combined([[a], {"b": b}], "min_size"),
+        ],
+    )
+    @pytest.mark.parametrize("stage", ["fit", "test"])
+    @one_package
+    def test_names_are_lightning_s_whatever_the_loaders(self, package, tmp_path, build, stage):
+        class Steps(package[2]):
+            def validation_step(self, batch, batch_idx, dataloader_idx=0):
+                self.log("answers", float(len(first_batch(batch)[0])))
+
+            test_step = validation_step
+
+        utilities = importlib.import_module(f"{package[0].__name__}.utilities")
+        loaders = build(loader(4), loader(8), utilities.CombinedLoader)
+        callback = CompressionRobustness(["jpeg:5"], adapter=first_batch)
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        callbacks = [callback, SaliencyLogger(2, adapter=first_batch)]
+        run = trainer(package, tmp_path, callbacks, max_epochs=1, logger=logger)
+        if stage == "fit":
+            run.fit(Steps(), loader(4), loaders)
+        else:
+            getattr(run, stage)(Steps(), loaders, verbose=False)
+        names = set(run.callback_metrics)
+        tails = {name.removeprefix("answers") for name in names if name.startswith("answers")}
+        assert tails == {name.removeprefix("robustness/clean/top1") for name in names if "clean/top1" in name}
+        assert tails
+        assert len(callback.history) == len(tails)
+
+    @one_package
+    def test_each_of_nested_loaders_is_measured_apart(self, package, tmp_path):
+        module = package[2]()
+        expected = [by_hand(copy.deepcopy(module), length=n, seed=n) for n in (8, 12, 4)]
+        run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
+        loaders = [[loader(8, seed=8), loader(12, seed=12)], loader(4, seed=4)]
+        run.validate(module, loaders, verbose=False)
+        values = robustness(run.callback_metrics)
+        for k, measured in enumerate(expected):
+            for key, value in measured.items():
+                assert values[f"{key}/dataloader_idx_{k}"] == pytest.approx(value, rel=1e-5)
+
+    @one_package
+    def test_the_loaders_are_those_of_the_stage(self, package, tmp_path):
+        """After a fit, Trainer.val_dataloaders are still those of the fit."""
+        run = trainer(package, tmp_path, [CompressionRobustness(["jpeg:5"])], max_epochs=1)
+        run.fit(package[1](), loader(4), loader(4))
+        other = Pictures(8, transform=v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.9], [0.1])]))
+        run.validate(package[1](), DataLoader(other, 4), verbose=False)
+        two = [loader(4), DataLoader(other, 4)]
+        run.validate(package[1](), two, verbose=False)
+        assert {key[-1] for key in robustness(run.callback_metrics)} == {"0", "1"}
+
+    @one_package
+    def test_history_says_the_stage(self, package, tmp_path):
+        callback = CompressionRobustness(["jpeg:5", "jpeg:50"])
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        run = trainer(package, tmp_path, [callback], logger=logger)
+        run.validate(package[1](), loader(4), verbose=False)
+        run.fit(package[1](), loader(4), loader(4))
+        run.test(package[1](), [loader(4), loader(4)], verbose=False)
+        stages = [(entry["stage"], entry["loader"]) for entry in callback.history]
+        assert stages == [("validate", 0), ("fit", 0), ("fit", 0), ("test", 0), ("test", 1)]
+        assert [entry["epoch"] for entry in callback.history] == [0, 0, 1, 2, 2]
+        assert callback.history[0]["values"].keys() == callback.history[-1]["values"].keys()
+        assert json.loads(json.dumps(callback.history)) == callback.history
+        old = {"history": [{k: v for k, v in entry.items() if k != "stage"} for entry in callback.history[1:3]]}
+        again = CompressionRobustness(["jpeg:5", "jpeg:50"])
+        again.load_state_dict(old)
+        assert again.history == callback.history[1:3]
 
     @one_package
     def test_without_targets_there_is_agreement(self, package, tmp_path):
