@@ -139,6 +139,17 @@ class TestConformance:
         run.validate(package[1](), loader(8), verbose=False)
         assert all(math.isfinite(v) or k.endswith("loss") for k, v in robustness(run.callback_metrics).items())
 
+    @one_package
+    def test_double_by_default(self, make, package, tmp_path):
+        torch.set_default_dtype(torch.float64)
+        try:
+            callback = make(mean=list(MEAN), std=list(STD))
+            run = trainer(package, tmp_path, [callback], logger=package[0].loggers.TensorBoardLogger(tmp_path))
+            run.validate(package[1](), DataLoader([(x.double(), y) for x, y in Pictures(8)], 4), verbose=False)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(math.isfinite(v) or k.endswith("loss") for k, v in robustness(run.callback_metrics).items())
+
     @pytest.mark.parametrize("inference_mode", [True, False])
     def test_the_module_is_as_it_was(self, make, package, tmp_path, inference_mode):
         module = package[1]()
@@ -742,6 +753,43 @@ class TestCompressOnTheFly:
         assert ours[0].dtype == torch.float16
         assert BatchCompressor("jpeg:10")(((images * 255).byte(), labels))[0].dtype == torch.uint8
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8])
+    @pytest.mark.parametrize("saliency", [None, "foveate.demo:scene_net"])
+    def test_pictures_of_every_dtype_under_every_setting(self, dtype, saliency):
+        pictures = (torch.rand(2, 3, 32, 32) * 255).byte()
+        numbers = {} if dtype == torch.uint8 else {"mean": MEAN, "std": STD}
+        images = pictures if dtype == torch.uint8 else Normalisation(MEAN, STD)(pictures / 255).to(dtype)
+        compress = BatchCompressor("jpeg:30", strength=0.8 if saliency else 0.0, saliency=saliency, **numbers)
+        expected = compress.compress(images)
+        assert (expected.shape, expected.dtype) == (images.shape, dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(compress.compress(images), expected, rtol=0, atol=0)
+        torch.set_default_dtype(torch.float64)
+        try:
+            out = compress.compress(images)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        torch.testing.assert_close(out, expected, rtol=0, atol=0.2 if numbers else 8)
+
+    def test_numbers_of_numpy(self):
+        plain = BatchCompressor("jpeg", (10, 30), 0.5, sigma=1.5, scale=0.5, p=0.5, mean=0.5, std=0.25)
+        theirs = BatchCompressor(
+            "jpeg",
+            (np.int64(10), np.int64(30)),
+            np.float32(0.5),
+            sigma=np.float64(1.5),
+            scale=np.float32(0.5),
+            p=np.float32(0.5),
+            mean=np.float32(0.5),
+            std=np.array([0.25]),
+        )
+        assert repr(theirs) == repr(plain)
+        robustness = CompressionRobustness(
+            POINTS, np.float32(0.5), every_n_epochs=np.int64(2), limit_batches=np.int64(3)
+        )
+        assert (robustness.every_n_epochs, robustness.limit_batches) == (2, 3)
+        assert SaliencyLogger(np.int32(2)).count == 2
+
     @pytest.mark.parametrize(
         ("settings", "words"),
         [({"quality": (60, 20)}, "rising"), ({"strength": 2}, "strength"), ({"p": 2}, "p:"), ({"scale": 0}, "scale")],
@@ -749,6 +797,37 @@ class TestCompressOnTheFly:
     def test_wrong_settings(self, settings, words):
         with pytest.raises(ValueError, match=words):
             BatchCompressor(**settings)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true", "32-true"])
+@one_package
+def test_a_pre_filter_inside_a_step(package, tmp_path, precision):
+    """With gradients through it, in whatever precision the module is trained."""
+    from foveate.integrations.kornia import Jpeg, StrengthCurve
+    from foveate.integrations.kornia import Prefilter as Augmentation
+
+    gradients = []
+
+    class Net(package[1]):
+        def __init__(self):
+            super().__init__()
+            self.plain = foveate.Prefilter(foveate.GradCam("foveate.demo:scene_net"), 0.8)
+            self.augment = torch.nn.Sequential(
+                Augmentation("foveate.demo:scene_net", curve=StrengthCurve(0.9), sigma=24), Jpeg(30)
+            )
+
+        def training_step(self, batch, batch_idx):
+            pictures = Normalisation(MEAN, STD).undo(batch[0])
+            images = self.augment(self.plain(pictures).to(batch[0].dtype))
+            return torch.nn.functional.cross_entropy(self(images), batch[1])
+
+        def on_after_backward(self):
+            gradients.extend(p.grad.abs().max() for p in self.augment.parameters())
+
+    run = trainer(package, tmp_path, max_epochs=1, precision=precision, limit_train_batches=1, limit_val_batches=0)
+    run.fit(Net(), loader(4), loader(4))
+    assert len(gradients) == 3
+    assert all(torch.isfinite(g) and g > 0 for g in gradients)
 
 
 class TestNormalisation:
