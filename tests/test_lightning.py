@@ -495,6 +495,30 @@ class TestCompressionRobustness:
         assert not module._forward_hooks
 
     @one_package
+    def test_the_cure_for_what_no_mean_and_std_undo(self, package, tmp_path):
+        """The adapter gives pictures, and a function normalises them as the data set does."""
+        import albumentations as A
+
+        def stretch(picture):
+            picture = picture.movedim(0, -1).numpy()
+            return torch.from_numpy(A.Compose([A.Normalize(normalization="min_max")])(image=picture)["image"]).movedim(
+                -1, 0
+            )
+
+        class MinMax(Pictures):
+            def __init__(self):
+                super().__init__(8)
+                self.augment = A.Compose([A.Normalize(normalization="min_max")])
+                self.transform = stretch
+
+        data = DataLoader(MinMax(), 4)
+        with pytest.raises(ValueError, match="mean, std: .*normalization='min_max'.*adapter="):
+            trainer(package, tmp_path, [CompressionRobustness(POINTS)]).validate(package[1](), data, verbose=False)
+        cured = CompressionRobustness(POINTS, mean=0, std=1, adapter=lambda batch: (batch[0].clamp(0, 1), batch[1]))
+        run = trainer(package, tmp_path, [cured])
+        assert robustness(run.validate(package[1](), data, verbose=False)[0])
+
+    @one_package
     def test_logits_are_checked(self, package, tmp_path):
         callback = CompressionRobustness(POINTS, forward_fn=lambda module, images: images)
         with pytest.raises(ValueError, match="logits"):
@@ -770,6 +794,14 @@ class TestCompressOnTheFly:
         finally:
             torch.set_default_dtype(torch.float32)
         torch.testing.assert_close(out, expected, rtol=0, atol=0.2 if numbers else 8)
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    @one_package
+    def test_can_be_copied_once_it_has_seen_the_module(self, package, copied):
+        compress = BatchCompressor("jpeg:30", strength=0.8, mean=list(MEAN), std=list(STD))
+        module, batch = package[1](), next(iter(loader(4)))
+        expected = compress(batch, module)[0]
+        assert torch.equal(copied(compress)(batch, module)[0], expected)
 
     def test_numbers_of_numpy(self):
         plain = BatchCompressor("jpeg", (10, 30), 0.5, sigma=1.5, scale=0.5, p=0.5, mean=0.5, std=0.25)
