@@ -501,9 +501,8 @@ class TestCompressionRobustness:
 
         def stretch(picture):
             picture = picture.movedim(0, -1).numpy()
-            return torch.from_numpy(A.Compose([A.Normalize(normalization="min_max")])(image=picture)["image"]).movedim(
-                -1, 0
-            )
+            stretched = A.Compose([A.Normalize(normalization="min_max")])(image=picture)["image"]
+            return torch.from_numpy(stretched).movedim(-1, 0).float()
 
         class MinMax(Pictures):
             def __init__(self):
