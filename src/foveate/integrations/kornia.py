@@ -77,7 +77,8 @@ class StrengthCurve(nn.Module):
 class _PerSample(IntensityAugmentationBase2D):  # type: ignore[misc]  # untyped here
     """Runs :meth:`_change` on those samples that ``p`` chose, with their own draws."""
 
-    @torch.compiler.disable  # the saliency's hooks and the codecs' threads are nothing to trace
+    # The saliency's hooks and the codecs' threads are nothing to trace.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
