@@ -161,7 +161,7 @@ class TestJpeg:
         assert set(augment._params["quality"].round().tolist()) == {10, 11, 12}
 
     @pytest.mark.parametrize(
-        ("quality", "error"), [(0, ValueError), ((10, 99), ValueError), ((60, 20), ValueError), (0.5, ValueError)]
+        ("quality", "error"), [(0, ValueError), ((10, 99), ValueError), ((60, 20), ValueError), (0.5, TypeError)]
     )
     def test_wrong_quality(self, quality, error):
         with pytest.raises(error, match="quality"):

@@ -2,6 +2,7 @@ import copy
 import importlib
 import json
 import math
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -12,12 +13,12 @@ import pytest
 import torch
 import yaml
 from lightning_modules import MEAN, PACKAGES, STD, Pictures, loader
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import foveate
 from foveate.integrations import _figures
-from foveate.integrations._batches import Normalisation, found
+from foveate.integrations._batches import Normalisation
 from foveate.integrations.lightning import (
     BatchCompressor,
     CompressionRobustness,
@@ -138,6 +139,17 @@ class TestConformance:
         run.validate(package[1](), loader(8), verbose=False)
         assert all(math.isfinite(v) or k.endswith("loss") for k, v in robustness(run.callback_metrics).items())
 
+    @one_package
+    def test_double_by_default(self, make, package, tmp_path):
+        torch.set_default_dtype(torch.float64)
+        try:
+            callback = make(mean=list(MEAN), std=list(STD))
+            run = trainer(package, tmp_path, [callback], logger=package[0].loggers.TensorBoardLogger(tmp_path))
+            run.validate(package[1](), DataLoader([(x.double(), y) for x, y in Pictures(8)], 4), verbose=False)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert all(math.isfinite(v) or k.endswith("loss") for k, v in robustness(run.callback_metrics).items())
+
     @pytest.mark.parametrize("inference_mode", [True, False])
     def test_the_module_is_as_it_was(self, make, package, tmp_path, inference_mode):
         module = package[1]()
@@ -170,6 +182,19 @@ class TestConformance:
         states = torch.load(tmp_path / "two.ckpt", weights_only=True)["callbacks"]
         assert {c.state_key for c in callbacks} <= set(states)
         assert len({c.state_key for c in callbacks}) == 2
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    @one_package
+    def test_can_be_copied_once_it_has_measured(self, make, package, tmp_path, copied):
+        callback = make()
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        run = trainer(package, tmp_path, [callback], max_epochs=1, logger=logger)
+        run.fit(package[1](), loader(4), loader(8))
+        again = copied(callback)
+        assert again.state_dict().keys() == callback.state_dict().keys()
+        other = trainer(package, tmp_path, [again], logger=logger)
+        other.validate(package[1](), loader(8), verbose=False)
+        assert [type(c) for c in copied(run.callbacks)] == [type(c) for c in run.callbacks]
 
     @one_package
     def test_batches_that_are_no_tuples(self, make, package, tmp_path):
@@ -218,6 +243,12 @@ class TestConformance:
 
 def odd_batch(batch):
     return batch["pixels"], batch["labels"]
+
+
+def first_batch(batch):
+    """The first batch in what several loaders give together, where some may have run out."""
+    parts = [*batch.values()] if isinstance(batch, dict) else batch
+    return parts if isinstance(parts[0], torch.Tensor) else first_batch(next(p for p in parts if p is not None))
 
 
 def odd_forward(module, images):
@@ -279,6 +310,89 @@ class TestCompressionRobustness:
             for key, value in one.items():
                 assert values[f"{key}/dataloader_idx_{k}"] == pytest.approx(value, rel=1e-5)
         assert len(values) == 2 * (len(expected[0]) + 1)
+
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda a, b, combined: a,
+            lambda a, b, combined: [a],
+            lambda a, b, combined: {"a": a, "b": b},
+            lambda a, b, combined: [[a, b], a],
+            lambda a, b, combined: {"deep": [a, {"x": b}], "b": (b,)},
+            lambda a, b, combined: combined([a, b], "sequential"),
+            lambda a, b, combined: combined({"a": a}, "max_size"),
+            *[
+                lambda a, b, combined, mode=mode: combined([a, b], mode)
+                for mode in ("min_size", "max_size", "max_size_cycle")
+            ],
+            lambda a, b, combined: combined([[a], {"b": b}], "min_size"),
+        ],
+    )
+    @pytest.mark.parametrize("stage", ["fit", "test"])
+    @one_package
+    def test_names_are_lightning_s_whatever_the_loaders(self, package, tmp_path, build, stage):
+        class Steps(package[2]):
+            def validation_step(self, batch, batch_idx, dataloader_idx=0):
+                self.log("answers", float(len(first_batch(batch)[0])))
+
+            test_step = validation_step
+
+        utilities = importlib.import_module(f"{package[0].__name__}.utilities")
+        loaders = build(loader(4), loader(8), utilities.CombinedLoader)
+        callback = CompressionRobustness(["jpeg:5"], adapter=first_batch)
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        callbacks = [callback, SaliencyLogger(2, adapter=first_batch)]
+        run = trainer(package, tmp_path, callbacks, max_epochs=1, logger=logger)
+        if stage == "fit":
+            run.fit(Steps(), loader(4), loaders)
+        else:
+            getattr(run, stage)(Steps(), loaders, verbose=False)
+        names = set(run.callback_metrics)
+        tails = {name.removeprefix("answers") for name in names if name.startswith("answers")}
+        assert tails == {name.removeprefix("robustness/clean/top1") for name in names if "clean/top1" in name}
+        assert tails
+        assert len(callback.history) == len(tails)
+
+    @one_package
+    def test_each_of_nested_loaders_is_measured_apart(self, package, tmp_path):
+        module = package[2]()
+        expected = [by_hand(copy.deepcopy(module), length=n, seed=n) for n in (8, 12, 4)]
+        run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
+        loaders = [[loader(8, seed=8), loader(12, seed=12)], loader(4, seed=4)]
+        run.validate(module, loaders, verbose=False)
+        values = robustness(run.callback_metrics)
+        for k, measured in enumerate(expected):
+            for key, value in measured.items():
+                assert values[f"{key}/dataloader_idx_{k}"] == pytest.approx(value, rel=1e-5)
+
+    @one_package
+    def test_the_loaders_are_those_of_the_stage(self, package, tmp_path):
+        """After a fit, Trainer.val_dataloaders are still those of the fit."""
+        run = trainer(package, tmp_path, [CompressionRobustness(["jpeg:5"])], max_epochs=1)
+        run.fit(package[1](), loader(4), loader(4))
+        other = Pictures(8, transform=v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.9], [0.1])]))
+        run.validate(package[1](), DataLoader(other, 4), verbose=False)
+        two = [loader(4), DataLoader(other, 4)]
+        run.validate(package[1](), two, verbose=False)
+        assert {key[-1] for key in robustness(run.callback_metrics)} == {"0", "1"}
+
+    @one_package
+    def test_history_says_the_stage(self, package, tmp_path):
+        callback = CompressionRobustness(["jpeg:5", "jpeg:50"])
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        run = trainer(package, tmp_path, [callback], logger=logger)
+        run.validate(package[1](), loader(4), verbose=False)
+        run.fit(package[1](), loader(4), loader(4))
+        run.test(package[1](), [loader(4), loader(4)], verbose=False)
+        stages = [(entry["stage"], entry["loader"]) for entry in callback.history]
+        assert stages == [("validate", 0), ("fit", 0), ("fit", 0), ("test", 0), ("test", 1)]
+        assert [entry["epoch"] for entry in callback.history] == [0, 0, 1, 2, 2]
+        assert callback.history[0]["values"].keys() == callback.history[-1]["values"].keys()
+        assert json.loads(json.dumps(callback.history)) == callback.history
+        old = {"history": [{k: v for k, v in entry.items() if k != "stage"} for entry in callback.history[1:3]]}
+        again = CompressionRobustness(["jpeg:5", "jpeg:50"])
+        again.load_state_dict(old)
+        assert again.history == callback.history[1:3]
 
     @one_package
     def test_without_targets_there_is_agreement(self, package, tmp_path):
@@ -379,6 +493,29 @@ class TestCompressionRobustness:
         with pytest.raises(RuntimeError, match="out of luck"):
             trainer(package, tmp_path, [CompressionRobustness(POINTS)]).validate(module, loader(4), verbose=False)
         assert not module._forward_hooks
+
+    @one_package
+    def test_the_cure_for_what_no_mean_and_std_undo(self, package, tmp_path):
+        """The adapter gives pictures, and a function normalises them as the data set does."""
+        import albumentations as A
+
+        def stretch(picture):
+            picture = picture.movedim(0, -1).numpy()
+            stretched = A.Compose([A.Normalize(normalization="min_max")])(image=picture)["image"]
+            return torch.from_numpy(stretched).movedim(-1, 0).float()
+
+        class MinMax(Pictures):
+            def __init__(self):
+                super().__init__(8)
+                self.augment = A.Compose([A.Normalize(normalization="min_max")])
+                self.transform = stretch
+
+        data = DataLoader(MinMax(), 4)
+        with pytest.raises(ValueError, match="mean, std: .*normalization='min_max'.*adapter="):
+            trainer(package, tmp_path, [CompressionRobustness(POINTS)]).validate(package[1](), data, verbose=False)
+        cured = CompressionRobustness(POINTS, mean=0, std=1, adapter=lambda batch: (batch[0].clamp(0, 1), batch[1]))
+        run = trainer(package, tmp_path, [cured])
+        assert robustness(run.validate(package[1](), data, verbose=False)[0])
 
     @one_package
     def test_logits_are_checked(self, package, tmp_path):
@@ -639,6 +776,51 @@ class TestCompressOnTheFly:
         assert ours[0].dtype == torch.float16
         assert BatchCompressor("jpeg:10")(((images * 255).byte(), labels))[0].dtype == torch.uint8
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8])
+    @pytest.mark.parametrize("saliency", [None, "foveate.demo:scene_net"])
+    def test_pictures_of_every_dtype_under_every_setting(self, dtype, saliency):
+        pictures = (torch.rand(2, 3, 32, 32) * 255).byte()
+        numbers = {} if dtype == torch.uint8 else {"mean": MEAN, "std": STD}
+        images = pictures if dtype == torch.uint8 else Normalisation(MEAN, STD)(pictures / 255).to(dtype)
+        compress = BatchCompressor("jpeg:30", strength=0.8 if saliency else 0.0, saliency=saliency, **numbers)
+        expected = compress.compress(images)
+        assert (expected.shape, expected.dtype) == (images.shape, dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(compress.compress(images), expected, rtol=0, atol=0)
+        torch.set_default_dtype(torch.float64)
+        try:
+            out = compress.compress(images)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        torch.testing.assert_close(out, expected, rtol=0, atol=0.2 if numbers else 8)
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    @one_package
+    def test_can_be_copied_once_it_has_seen_the_module(self, package, copied):
+        compress = BatchCompressor("jpeg:30", strength=0.8, mean=list(MEAN), std=list(STD))
+        module, batch = package[1](), next(iter(loader(4)))
+        expected = compress(batch, module)[0]
+        assert torch.equal(copied(compress)(batch, module)[0], expected)
+
+    def test_numbers_of_numpy(self):
+        plain = BatchCompressor("jpeg", (10, 30), 0.5, sigma=1.5, scale=0.5, p=0.5, mean=0.5, std=0.25)
+        theirs = BatchCompressor(
+            "jpeg",
+            (np.int64(10), np.int64(30)),
+            np.float32(0.5),
+            sigma=np.float64(1.5),
+            scale=np.float32(0.5),
+            p=np.float32(0.5),
+            mean=np.float32(0.5),
+            std=np.array([0.25]),
+        )
+        assert repr(theirs) == repr(plain)
+        robustness = CompressionRobustness(
+            POINTS, np.float32(0.5), every_n_epochs=np.int64(2), limit_batches=np.int64(3)
+        )
+        assert (robustness.every_n_epochs, robustness.limit_batches) == (2, 3)
+        assert SaliencyLogger(np.int32(2)).count == 2
+
     @pytest.mark.parametrize(
         ("settings", "words"),
         [({"quality": (60, 20)}, "rising"), ({"strength": 2}, "strength"), ({"p": 2}, "p:"), ({"scale": 0}, "scale")],
@@ -648,25 +830,38 @@ class TestCompressOnTheFly:
             BatchCompressor(**settings)
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true", "32-true"])
+@one_package
+def test_a_pre_filter_inside_a_step(package, tmp_path, precision):
+    """With gradients through it, in whatever precision the module is trained."""
+    from foveate.integrations.kornia import Jpeg, StrengthCurve
+    from foveate.integrations.kornia import Prefilter as Augmentation
+
+    gradients = []
+
+    class Net(package[1]):
+        def __init__(self):
+            super().__init__()
+            self.plain = foveate.Prefilter(foveate.GradCam("foveate.demo:scene_net"), 0.8)
+            self.augment = torch.nn.Sequential(
+                Augmentation("foveate.demo:scene_net", curve=StrengthCurve(0.9), sigma=24), Jpeg(30)
+            )
+
+        def training_step(self, batch, batch_idx):
+            pictures = Normalisation(MEAN, STD).undo(batch[0])
+            images = self.augment(self.plain(pictures).to(batch[0].dtype))
+            return torch.nn.functional.cross_entropy(self(images), batch[1])
+
+        def on_after_backward(self):
+            gradients.extend(p.grad.abs().max() for p in self.augment.parameters())
+
+    run = trainer(package, tmp_path, max_epochs=1, precision=precision, limit_train_batches=1, limit_val_batches=0)
+    run.fit(Net(), loader(4), loader(4))
+    assert len(gradients) == 3
+    assert all(torch.isfinite(g) and g > 0 for g in gradients)
+
+
 class TestNormalisation:
-    def test_found_in_transforms_of_every_kind(self):
-        import albumentations as A
-        import kornia.augmentation as K
-        from torchvision import transforms as v1
-
-        how = Normalisation(MEAN, STD)
-        assert found(loader()) == how
-        assert found(DataLoader(Subset(Pictures(), [0, 1]), 2)) == how
-        assert found(torch.utils.data.ConcatDataset([Pictures(), Pictures(seed=1)])) == how
-        assert found(v1.Compose([v1.ToTensor(), v1.Normalize(MEAN, STD)])) == how
-        assert found(A.Compose([A.HorizontalFlip(), A.Normalize(MEAN, STD)])) == how
-        kornia = found(torch.nn.Sequential(K.Normalize(torch.tensor(MEAN), torch.tensor(STD))))
-        assert kornia.mean == pytest.approx(MEAN)
-        assert kornia.std == pytest.approx(STD)
-        assert found(Pictures(transform=lambda x: x)) is None
-        with pytest.raises(ValueError, match="several ways"):
-            found([Pictures(), Pictures(transform=v2.Normalize([0.5], [0.5]))])
-
     def test_there_and_back(self):
         how, pictures = Normalisation(MEAN, STD), torch.rand(2, 3, 8, 8)
         for dtype, atol in ((torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)):

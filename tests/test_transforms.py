@@ -224,9 +224,6 @@ class TestRate:
         with pytest.raises(ValueError, match="leading dimensions"):
             self.transform({"a": image, "b": tv_tensors.Image(photo[None])})
 
-    def test_no_image(self):
-        assert self.transform({"label": 3})["rate"] == {"bytes": 0, "pixels": 0}
-
     def test_through_a_chain_and_default_collate(self, photo):
         chain = v2.Compose([self.transform, v2.Resize(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
         (images, rate), labels = default_collate([(chain(PIL.Image.fromarray(to_array(photo))), k) for k in range(2)])

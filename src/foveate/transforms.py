@@ -2,7 +2,8 @@
 
 Both transforms take whatever ``v2.JPEG`` takes, and floats: PIL images, uint8 or float tensors and ``tv_tensors``
 images and videos (..., 3 or 1, H, W), in any nesting. Boxes, masks, key points and labels pass untouched, and one draw
-of ``quality`` and ``strength`` from torch's random generator serves a call. Place them before normalisation.
+of ``quality`` and ``strength`` from torch's random generator serves a call. A sample without a picture is refused: an
+array of NumPy or OpenCV goes through ``v2.ToImage()`` first. Place them before normalisation.
 
 In a DataLoader with workers, give the saliency its model by recipe (``GradCam("resnet18")``): each worker then builds
 it once, and none receives weights by pickle. A model on a GPU is refused inside a worker. These are ``nn.Module``s, as
@@ -10,7 +11,9 @@ v2's transforms are, but a model is never a child of one: ``parameters()`` and `
 scriptable.
 """
 
+import copy
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,6 +47,16 @@ class _ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision is unt
 
     _transformed_types = (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image, _is_pure_tensor)
 
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Raise a TypeError if there is no picture among the leaves of a sample; called by torchvision."""
+        candidates = itertools.compress(flat_inputs, self._needs_transform_list(flat_inputs))
+        if not any(isinstance(leaf, PIL.Image.Image) or leaf.ndim >= 3 for leaf in candidates):
+            kinds = ", ".join(dict.fromkeys(map(_kind, flat_inputs))) or "nothing"
+            raise TypeError(
+                f"sample: expected a PIL image or a tensor (..., 3 or 1, H, W) in it, got {kinds}; an array (H, W, C) "
+                "goes through v2.ToImage() first, OpenCV's in the order RGB"
+            )
+
     def apply(self, images: Tensor, leading: tuple[int, ...], params: dict[str, Any]) -> Tensor:
         raise TypeError(f"{type(self).__name__} transforms nothing: use one of its subclasses")
 
@@ -52,10 +65,9 @@ class _ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision is unt
         if isinstance(inpt, PIL.Image.Image):
             array = to_array(self.apply(as_tensor(inpt, "image")[None], (), params)[0])
             return PIL.Image.fromarray(np.squeeze(array, 2) if array.shape[2] == 1 else array)
+        check_channels(inpt.shape[-3] if inpt.ndim >= 3 else 0, "drop it by [..., :3, :, :], or read the file as RGB")
         check_tensor(inpt, "image")
         images = inpt.as_subclass(Tensor)
-        if images.numel() == 0:
-            return inpt
         leading = tuple(images.shape[:-3])
         out = self.apply(images.reshape(-1, *images.shape[-3:]), leading, params).reshape(images.shape)
         return tv_tensors.wrap(out, like=inpt) if isinstance(inpt, tv_tensors.TVTensor) else out
@@ -69,7 +81,7 @@ class Prefilter(_ImageTransform):
         strength: in [0, 1], or a pair to draw it from evenly; None takes that of ``prefilter``.
 
     Raises:
-        TypeError: if ``prefilter`` is none.
+        TypeError: if ``prefilter`` is not a Prefilter.
         ValueError: if the strength is outside [0, 1].
 
     Example:
@@ -111,11 +123,12 @@ class Compress(_ImageTransform):
         strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly; None takes that of ``prefilter``.
         scale: sides of the stored picture over those of the source; it comes back at source size.
         return_rate: also return what the sample cost, as ``{"bytes": ..., "pixels": ...}`` (pixels of the source, so
-            that ``8 * bytes.sum() / pixels.sum()`` are the bits per pixel of a collated batch): a dict sample gains it
-            under the key ``"rate"``; to a tuple or list it is appended; from a single image it makes the pair
-            ``(image, rate)``. The transforms that follow and ``default_collate`` take these shapes as they are. The
-            counts are ints, and for a batch or video int64 tensors of its leading dimensions; those of several images
-            in one sample are summed.
+            that ``8 * bytes.sum() / pixels.sum()`` are the bits per pixel of a collated batch): a dict sample, of
+            whatever type, gains it under the key ``"rate"``; to a tuple or list it is appended; a single image makes
+            the pair ``(image, rate)``, and a namedtuple, which has no room for one more, the pair ``(sample, rate)``.
+            The transforms that follow and ``default_collate`` take these shapes as they are. The counts are ints, and
+            for a batch or video int64 tensors of its leading dimensions; those of several images in one sample are
+            summed.
         target: a :class:`foveate.TargetSize`, which then chooses the quality of each picture.
         saliency: makes the maps of a codec that takes them itself; None takes the pre-filter's.
         control: a :class:`foveate.RateControl`, which then chooses strength, scale and quality of each picture: its
@@ -152,9 +165,9 @@ class Compress(_ImageTransform):
             raise ValueError("quality, strength: the control chooses them; give the control qualities= or strengths=")
         if prefilter is None and strength is not None:
             raise ValueError(f"strength: {strength!r} was given without a prefilter to use it")
-        chosen = self.compressor.codec.quality if quality is None else quality
-        ends = (chosen, chosen) if isinstance(chosen, int | float) else tuple(chosen)
-        if len(ends) != 2 or ends[0] > ends[1]:
+        chosen = self.compressor.codec.quality if quality is None else plain(quality)
+        ends = tuple(chosen) if isinstance(chosen, Sequence) and not isinstance(chosen, str) else (chosen, chosen)
+        if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or ends[0] > ends[1]:
             raise ValueError(f"quality: expected a number or a rising pair, got {quality!r}")
         for end in ends:
             self.compressor.at(quality=end)  # the codec knows its own scale
@@ -188,10 +201,12 @@ class Compress(_ImageTransform):
     def apply(self, images: Tensor, leading: tuple[int, ...], params: dict[str, Any]) -> Tensor:
         """Encode and decode a batch (N, C, H, W)."""
         compressor = self.compressor.at(**params)
-        encoded = compressor.encode(images)
+        encoded = compressor.encode(images) if len(images) else []
         rates = _encoded.get()
         if rates is not None:
             rates.append(_rate(encoded, leading))
+        if not encoded:
+            return images
         return like(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device)
 
     def extra_repr(self) -> str:  # noqa: D102
@@ -202,7 +217,10 @@ def _rate(encoded: list[Encoded], leading: tuple[int, ...]) -> Rate:
     size, pixels = [len(e.data) for e in encoded], [e.pixels for e in encoded]
     if not leading:
         return {"bytes": size[0], "pixels": pixels[0]}
-    return {"bytes": torch.tensor(size).view(leading), "pixels": torch.tensor(pixels).view(leading)}
+    return {
+        "bytes": torch.tensor(size, dtype=torch.int64).view(leading),
+        "pixels": torch.tensor(pixels, dtype=torch.int64).view(leading),
+    }
 
 
 @contextmanager
@@ -228,15 +246,50 @@ def _with_rate(out: Any, rate: Rate) -> Any:
     if isinstance(out, dict):
         if "rate" in out:
             raise ValueError("return_rate: the sample already has a key 'rate'; rename it")
-        return {**out, "rate": rate}
+        out = copy.copy(out)  # an OrderedDict or defaultdict stays one
+        out["rate"] = rate
+        return out
     if isinstance(out, list):
         return [*out, rate]
-    return (*out, rate) if isinstance(out, tuple) else (out, rate)
+    return (*out, rate) if type(out) is tuple else (out, rate)
+
+
+def _kind(leaf: Any) -> str:
+    name = type(leaf).__name__
+    return f"{name} {tuple(leaf.shape)} {leaf.dtype}" if isinstance(leaf, Tensor | np.ndarray) else name
+
+
+def check_channels(channels: int, cure: str) -> None:
+    """Raise a ValueError that names the alpha channel if images seem to have one.
+
+    Example:
+        >>> check_channels(4, "drop it")
+        Traceback (most recent call last):
+        ValueError: image: expected 3 or 1 channels, got 4; if that is RGBA, it has an alpha channel: drop it
+    """
+    if channels in (2, 4):
+        mode = "LA" if channels == 2 else "RGBA"
+        raise ValueError(
+            f"image: expected 3 or 1 channels, got {channels}; if that is {mode}, it has an alpha channel: {cure}"
+        )
+
+
+def plain(value: Any) -> Any:
+    """Return numbers of NumPy or torch, alone or in a list or tuple, as Python's; all else as it is.
+
+    Example:
+        >>> plain((np.int64(10), np.float32(0.5), "a"))
+        (10, 0.5, 'a')
+    """
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value] if isinstance(value, list) else tuple(plain(v) for v in value)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
 
 
 def _range(name: str, value: Any, low: float, high: float) -> tuple[float, float]:
     """A number, or a rising pair of them, as a pair."""
-    ends = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
+    numbers = plain(value)
+    ends = tuple(numbers) if isinstance(numbers, Sequence) and not isinstance(numbers, str) else (numbers, numbers)
     if len(ends) != 2:
         raise ValueError(f"{name}: expected a number or a pair of numbers, got {value!r}")
     first, last = (check_number(name, end, low, high) for end in ends)

@@ -1,13 +1,20 @@
 """What the hosts for training need to know of a batch: its pictures in [0, 1], and how they were normalised."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from typing import Any, NoReturn
 
+import numpy as np
+import PIL.Image
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from foveate._checks import check_number
+from foveate.models import Preprocess
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,8 @@ class Normalisation:
         return mean, std
 
 
-def given(mean: Sequence[float] | float | None, std: Sequence[float] | float | None) -> Normalisation | None:
-    """Return the normalisation that a user gave, or None.
+def chosen(mean: Any, std: Any) -> Normalisation | None:
+    """Return the normalisation that a user chose, a number a channel or one for all, or None.
 
     Raises:
         ValueError: if one of the two is missing, or they do not fit.
@@ -72,52 +79,185 @@ def given(mean: Sequence[float] | float | None, std: Sequence[float] | float | N
         return None
     if mean is None or std is None:
         raise ValueError(f"mean, std: expected both or neither, got {mean!r} and {std!r}")
-    m, s = ((v,) if isinstance(v, int | float) else tuple(v) for v in (mean, std))
-    return Normalisation(m, s)
+    return Normalisation(_numbers("mean", mean, -10), _numbers("std", std, 0))
 
 
-def found(data: Any) -> Normalisation | None:
-    """Return how the pictures of a loader or data set are normalised, read from its transforms.
+def _numbers(name: str, value: Any, low: float) -> tuple[float, ...]:
+    values = value.tolist() if isinstance(value, Tensor | np.ndarray | np.generic) else value
+    return tuple(check_number(name, v, low) for v in (values if isinstance(values, list | tuple) else (values,)))
 
-    Known are the ``Normalize`` of torchvision, Kornia and Albumentations, in whatever composes them, under the usual
-    names (``transform``, ``transforms``, ``dataset``, ``datasets``).
+
+def normalisation_of(data: Any) -> Normalisation | None:
+    """Return how the pictures of a loader or data set are normalised, read from its transforms; None if they are not.
+
+    All attributes are looked through, also those of what the transforms are composed of. Known are the ``Normalize`` of
+    torchvision, Kornia and Albumentations, the transforms of torchvision's weights and
+    :class:`foveate.models.Preprocess`. Attributes whose names begin with ``target``, networks and long lists are passed
+    over.
 
     Raises:
-        ValueError: if there are several, which differ.
+        ValueError: if no single mean and std undo what is there: it normalises at random, twice, differently in
+            different places, or by a formula of its own.
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> found(v2.Compose([v2.CenterCrop(8), v2.Normalize([0.5], [0.25])]))
+        >>> normalisation_of(v2.Compose([v2.CenterCrop(8), v2.Normalize([0.5], [0.25])]))
         Normalisation(mean=(0.5,), std=(0.25,))
     """
-    kinds = {n for n in map(_read, _walk(data, set())) if n is not None}
-    if len(kinds) > 1:
-        raise ValueError(f"mean, std: the transforms normalise in several ways ({kinds}); say which by mean= and std=")
-    return next(iter(kinds), None)
+    return _Search().read(data)
 
 
-def _walk(part: Any, seen: set[int]) -> Iterator[Any]:
-    if part is None or isinstance(part, str | bytes | int | float | Tensor) or id(part) in seen:
-        return
-    seen.add(id(part))
-    yield part
-    names = ("dataset", "datasets", "transform", "transforms")
-    inner = [getattr(part, name, None) for name in names]
-    if isinstance(part, Mapping):
-        inner += part.values()
-    elif isinstance(part, list | tuple | torch.nn.Sequential):
-        inner += list(part) if len(part) < 100 else []  # a chain of transforms, not a list of samples
-    for one in inner:
-        yield from _walk(one, seen)
+_FORMULAS = {"Normalize", "ImageClassification", "SemanticSegmentation", "VideoClassification"}
+"""Classes that subtract ``mean`` and divide by ``std``; the last three are what torchvision's weights come with."""
+_LIBRARIES = {"torchvision", "kornia", "albumentations"}
+_HOOKS = ("__call__", "forward", "transform", "apply", "apply_to_images", "apply_transform")
+# By their names, since what they compute is not known.
+_NORMALISES = re.compile(r"[Nn]ormali[sz]|Norm(?![a-z])|Whiten|LinearTransformation")
+_CHANCE = re.compile(r"Random|OneOf|SomeOf|OneOrOther|SelectiveChannel|PatchSequential")
+_PLAIN = (str, bytes, int, float, complex, np.generic, np.ndarray, Tensor, PIL.Image.Image, type, ModuleType)
+_OF_A_MODULE = set(vars(nn.Module())) - {"_modules"}
+_LONG, _DEEP, _MANY = 100, 40, 2000  # a list of samples is no chain of transforms, nor is a table
 
 
-def _read(transform: Any) -> Normalisation | None:
-    if type(transform).__name__ != "Normalize":
-        return None
-    flags = getattr(transform, "flags", None)
-    source = flags if isinstance(flags, Mapping) else vars(transform)
-    mean, std = (source[k] if k in source else getattr(transform, k, None) for k in ("mean", "std"))
-    if mean is None or std is None:
-        return None
-    m, s = (tuple(torch.as_tensor(v, dtype=torch.float64).flatten().tolist()) for v in (mean, std))
+def _refuse(what: str) -> NoReturn:
+    raise ValueError(
+        f"mean, std: {what}; give mean= and std= where (x - mean) / std is what was done, or else an adapter= that "
+        "returns pictures in [0, 1], with mean=0 and std=1"
+    )
+
+
+class _Search:
+    """Looks through objects for what normalises."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Normalisation | None] = {}  # None also while a part is being read, for it may hold itself
+        self._depth = 0
+
+    def read(self, part: Any) -> Normalisation | None:
+        if part is None or isinstance(part, _PLAIN) or self._depth == _DEEP:
+            return None
+        if id(part) not in self._seen and len(self._seen) < _MANY:
+            self._seen[id(part)] = None
+            self._depth += 1
+            self._seen[id(part)] = self._look(part)
+            self._depth -= 1
+        return self._seen.get(id(part))
+
+    def _look(self, part: Any) -> Normalisation | None:
+        if isinstance(part, Preprocess):
+            return Normalisation(part.mean, part.std)
+        if isinstance(part, FunctionType | BuiltinFunctionType | MethodType | functools.partial):
+            return self._function(part)
+        if isinstance(part, DataLoader):
+            return self._chain([part.dataset, part.collate_fn])
+        kind, is_data = type(part), hasattr(type(part), "__getitem__")
+        base = next((c for c in kind.__mro__ if c.__name__ in _FORMULAS and _root(c) in _LIBRARIES), None)
+        if base is not None:
+            normalisation: Normalisation | None = _formula(part, base)
+        elif not is_data and any(_root(c) == "foveate" for c in kind.__mro__):
+            return None  # what its saliency does with pictures is not done to those of the data
+        elif isinstance(part, nn.Module) and next(part.parameters(), None) is not None:
+            return None
+        elif callable(part) and not is_data and _NORMALISES.search(kind.__name__):
+            _refuse(f"what {kind.__name__} does is not known")
+        elif isinstance(part, list | tuple | nn.Sequential | nn.ModuleList | Mapping) and len(part) >= _LONG:
+            return None
+        elif isinstance(part, Mapping):
+            normalisation = self._either(v for k, v in part.items() if not str(k).startswith("target"))
+        elif isinstance(part, list | tuple | nn.Sequential | nn.ModuleList):
+            normalisation = self._chain(part) if all(map(callable, part)) else self._either(part)
+        else:
+            normalisation = self._either(_attributes(part))
+        if normalisation is not None and callable(part):
+            _check_certain(part)
+        return normalisation
+
+    def _chain(self, parts: Iterable[Any]) -> Normalisation | None:
+        """What is done one after another."""
+        steps = [step for step in map(self.read, parts) if step is not None]
+        if len(steps) > 1:
+            _refuse(f"the transforms normalise {len(steps)} times, one after another or one of them by chance")
+        return steps[0] if steps else None
+
+    def _either(self, parts: Iterable[Any]) -> Normalisation | None:
+        """What is done here or there, in the same way."""
+        kinds = {(n.mean * 3)[:3] + (n.std * 3)[:3]: n for n in map(self.read, parts) if n is not None}
+        if len(kinds) > 1:
+            _refuse(f"the transforms normalise in several ways ({', '.join(map(repr, kinds.values()))})")
+        return next(iter(kinds.values()), None)
+
+    def _function(self, function: Any) -> Normalisation | None:
+        name = getattr(function, "__name__", "")
+        if isinstance(function, functools.partial):
+            keywords = {k: v for k, v in function.keywords.items() if k != "inplace"}
+            name = getattr(function.func, "__name__", "")
+            by_torchvision = name == "normalize" and _root(function.func) == "torchvision"
+            if by_torchvision and keywords.keys() == {"mean", "std"} and not function.args:
+                return _spread(**keywords)
+            inner: list[Any] = [function.func, *function.args, *function.keywords.values()]
+        elif isinstance(function, MethodType):
+            inner = [function.__self__]
+        else:
+            cells = getattr(function, "__closure__", None) or ()
+            inner = [getattr(function, "__wrapped__", None), *(c.cell_contents for c in cells if c != CellType())]
+        if re.fullmatch("_*normali[sz]e", name):
+            _refuse(f"what the function {name} does is not known")
+        return self._either(inner)
+
+
+def _root(kind: Any) -> str:
+    return (getattr(kind, "__module__", None) or "").partition(".")[0]
+
+
+def _attributes(part: Any) -> list[Any]:
+    """The attributes of an object and of its classes, and last those that are containers, which may be large."""
+    values: dict[str, Any] = {}
+    for kind in reversed(type(part).__mro__):
+        values |= {k: v for k, v in vars(kind).items() if not isinstance(v, FunctionType) and not k.startswith("__")}
+        slots = kind.__dict__.get("__slots__", ())
+        values |= {k: getattr(part, k, None) for k in ((slots,) if isinstance(slots, str) else slots)}
+    values |= getattr(part, "__dict__", {})
+    skipped = _OF_A_MODULE if isinstance(part, nn.Module) else set()
+    kept = [v for k, v in values.items() if k not in skipped and not k.startswith("target")]
+    return sorted(kept, key=lambda v: isinstance(v, list | tuple | Mapping))
+
+
+def _check_certain(part: Any) -> None:
+    """Raise if what normalises is not applied to every picture."""
+    name, values = type(part).__name__, getattr(part, "__dict__", {})
+    if _CHANCE.match(name):
+        _refuse(f"{name} does not normalise every picture, or not all of it")
+    if values.get("random_apply"):
+        _refuse(f"{name} does not normalise every picture (random_apply={values['random_apply']})")
+    for key in ("p", "p_batch"):
+        share = values.get(key)
+        if isinstance(share, int | float) and share < 1:
+            _refuse(f"{name} does not normalise every picture ({key}={share})")
+
+
+def _formula(part: Any, base: type) -> Normalisation:
+    """The mean and std of an object whose class is, or is derived from, one of the libraries'."""
+    kind = type(part)
+    if any(getattr(kind, hook, None) is not getattr(base, hook, None) for hook in _HOOKS):
+        _refuse(f"what {kind.__name__} does, which overrides {base.__name__} of {_root(base)}, is not known")
+    mode, most = getattr(part, "normalization", "standard"), getattr(part, "max_pixel_value", 255)
+    if mode != "standard":
+        _refuse(f"{kind.__name__}(normalization={mode!r}) treats each picture on its own")
+    if most not in (1, 255):
+        _refuse(f"{kind.__name__}(max_pixel_value={most}) takes pictures that are neither in 0..255 nor in [0, 1]")
+    flags = getattr(part, "flags", None)
+    source = flags if isinstance(flags, Mapping) else {key: getattr(part, key) for key in ("mean", "std")}
+    return _spread(source["mean"], source["std"])
+
+
+def _spread(mean: Any, std: Any) -> Normalisation:
+    """One that has as many numbers in ``std`` as in ``mean``, as the libraries take it."""
+    numbers = [torch.as_tensor(v, dtype=torch.float64) for v in (mean, std)]
+    if any(v.numel() != v.shape[-1] for v in map(torch.atleast_1d, numbers)):
+        _refuse(f"each picture of a batch is normalised in a way of its own, by a mean {tuple(numbers[0].shape)}")
+    m, s = (tuple(v.flatten().tolist()) for v in numbers)
+    channels = max(len(m), len(s))
+    m, s = (v * channels if len(v) == 1 else v for v in (m, s))
+    if len(m) != len(s) or channels not in (1, 3):
+        _refuse(f"the transforms normalise {channels} channels, not 1 or 3")
     return Normalisation(m, s)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import torch
 
 import foveate
@@ -30,6 +31,18 @@ Image = npt.NDArray[Any]
 Number = int | float
 Pair = tuple[int, int] | tuple[float, float]
 
+_PICTURES = {"image", "images", "volume", "volumes"}
+_NO_IMAGE = np.empty(0)
+
+
+class _PlainNumbers(A.BasicTransform.InitSchema):  # type: ignore[misc]
+    """Takes NumPy's and torch's numbers for Python's, which a file can hold."""
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        return transforms.plain(value)
+
 
 class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
     """Does what the torchvision transform in ``_transform`` does, with its draws kept among the call's params."""
@@ -41,7 +54,15 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
         return force_apply or self.p >= 1 or float(torch.rand(())) < self.p
 
     def update_transform_params(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Add the draws of one call, so that a replay has them too."""
+        """Add the draws of one call, so that a replay has them too.
+
+        Raises:
+            TypeError: if there is no picture in the sample, or ``image`` is not an array.
+        """
+        if not _PICTURES & data.keys():
+            raise TypeError(f"image: expected image=, images=, volume= or volumes=, got {', '.join(data) or 'nothing'}")
+        if not isinstance(data.get("image", _NO_IMAGE), np.ndarray):
+            raise TypeError(f"image: expected an array (H, W, C) or (H, W), got {type(data['image']).__name__}")
         return {**super().update_transform_params(params, data), "draw": self._transform.make_params([])}
 
     def apply(self, img: Image, draw: dict[str, Any] | None = None, **params: Any) -> Image:
@@ -50,14 +71,15 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
 
     def apply_to_images(self, images: Image, draw: dict[str, Any] | None = None, **params: Any) -> Image:
         """Transform images (N, H, W, C) or (N, H, W) as one batch."""
-        given = np.asarray(images)
-        given = given if given.flags.writeable else given.copy()  # or torch warns, though nothing is written
-        batch = torch.from_numpy(given if given.ndim == 4 else given[..., None]).movedim(-1, 1)
+        array = np.asarray(images)
+        array = array if array.flags.writeable else array.copy()  # or torch warns, though nothing is written
+        batch = torch.from_numpy(array if array.ndim == 4 else array[..., None]).movedim(-1, 1)
+        transforms.check_channels(batch.shape[1], "drop it by image[..., :3], or convert it as cv2.COLOR_BGRA2RGB does")
         check_tensor(batch, "image")
         if batch.numel() == 0:
-            return given
+            return array
         out = self._transform.apply(batch, (len(batch),), self._transform.make_params([]) if draw is None else draw)
-        return np.ascontiguousarray(out.movedim(1, -1).numpy()).reshape(given.shape)
+        return np.ascontiguousarray(out.movedim(1, -1).numpy()).reshape(array.shape)
 
 
 class Prefilter(_ImageTransform):
@@ -81,7 +103,7 @@ class Prefilter(_ImageTransform):
         (64, 96, 3)
     """
 
-    class InitSchema(A.BasicTransform.InitSchema):  # type: ignore[misc]  # noqa: D106
+    class InitSchema(_PlainNumbers):  # noqa: D106
         saliency: str | dict[str, Any]
         strength: Number | Pair
         filter: str
@@ -127,7 +149,7 @@ class Compress(_ImageTransform):
         dtype('float32')
     """
 
-    class InitSchema(A.BasicTransform.InitSchema):  # type: ignore[misc]  # noqa: D106
+    class InitSchema(_PlainNumbers):  # noqa: D106
         codec: str
         quality: Number | Pair | None
         saliency: str | dict[str, Any] | None

@@ -23,6 +23,7 @@ from foveate.filters import resize
 from foveate.images import check_tensor
 from foveate.prefilter import strength_map
 from foveate.saliency import Saliency, from_spec
+from foveate.transforms import check_channels, plain
 
 __all__ = ["Jpeg", "Prefilter", "StrengthCurve"]
 
@@ -76,6 +77,8 @@ class StrengthCurve(nn.Module):
 class _PerSample(IntensityAugmentationBase2D):  # type: ignore[misc]  # untyped here
     """Runs :meth:`_change` on those samples that ``p`` chose, with their own draws."""
 
+    # The saliency's hooks and the codecs' threads are nothing to trace.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
@@ -87,6 +90,7 @@ class _PerSample(IntensityAugmentationBase2D):  # type: ignore[misc]  # untyped 
         low, high = (float(v) for v in torch.aminmax(images.detach()))
         if low >= -0.1 and high <= 1.1:
             images = images.clamp(0, 1)
+        check_channels(images.shape[1], "put kornia.color.RgbaToRgb() before it, or drop the channel by input[:, :3]")
         check_tensor(images, "input")
         draws = {k: v.to(input.device)[chosen] for k, v in params.items() if k in ("strength", "quality")}
         out = self._change(images, draws).to(input.dtype)
@@ -133,9 +137,7 @@ class Prefilter(_PerSample):
     ) -> None:
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
         self.prefilter = foveate.Prefilter(from_spec(saliency), filter=filter, sigma=sigma)
-        low, high = _pair("strength", (strength, strength) if isinstance(strength, int | float) else strength)
-        check_number("strength", low, 0, 1)
-        check_number("strength", high, 0, 1)
+        low, high = (check_number("strength", end, 0, 1) for end in _pair("strength", strength))
         self._param_generator = rg.PlainUniformGenerator((torch.tensor((low, high)), "strength", None, None))
         self.flags = {"strength": (low, high), "filter": filter, "sigma": sigma}
         self.curve = curve
@@ -183,7 +185,7 @@ class Jpeg(_PerSample):
         keepdim: bool = False,
     ) -> None:
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
-        low, high = _pair("quality", (quality, quality) if isinstance(quality, int) else quality)
+        low, high = _pair("quality", quality)
         for end in (low, high):
             JpegCodec(end)  # which says what it takes
         # Rounded to the nearest, every quality from end to end has the same share.
@@ -195,9 +197,9 @@ class Jpeg(_PerSample):
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         quality = draws["quality"].round()
         # float32 throughout: quantisation is no place for halves.
-        grey = images.shape[1] == 1
-        proxy = jpeg_codec_differentiable(images.float().expand(-1, 3, -1, -1), quality.float())
-        proxy = proxy.mean(1, keepdim=True) if grey else proxy
+        with torch.autocast(images.device.type, enabled=False):
+            proxy = jpeg_codec_differentiable(images.float().expand(-1, 3, -1, -1), quality.float())
+        proxy = proxy.mean(1, keepdim=True) if images.shape[1] == 1 else proxy
         if not self.straight_through:
             return proxy
         return proxy + (self._real(images.detach(), quality) - proxy).detach()
@@ -212,10 +214,13 @@ class Jpeg(_PerSample):
         return decoded
 
 
-def _pair(name: str, ends: Any) -> tuple[Any, Any]:
-    if not isinstance(ends, Sequence) or isinstance(ends, str) or len(ends) != 2:
-        raise ValueError(f"{name}: expected a number or a pair of numbers, got {ends!r}")
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    """A number, or a rising pair of them, as a pair of Python's numbers."""
+    numbers = plain(value)
+    ends = numbers if isinstance(numbers, Sequence) else (numbers, numbers)
+    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+        raise ValueError(f"{name}: expected a number or a pair of numbers, got {value!r}")
     low, high = ends
-    if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
-        raise ValueError(f"{name}: expected the smaller number first, got {ends!r}")
+    if low > high:
+        raise ValueError(f"{name}: expected the smaller number first, got {value!r}")
     return low, high

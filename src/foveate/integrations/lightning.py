@@ -6,8 +6,9 @@ callbacks are callbacks of both packages, whichever are installed, so that both 
 them. Every argument can stand in a YAML or JSON file.
 
 Common to all three: pictures reach them as the module gets them, on its device, in batches ``(images, target, ...)`` of
-float images (B, 3 or 1, H, W). How these were normalised is read from the transforms of the data set (``Normalize`` of
-torchvision, Kornia or Albumentations) or given as ``mean`` and ``std``; without either they are to be in [0, 1].
+float images (B, 3 or 1, H, W). How these were normalised is given as ``mean`` and ``std`` or read from the transforms
+that the data set keeps, under whatever name (``Normalize`` of torchvision, Kornia or Albumentations); what is not
+understood there, or is done by chance, is refused. Without either they are to be in [0, 1].
 """
 
 import importlib
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from foveate._checks import check_number
+from foveate._checks import check_count, check_number
 from foveate._extras import require
 from foveate._threads import spread
 from foveate.codecs import Codec, codec
@@ -28,7 +29,7 @@ from foveate.compressor import Compressor
 from foveate.evaluation.comparison import rate_at
 from foveate.images import to_uint8
 from foveate.integrations import _figures
-from foveate.integrations._batches import Normalisation, found, given
+from foveate.integrations._batches import Normalisation, chosen, normalisation_of
 from foveate.models import check_logits, named, undisturbed
 from foveate.prefilter import Prefilter, strength_map
 from foveate.saliency import Saliency, from_spec
@@ -81,12 +82,15 @@ class _Reader:
         self, saliency: SaliencySpec, mean: Numbers, std: Numbers, adapter: Adapter, forward_fn: Forward
     ) -> None:
         self._spec = saliency
-        self._given = given(mean, std)
+        self._given = chosen(mean, std)
         self._adapter = _function("adapter", adapter)
         self._forward = _function("forward_fn", forward_fn)
         self._saliency: tuple[Any, _Shown, Saliency] | None = None
         if isinstance(saliency, Mapping | str):
             from_spec(saliency, model=nn.Identity)  # so that a wrong description is named before the training
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_saliency": None}  # it holds the module, and is made anew
 
     @property
     def asks_module(self) -> bool:
@@ -114,7 +118,7 @@ class _Reader:
 
     def normalisation(self, data: Any) -> Normalisation:
         """As given, or as read from the transforms of a loader, or none."""
-        return self._given or found(data) or Normalisation()
+        return self._given or normalisation_of(data) or Normalisation()
 
     def logits(self, trainer: Any, module: Any, images: Tensor) -> Tensor:
         """Ask the module, in the trainer's precision, leaving it and the random state as they are."""
@@ -226,11 +230,13 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
       the fewest of all codecs. The coarsest point's where even that loses less; infinite where every point loses more
       (an ``EarlyStopping`` on it needs ``check_finite=False``).
 
-    So ``EarlyStopping`` and ``ModelCheckpoint`` can monitor ``robustness/jpeg:30/top1``. With several loaders names end
-    in ``/dataloader_idx_{i}``, as Lightning's do. Loggers that take figures (TensorBoard, and those with ``log_image``)
-    get the rate–accuracy curves, the first of the training faintly behind. Training goes on bit for bit as it would
-    without: the module, its metrics and the random state are left as they were. Processes are summed up (pad-free: as
-    with every metric, a sampler that repeats pictures to fill up counts them twice). Sanity checks are passed over.
+    So ``EarlyStopping`` and ``ModelCheckpoint`` can monitor ``robustness/jpeg:30/top1``. With several loaders, nested
+    or not, names end in ``/dataloader_idx_{i}`` where those that ``validation_step`` logs do: not where a
+    ``CombinedLoader`` gives the batches of all loaders together, out of which ``adapter`` then takes one. Loggers that
+    take figures (TensorBoard, and those with ``log_image``) get the rate–accuracy curves, the first of the training
+    faintly behind. Training goes on bit for bit as it would without: the module, its metrics and the random state are
+    left as they were. Processes are summed up (pad-free: as with every metric, a sampler that repeats pictures to fill
+    up counts them twice). Sanity checks are passed over.
 
     Args:
         points: codecs at their qualities, as short strings.
@@ -240,7 +246,8 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             explained; None takes its Grad-CAM.
         every_n_epochs: measure after every so many epochs of ``fit``; what monitors a value is to look no more often.
         limit_batches: measure so many batches of each loader, in each process; None for all.
-        mean: how pictures were normalised, a number a channel or one for all; None reads it from the transforms.
+        mean: how pictures were normalised, a number a channel or one for all; None reads it from the transforms of
+            the data set.
         std: likewise.
         adapter: from a batch to (images, target), target (B,) class numbers or None: a function or
             ``"package.module:name"``. None takes the first two of a tuple or list.
@@ -277,11 +284,11 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
         if len(set(self.points)) < len(self.points):
             raise ValueError(f"points: expected different ones, got {list(points)}")
         self.strength = check_number("strength", strength, 0, 1)
-        self.every_n_epochs = _positive("every_n_epochs", every_n_epochs)
-        self.limit_batches = None if limit_batches is None else _positive("limit_batches", limit_batches)
+        self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
+        self.limit_batches = None if limit_batches is None else check_count("limit_batches", limit_batches)
         self.name = name
         self.history: list[dict[str, Any]] = []
-        """What was measured in ``fit``: epoch, step, loader and values. Part of the checkpoint."""
+        """What was measured: stage (fit, validate or test), epoch, step, loader and values. Part of the checkpoint."""
         self._reader = _Reader(saliency, mean, std, adapter, forward_fn)
         self._counts: dict[int, _Counts] = {}
         self._heard: _Heard | None = None
@@ -297,7 +304,10 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint."""
-        self.history = [dict(entry) for entry in state_dict["history"]]
+        self.history = [{"stage": "fit", **entry} for entry in state_dict["history"]]  # older ones had no other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_counts": {}, "_heard": None}  # of a validation that is going on
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to count."""
@@ -343,7 +353,7 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
 
     def _measure(self, trainer: Any, module: Any, batch: Any, loader: int, heard: "_Heard | None") -> None:
         images, target = self._reader.read(batch)
-        how = self._reader.normalisation(_loaders(trainer)[loader])
+        how = self._reader.normalisation(_streams(trainer)[loader])
         pictures = how.undo(images)
         compressors = [Compressor(point, saliency=_unused if point.needs_saliency else None) for point in self.points]
         maps = None
@@ -372,19 +382,18 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             counts.update(clean, torch.stack(answers), torch.tensor(sizes), pixels, target)
 
     def _log(self, trainer: Any, module: Any) -> None:
-        loaders = range(len(_loaders(trainer)))
-        for loader in loaders:
+        streams = len(_streams(trainer))
+        for loader in range(streams):
             # Every process takes part in the sum, also one without a batch.
             counts = self._counts.setdefault(loader, _Counts(len(self.points)).to(module.device)).compute()
             if counts["pictures"] == 0:
                 continue
-            tail = f"/dataloader_idx_{loader}" if len(loaders) > 1 else ""
+            tail = f"/dataloader_idx_{loader}" if streams > 1 else ""
             values = self._values(counts)
             for key, value in values.items():
                 module.log(f"{self.name}/{key}{tail}", value, add_dataloader_idx=False, batch_size=1, sync_dist=True)
-            if trainer.state.fn == "fit":
-                entry = {"epoch": trainer.current_epoch, "step": trainer.global_step, "loader": loader}
-                self.history.append({**entry, "values": values})
+            entry = {"stage": trainer.state.fn.value, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            self.history.append({**entry, "loader": loader, "values": values})
             _log_figure(trainer, f"{self.name}/rate_accuracy{tail}", lambda: self._figure(values, loader))  # noqa: B023
         self._counts = {}
 
@@ -415,15 +424,16 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
 
     def _figure(self, values: Mapping[str, float], loader: int) -> Any:
         curves = self._curves(values)
-        ahead = len(curves)
-        first = next((entry for entry in self.history if entry["loader"] == loader), None)
+        last = self.history[-1]
+        title = f"epoch {last['epoch']}" if last["stage"] == "fit" else last["stage"]
+        fits = (entry for entry in self.history if entry["loader"] == loader and entry["stage"] == "fit")
+        first = next(fits, None)
         if first is not None and first["values"] is not values and set(first["values"]) == set(values):
             curves |= {f"_{label}": curve for label, curve in self._curves(first["values"]).items()}
+            title += f", faintly epoch {first['epoch']}"
         what = "top-1" if "clean/top1" in values else "agreement"
         figure, ax = _figures.rate_accuracy(curves, what, values.get("clean/top1"))
-        if first is not None:
-            now = self.history[-1]["epoch"]
-            ax.set_title(f"epoch {now}" if len(curves) == ahead else f"epoch {now}, faintly {first['epoch']}")
+        ax.set_title(title)
         return figure
 
 
@@ -470,8 +480,8 @@ class SaliencyLogger(_Callback):  # type: ignore[misc]
         name: str = "saliency",
     ) -> None:
         super().__init__()
-        self.count = _positive("pictures", pictures)
-        self.every_n_epochs = _positive("every_n_epochs", every_n_epochs)
+        self.count = check_count("pictures", pictures)
+        self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
         self.codec = _codec(codec)
         self.strength = check_number("strength", strength, 0, 1)
         self.name = name
@@ -501,7 +511,7 @@ class SaliencyLogger(_Callback):  # type: ignore[misc]
         if dataloader_idx != 0 or not trainer.is_global_zero:
             return
         if batch_idx == 0:
-            self._how = self._reader.normalisation(_loaders(trainer)[0])
+            self._how = self._reader.normalisation(_streams(trainer)[0])
         kept = 0 if self.pictures is None else len(self.pictures)
         if batch_idx == 0 or kept < self.count:
             images = self._reader.read(batch)[0]
@@ -683,12 +693,14 @@ def _due(trainer: Any, every_n_epochs: int) -> bool:
     return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % every_n_epochs == 0
 
 
-def _loaders(trainer: Any) -> list[Any]:
-    """The loaders that the trainer goes through now, one after the other."""
-    loaders = trainer.test_dataloaders if trainer.testing else trainer.val_dataloaders
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
+def _streams(trainer: Any) -> list[Any]:
+    """Where the batches of this stage come from: every loader, or all of them together where they take turns.
+
+    So many are the ``dataloader_idx`` that Lightning counts; ``trainer.val_dataloaders`` tells neither how nested
+    loaders are counted nor whether they are combined.
+    """
+    combined = trainer._evaluation_loop._combined_loader
+    return combined.flattened if combined._mode == "sequential" else [combined.flattened]
 
 
 def _log_figure(trainer: Any, tag: str, draw: Callable[[], Any]) -> None:
@@ -716,12 +728,6 @@ def _function(name: str, value: str | Callable[..., Any] | None) -> Callable[...
             raise ValueError(f"{name}: {error}") from error
     if value is not None and not callable(value):
         raise TypeError(f"{name}: expected a function or 'package.module:name', got {type(value).__name__}")
-    return value
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     return value
 
 
