@@ -4,6 +4,8 @@ import math
 import operator
 from typing import Any
 
+import numpy as np
+
 MAX_PIXELS = 1 << 26
 """Pictures of more pixels (8192 x 8192) are refused, so that a small hostile file cannot fill the memory."""
 
@@ -20,7 +22,9 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
         ValueError: scale: expected a number in (0, 1], got 1.5
     """
     try:
-        fits = not isinstance(value, bool | str) and (low < value if above else low <= value) and value <= high
+        fits = (
+            not isinstance(value, bool | np.bool_ | str) and (low < value if above else low <= value) and value <= high
+        )
     except (TypeError, ValueError, RuntimeError):  # what comparing a string, an array or a tensor with a number raises
         fits = False
     if not fits:
@@ -36,12 +40,11 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
         ValueError: if it is not; booleans are not integers here.
 
     Example:
-        >>> import numpy as np
         >>> check_count("workers", np.int64(2), 0)
         2
     """
     try:
-        count = least - 1 if isinstance(value, bool) else operator.index(value)
+        count = least - 1 if isinstance(value, bool | np.bool_) else operator.index(value)
     except TypeError:
         count = least - 1
     if count < least:

@@ -13,7 +13,7 @@ from foveate._checks import check_count
 from foveate.export._sources import Folder, Name, Shards, Source, as_source
 from foveate.export._worker import groups
 from foveate.images import lies_on_its_side, picture_hash, read, same_size
-from foveate.saliency import MapCache, Saliency
+from foveate.saliency import MapCache, Maps, as_saliency
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Cached:
 def cache_maps(
     source: Any,
     cache: str | Path,
-    saliency: Saliency,
+    saliency: Maps,
     *,
     batch: int = 16,
     workers: int = 0,
@@ -68,8 +68,7 @@ def cache_maps(
         ...     cache_maps(Scenes(3), folder, cam), cache_maps(Scenes(4), folder, cam)
         (Cached(pictures=3, made=3, unreadable=0), Cached(pictures=4, made=1, unreadable=0))
     """
-    for name, value, least in (("batch", batch, 1), ("workers", workers, 0)):
-        check_count(name, value, least)
+    batch, workers = check_count("batch", batch), check_count("workers", workers, 0)
     found = as_source(source)
     names = found.named(found.units(), set(), False)
     return fill(found, names, cache, saliency, batch, workers, device, progress)
@@ -79,14 +78,15 @@ def fill(
     source: Source,
     names: Sequence[Name],
     cache: str | Path,
-    saliency: Saliency,
+    saliency: Maps,
     batch: int,
     workers: int,
     device: str | None,
     progress: Callable[[int], object],
 ) -> Cached:
     """Write the maps of some units of a source to a cache; see :func:`cache_maps`."""
-    if device is not None and hasattr(saliency, "to"):
+    saliency = as_saliency(saliency)
+    if device is not None:
         saliency.to(device)
     maps = MapCache.of(cache, saliency)
     new: dict[str, Tensor] = {}

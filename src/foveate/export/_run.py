@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from foveate._checks import check_number
+from foveate._checks import check_count, check_number
 from foveate.compressor import Compressor
 from foveate.export import local, ray
 from foveate.export._manifest import Summary, done_parts, finish, planned
@@ -96,10 +96,8 @@ def compress_dataset(
         raise ValueError(f"others: expected {', '.join(get_args(Others))}, got {others!r}")
     if engine not in get_args(Engine):
         raise ValueError(f"engine: expected {' or '.join(get_args(Engine))}, got {engine!r}")
-    size = (1000 if shards else 64) if part is None else part
-    for name, value, least in (("part", size, 1), ("workers", 1 if workers is None else workers, int(engine == "ray"))):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    size = check_count("part", (1000 if shards else 64) if part is None else part)
+    workers = None if workers is None else check_count("workers", workers, int(engine == "ray"))
     if check_number("gpus", gpus, 0) and engine != "ray":
         raise ValueError(f"gpus: only engine='ray' shares GPUs out, got {gpus}; give a device alone")
     control = compressor.control

@@ -72,6 +72,10 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
     def apply_to_images(self, images: Image, draw: dict[str, Any] | None = None, **params: Any) -> Image:
         """Transform images (N, H, W, C) or (N, H, W) as one batch."""
         array = np.asarray(images)
+        if array.dtype != np.uint8 and array.dtype.kind != "f":
+            raise TypeError(f"image: expected uint8, or floating point in [0, 1], got {array.dtype}")
+        # As torch takes it: in this machine's order of bytes, and not backwards, as image[..., ::-1] is.
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         array = array if array.flags.writeable else array.copy()  # or torch warns, though nothing is written
         batch = torch.from_numpy(array if array.ndim == 4 else array[..., None]).movedim(-1, 1)
         transforms.check_channels(batch.shape[1], "drop it by image[..., :3], or convert it as cv2.COLOR_BGRA2RGB does")
