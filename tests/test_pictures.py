@@ -375,7 +375,7 @@ class TestHosts:
         if error is not None:
             assert refused(error, "image: "), error
         else:
-            assert (out.shape, out.dtype) == (picture.shape, picture.dtype.newbyteorder("="))
+            assert (out.shape, out.dtype) == (picture.shape, picture.dtype)
             assert isinstance(out, tv_tensors.Image) == isinstance(picture, tv_tensors.Image)
             scale = 1 if out.dtype == torch.uint8 else 255
             assert (out.detach().as_subclass(torch.Tensor).double() * scale - looks).abs().max() <= KEPT["jpeg"]
@@ -406,7 +406,8 @@ class TestHosts:
         from foveate.integrations.albumentations import Compress
 
         picture, looks = drawn_picture
-        floats = picture.dtype.newbyteorder("=") == np.float32
+        native = picture.dtype.newbyteorder("=")
+        floats = native == np.float32
         if floats and (picture.ndim == 2 or picture.shape[2] in (1, 3)):  # this host takes them, in [0, 1]
             looks = torch.from_numpy(picture.reshape(*picture.shape[:2], -1).transpose(2, 0, 1).astype("f8"))
             picture = picture / np.float32(255)
@@ -416,7 +417,7 @@ class TestHosts:
         if error is not None:
             assert refused(error, "image: "), error
         else:
-            assert (out.shape, out.dtype) == (picture.shape, picture.dtype.newbyteorder("="))
+            assert (out.shape, out.dtype) == (picture.shape, native)
             pixels = out.reshape(*out.shape[:2], -1).transpose(2, 0, 1).astype("f8") * (255 if floats else 1)
             assert np.abs(pixels - looks.numpy()).max() <= KEPT["jpeg"]
         assert untouched(picture, before)

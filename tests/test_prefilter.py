@@ -1,4 +1,5 @@
 import io
+import math
 from itertools import pairwise
 
 import kornia
@@ -7,13 +8,15 @@ import pytest
 import torch
 from conftest import RECIPES
 from PIL import Image
+from torch import nn
 
 from foveate import Compressor, GradCam, Jpeg, Prefilter
 from foveate.codecs import CodecError
 from foveate.compressor import Encoded
-from foveate.filters import gaussian_scale_space, guided_filter, resize
+from foveate.filters import gaussian_blur, gaussian_scale_space, guided_filter, resize
 from foveate.images import like
 from foveate.prefilter import FILTERS, strength_map
+from foveate.saliency import MapCache
 
 
 def left(images):
@@ -238,10 +241,114 @@ class TestCompressor:
             ([np.zeros((4, 4, 3), np.float32)], TypeError, r"images\[0\].*float32"),
             ([torch.rand(3, 4, 4), torch.rand(1, 3, 4, 4)], ValueError, r"images\[1\].*\(C, H, W\)"),
             ([torch.rand(4, 4, 4)], ValueError, "3 or 1"),
-            ([Image.new("RGBA", (4, 4))], ValueError, r"RGBA; use .convert"),
+            ([Image.new("RGBA", (4, 4))], ValueError, r"RGBA; use foveate.images.render"),
             ([3], TypeError, "int"),
         ],
     )
     def test_what_are_no_pictures(self, pictures, error, words):
         with pytest.raises(error, match=words):
             Compressor().encode(pictures)
+
+
+# What is not a saliency map, by the words of its refusal.
+NOT_MAPS = {
+    "not a number": (lambda: torch.full((2, 1, 4, 4), math.nan), "got nan to nan"),
+    "one value not a number": (lambda: torch.zeros(2, 1, 4, 4).index_fill(3, torch.tensor(1), math.nan), "nan"),
+    "infinite": (lambda: torch.full((2, 1, 4, 4), math.inf), "got inf to inf"),
+    "0 to 255": (lambda: torch.linspace(0, 255, 32).view(2, 1, 4, 4), "got 0 to 255; divide by the maximum"),
+    "-1 to 1": (lambda: torch.linspace(-1, 1, 32).view(2, 1, 4, 4), "got -1 to 1"),
+    "integers": (lambda: torch.ones(2, 1, 4, 4, dtype=torch.int64), "floating point in .0, 1., got torch.int64"),
+    "bytes": (lambda: torch.ones(2, 1, 4, 4, dtype=torch.uint8), "torch.uint8; divide 0..255 by 255"),
+    "booleans": (lambda: torch.ones(2, 1, 4, 4, dtype=torch.bool), "torch.bool"),
+    "without a cell": (lambda: torch.ones(2, 1, 0, 4), "expected .B, 1, h, w. for 2 images"),
+    "of another number": (lambda: torch.ones(1, 1, 4, 4), "for 2 images, got .1, 1, 4, 4."),
+    "of several channels": (lambda: torch.ones(2, 3, 4, 4), "for 2 images"),
+    "a list": (lambda: [[0.5]], "got list"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_MAPS)
+class TestMaps:
+    """Everywhere that maps come in, they are looked at."""
+
+    @pytest.fixture
+    def images(self):
+        return torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+
+    def test_from_a_saliency(self, kind, images):
+        maps, words = NOT_MAPS[kind]
+        with pytest.raises(ValueError, match=f"maps: .*{words}"):
+            Prefilter(lambda _: maps())(images)
+        with pytest.raises(ValueError, match=f"maps: .*{words}"):
+            Compressor("jpeg", Prefilter(lambda _: maps())).encode(images)
+        with pytest.raises(ValueError, match=f"maps: .*{words}"):
+            Compressor("hevc:32,roi=8", saliency=lambda _: maps()).encode(images)
+
+    def test_from_the_user(self, kind, images):
+        maps, words = NOT_MAPS[kind]
+        for call in (Prefilter(left), Compressor("jpeg", Prefilter(left)).encode, Compressor("jpeg").encode):
+            with pytest.raises(ValueError, match=f"maps: .*{words}"):
+                call(images, maps())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NOT_MAPS if kind not in ("of another number", "a list")])
+def test_no_cache_holds_what_is_not_a_map(kind, tmp_path):
+    maps = NOT_MAPS[kind][0]()
+    cache = MapCache.of(tmp_path, Lookalike())
+    with pytest.raises(ValueError, match="maps: expected"):
+        cache.add({"0" * 32: maps[0], "1" * 32: maps[1]})
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+class Lookalike:
+    identity = "a saliency"
+
+    def __call__(self, images):
+        return left(images)
+
+
+class TestAutocast:
+    """Filters are computed as without it."""
+
+    @pytest.mark.parametrize("amp", [torch.bfloat16, torch.float16], ids=str)
+    @pytest.mark.parametrize("name", FILTERS)
+    @pytest.mark.parametrize(
+        "dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+    )
+    def test_the_same(self, name, dtype, amp):
+        images = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
+        images = images if dtype == torch.uint8 else (images / 255).to(dtype)
+        compressor = Compressor("jpeg:50", Prefilter(left, 0.8, name))
+        wanted, encoded = compressor.prefilter(images), compressor.encode(images)
+        with torch.autocast("cpu", dtype=amp):
+            assert torch.equal(compressor.prefilter(images), wanted)
+            assert [each.data for each in compressor.encode(images)] == [each.data for each in encoded]
+
+    def test_gaussian_blur_and_the_others(self):
+        image = torch.rand(1, 3, 30, 40)
+        for function in (
+            lambda: gaussian_blur(image, 2.0),
+            lambda: gaussian_scale_space(image, torch.rand(1, 1, 30, 40).fill_(1.5)),
+            lambda: guided_filter(image, image, 3, 0.1),
+            lambda: resize(image, (20, 20)),
+        ):
+            wanted = function()
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert torch.equal(function(), wanted)
+
+    def test_a_training_step(self):
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        images = torch.rand(2, 3, 24, 24, requires_grad=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            net(Prefilter(left, 0.8)(images)).float().sum().backward()
+        assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("guide", [1, 3])
+def test_an_infinite_eps_smooths_like_a_box_blur(guide):
+    image = torch.rand(1, 3, 30, 40, dtype=torch.float64)
+    out = guided_filter(image, image[:, :guide], 2, math.inf)
+    box = kornia.filters.box_blur(kornia.filters.box_blur(image, (5, 5)), (5, 5))
+    torch.testing.assert_close(out, box, atol=1e-9, rtol=0)
+    every = torch.full((1, 1, 30, 40), math.inf)
+    torch.testing.assert_close(guided_filter(image.float(), image[:, :guide].float(), 2, every), box.float())

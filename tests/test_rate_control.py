@@ -3,6 +3,7 @@ import math
 import pickle
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -17,6 +18,7 @@ from foveate import Compressor, Prefilter, RateControl, Witness, transforms
 from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
 from foveate.evaluation import PhotoFolder
+from foveate.identity import IdentityError
 from foveate.images import as_tensor
 from foveate.models import Classifier, Preprocess
 from foveate.rate_control import Calibration, Controlled, Criterion, Point, criteria, qualities, spent
@@ -547,3 +549,115 @@ class TestRealPhotos:
             assert one.met == bool(held)
         finest = Compressor("jpeg:70").encode(photos)
         assert sum(len(one.data) for one in found) < 0.6 * sum(len(one.data) for one in finest)
+
+
+def lead(clean, logits):
+    """By the name of a measure that is built in; never holds."""
+    return torch.zeros(len(logits), dtype=torch.bool)
+
+
+def sure(least):
+    def criterion(clean, logits):
+        return logits.softmax(1).amax(1) > least
+
+    return criterion
+
+
+class Always:
+    def __call__(self, clean, logits):
+        return torch.ones(len(logits), dtype=torch.bool)
+
+
+class TestCriteriaThatAreFunctions:
+    """They count by what they are, never by what they are called."""
+
+    def test_two_closures_of_one_factory(self, scenes):
+        strict, lax = sure(0.95), sure(0.0)
+        wanted = Compressor("jpeg", control=control(strict, exhaustive=True)).encode(scenes)
+        for keep in ([strict, lax], [lax, strict]):
+            for encoded, alone in zip(
+                Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes), wanted, strict=True
+            ):
+                assert (encoded.data, encoded.met) == (alone.data, alone.met)
+        assert len({len(e.data) for e in wanted}) > 1
+
+    def test_one_called_like_a_measure(self, scenes):
+        encoded = Compressor("jpeg", control=control(["top1", lead])).encode(scenes[:2])
+        assert [e.met for e in encoded] == [False, False]
+        plain = Compressor("jpeg", control=control("top1")).encode(scenes[:2])
+        again = Compressor("jpeg", control=control(["top1", Always()])).encode(scenes[:2])
+        assert [e.data for e in again] == [e.data for e in plain]
+
+    def test_a_calibration_tells_them_apart(self, scenes, tmp_path):
+        strict, lax = sure(0.95), sure(0.0)
+        made = control([strict, lax, lead]).calibrate(Compressor("jpeg"), scenes[:3])
+        assert made.slack([strict]).min() == -1
+        assert (made.slack([lax]) == 1).all()
+        assert (made.slack([lead]) == -1).all()
+        with pytest.raises(ValueError, match="made without"):
+            made.slack([sure(0.0)])
+        with pytest.raises(IdentityError, match="keep: .*top level of a module"):
+            made.save(tmp_path / "calibration.json")
+        assert not list(tmp_path.iterdir())
+        kept = control(["top1", lead]).calibrate(Compressor("jpeg"), scenes[:3])
+        kept.save(tmp_path / "calibration.json")
+        assert (Calibration.load(tmp_path / "calibration.json").slack([lead]) == -1).all()
+
+    def test_identities(self):
+        assert control(lead).identity != control("top1").identity
+        with pytest.raises(IdentityError, match="keep: .* property `identity`"):
+            assert control(sure(0.1)).identity
+
+
+class TestEquality:
+    def test_of_controls_and_calibrations(self, scenes, tmp_path):
+        made = control().calibrate(Compressor("jpeg"), scenes[:3])
+        other = control().calibrate(Compressor("jpeg"), scenes[3:])
+        made.save(tmp_path / "calibration.json")
+        loaded = Calibration.load(tmp_path / "calibration.json")
+        assert made == loaded
+        assert hash(made) == hash(loaded)
+        assert made != other
+        assert made != "a calibration"
+        assert control(calibration=made) == control(calibration=loaded)
+        assert hash(control(calibration=made)) == hash(control(calibration=loaded))
+        assert control(calibration=made) != control(calibration=other)
+        assert control("top1") != control("p0.9")
+        assert len({control(), control(), control(calibration=made), control("kl0.2")}) == 3
+
+
+class TestMapsWithAControl:
+    @pytest.mark.parametrize("count", [0, 2, 4])
+    def test_they_are_one_a_picture(self, scenes, cam, count):
+        compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.5)))
+        with pytest.raises(ValueError, match=f"maps: expected .* 3.*got .*{count}"):
+            compressor.encode(scenes[:3], torch.rand(count, 1, 5, 5))
+        with pytest.raises(ValueError, match=f"maps: expected one a picture, 3, got {count}"):
+            compressor.control.encode(compressor, scenes[:3], list(torch.rand(count, 1, 5, 5)))
+        with pytest.raises(ValueError, match=f"maps: expected one a picture, 3, got {count}"):
+            Compressor("jpeg").store(scenes[:3], list(torch.rand(count, 1, 5, 5)))
+
+    def test_they_are_maps(self, scenes, cam):
+        compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.5)))
+        with pytest.raises(ValueError, match="maps: expected values in"):
+            compressor.control.encode(compressor, scenes[:1], [torch.full((1, 5, 5), 255.0)])
+
+
+def test_numbers_of_numpy_s(scenes):
+    plain = control(qualities=(5, 60), scales=(1.0, 0.5), tries=3, batch=2)
+    numpy = control(
+        qualities=np.array([5, 60]), scales=np.array([1.0, 0.5], np.float32), tries=np.int64(3), batch=np.uint8(2)
+    )
+    wanted = Compressor("jpeg", control=plain).encode(scenes[:3])
+    assert Compressor("jpeg", control=numpy).encode(scenes[:3]) == wanted
+    assert json.dumps([e.settings for e in wanted])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_pictures_of_any_precision(scenes, cam, dtype):
+    compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.5)))
+    pictures = [(picture / 255).to(dtype) for picture in scenes[:2]]
+    encoded = compressor.encode(pictures)
+    assert [e.met for e in encoded] == [True, True]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert compressor.encode(pictures) == encoded

@@ -259,7 +259,7 @@ def _kind(leaf: Any) -> str:
     return f"{name} {tuple(leaf.shape)} {leaf.dtype}" if isinstance(leaf, Tensor | np.ndarray) else name
 
 
-def check_channels(channels: int, cure: str) -> None:
+def check_channels(channels: int, cure: str, name: str = "image") -> None:
     """Raise a ValueError that names the alpha channel if images seem to have one.
 
     Example:
@@ -270,7 +270,7 @@ def check_channels(channels: int, cure: str) -> None:
     if channels in (2, 4):
         mode = "LA" if channels == 2 else "RGBA"
         raise ValueError(
-            f"image: expected 3 or 1 channels, got {channels}; if that is {mode}, it has an alpha channel: {cure}"
+            f"{name}: expected 3 or 1 channels, got {channels}; if that is {mode}, it has an alpha channel: {cure}"
         )
 
 

@@ -90,7 +90,8 @@ class _PerSample(IntensityAugmentationBase2D):  # type: ignore[misc]  # untyped 
         low, high = (float(v) for v in torch.aminmax(images.detach()))
         if low >= -0.1 and high <= 1.1:
             images = images.clamp(0, 1)
-        check_channels(images.shape[1], "put kornia.color.RgbaToRgb() before it, or drop the channel by input[:, :3]")
+        cure = "put kornia.color.RgbaToRgb() before it, or drop the channel by input[:, :3]"
+        check_channels(images.shape[1], cure, "input")
         check_tensor(images, "input")
         draws = {k: v.to(input.device)[chosen] for k, v in params.items() if k in ("strength", "quality")}
         out = self._change(images, draws).to(input.dtype)

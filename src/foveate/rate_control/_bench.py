@@ -73,7 +73,9 @@ class Bench:
         elif needed:
             mapper = next((one for one in self._compressors if one.filters), self.plain)
             for places in same_size(self.pictures):
-                found = mapper.maps(torch.stack([self.pictures[i] for i in places]))
+                with torch.autocast("cpu", enabled=False):  # which refuses to stack float16
+                    stacked = torch.stack([self.pictures[i] for i in places])
+                found = mapper.maps(stacked)
                 assert found is not None
                 for i, one in zip(places, found, strict=True):
                     self._maps[i] = one
