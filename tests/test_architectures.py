@@ -1,5 +1,8 @@
 """Grad-CAM on the architectures that people use: right by an independent reference, or refused by name."""
 
+import ctypes.util
+import gc
+import sys
 import warnings
 
 import pytest
@@ -16,12 +19,22 @@ TIMM = [
     *("mobilevitv2_050", "poolformer_s12", "pvt_v2_b0", "nest_tiny", "inception_next_atto", "starnet_s1"),
     *("levit_128s", "vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"),
     *("swinv2_cr_tiny_224", "eva02_tiny_patch14_224", "mixer_s16_224", "xcit_nano_12_p16_224", "twins_svt_small"),
-    *("coatnet_nano_rw_224"),
+    "coatnet_nano_rw_224",
 ]
 NAMES = [f"torchvision:{name}" for name in torchvision.models.list_models(torchvision.models)]
 NAMES += [f"timm:{name}" for name in TIMM]
 # What works on positions after its last convolution, as transformers do: Grad-CAM of a convolution would mean little.
 TOKENS = (":vit", ":swin", ":levit", ":deit", ":eva", ":mixer", ":xcit", ":twins")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _memory_is_given_back():
+    """The largest take gigabytes, which tests of memory in processes started later would count as theirs."""
+    yield
+    gc.collect()
+    libc = ctypes.util.find_library("c")
+    if sys.platform == "linux" and libc is not None:
+        ctypes.CDLL(libc).malloc_trim(0)
 
 
 def build(name):

@@ -244,6 +244,7 @@ def test_a_layer_called_identity_is_a_layer():
 
 
 def test_what_does_not_change_the_answers_does_not_change_the_identity():
+    pytest.importorskip("lightning")  # whose own torch.compile leaves an attribute more behind
     net = Net()
     before = identity(net)
     net.train()

@@ -241,7 +241,7 @@ class TestCompressor:
             ([np.zeros((4, 4, 3), np.float32)], TypeError, r"images\[0\].*float32"),
             ([torch.rand(3, 4, 4), torch.rand(1, 3, 4, 4)], ValueError, r"images\[1\].*\(C, H, W\)"),
             ([torch.rand(4, 4, 4)], ValueError, "3 or 1"),
-            ([Image.new("RGBA", (4, 4))], ValueError, r"RGBA; use foveate.images.render"),
+            ([Image.new("RGBA", (4, 4))], ValueError, r"RGBA; use .convert"),
             ([3], TypeError, "int"),
         ],
     )

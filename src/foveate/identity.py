@@ -38,7 +38,7 @@ _AT = " at 0x"
 _PYTHON_CLASS = 1 << 9  # the flag of a type that was made by a class statement
 # Of a module: its mode, and what has no part in its answers; all else is its state.
 _BOOKKEEPING = (
-    vars(nn.Module()).keys() | {"_compiled_call_impl", "_is_torch_compile"}  # which torch.compile adds
+    vars(nn.Module()).keys() | {"_compiled_call_impl", "_is_torch_compile", "_compile_kwargs"}  # by torch.compile
 ) - {"_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"}
 
 

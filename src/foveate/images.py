@@ -107,6 +107,8 @@ def as_tensor(picture: Picture, name: str = "picture") -> Tensor:
                 "what its samples are in 0..255 is for you to say: scale them, and pass a uint8 array"
                 if picture.mode in _NO_RANGE
                 else "use foveate.images.render(picture)"
+                if picture.mode in _SIXTEEN_BITS
+                else "use .convert('RGB'), or foveate.images.render(picture), which shows what is transparent on white"
             )
             raise ValueError(f"{name}: expected a PIL image of mode RGB or L, got {picture.mode}; {cure}")
         with strictly():  # it may be a file that is not read yet
