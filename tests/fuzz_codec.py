@@ -5,9 +5,11 @@ stops early after 60 s.
 """
 
 import json
+import re
 import resource
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -54,8 +56,15 @@ def main() -> None:
             assert 0 < picture[..., 0].size <= MAX_PIXELS
         slowest = max(slowest, time.monotonic() - start)
         done += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"cases": done, "refused": refused, "slowest_s": slowest, "peak_mib": peak}))
+    print(json.dumps({"cases": done, "refused": refused, "slowest_s": slowest, "peak_mib": peak_mib()}))
+
+
+def peak_mib() -> float:
+    """The most memory that this program had, without what the process that started it had, which getrusage counts."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Grad-CAM on the architectures that people use: right by an independent reference, or refused by name."""
 
-import ctypes.util
-import gc
-import sys
 import warnings
 
 import pytest
@@ -25,16 +22,6 @@ NAMES = [f"torchvision:{name}" for name in torchvision.models.list_models(torchv
 NAMES += [f"timm:{name}" for name in TIMM]
 # What works on positions after its last convolution, as transformers do: Grad-CAM of a convolution would mean little.
 TOKENS = (":vit", ":swin", ":levit", ":deit", ":eva", ":mixer", ":xcit", ":twins")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _memory_is_given_back():
-    """The largest take gigabytes, which tests of memory in processes started later would count as theirs."""
-    yield
-    gc.collect()
-    libc = ctypes.util.find_library("c")
-    if sys.platform == "linux" and libc is not None:
-        ctypes.CDLL(libc).malloc_trim(0)
 
 
 def build(name):
@@ -110,7 +97,7 @@ def test_a_map_is_right_or_refused_and_the_model_untouched(name):
 
 
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:mobilenet_v2", "timm:vgg11_bn", "timm:dla34"])
-@pytest.mark.parametrize("side", [32, 64, 256])
+@pytest.mark.parametrize("side", [32, 256])
 def test_the_layer_follows_from_the_model_alone(name, side):
     model = build(name)
     first, second = GradCam(model), GradCam(model)
