@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MeanMetric
 from torchvision.transforms import v2
 
 from foveate import (
@@ -255,6 +256,30 @@ def test_what_does_not_change_the_answers_does_not_change_the_identity():
     assert identity(torch.compile(net, backend="eager")) == before
     net.compile(backend="eager")
     assert identity(net) == before
+
+
+def test_a_lightning_module_is_the_same_before_and_after_its_use():
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):
+        def __init__(self, width=2):
+            super().__init__()
+            self.save_hyperparameters()
+            self.net, self.metric = nn.Sequential(Net(), nn.Flatten(), nn.LazyLinear(3)), MeanMetric()
+            self.net(torch.zeros(1, 3, 8, 8))
+
+        def validation_step(self, batch, index):
+            self.metric(self.net(batch).mean())
+            self.log("mean", self.metric)
+
+    module = Module()
+    before = identity(module)
+    settings = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(accelerator="cpu", enable_checkpointing=False, **settings)
+    trainer.validate(module, torch.utils.data.DataLoader(torch.rand(4, 3, 8, 8), 2), verbose=False)
+    assert identity(module) == before
+    changed(module, "net.0.conv.bias")
+    assert identity(module) != before
 
 
 def test_a_function_is_told_by_the_settings_that_it_reads(monkeypatch):

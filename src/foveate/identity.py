@@ -37,9 +37,13 @@ _OF_PYTHON = (  # what a class has beside its code
 _AT = " at 0x"
 _PYTHON_CLASS = 1 << 9  # the flag of a type that was made by a class statement
 # Of a module: its mode, and what has no part in its answers; all else is its state.
-_BOOKKEEPING = (
-    vars(nn.Module()).keys() | {"_compiled_call_impl", "_is_torch_compile", "_compile_kwargs"}  # by torch.compile
-) - {"_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks"}
+_BOOKKEEPING = vars(nn.Module()).keys() - {
+    *("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+} | {
+    *("_compiled_call_impl", "_is_torch_compile", "_compile_kwargs"),  # by torch.compile
+    # By Lightning, of which a module in training knows trainer, data and loggers.
+    *("_trainer", "_fabric", "_fabric_optimizers", "_device", "_device_mesh", "_current_fx_name", "_compiler_ctx"),
+}
 
 
 class IdentityError(ValueError):
@@ -264,6 +268,8 @@ class _Description:
 
     def _module(self, module: nn.Module, name: str) -> str:
         """A network by its class, weights, buffers, settings and hooks, and its submodules by theirs."""
+        if any(base.__module__.startswith("torchmetrics.") for base in type(module).__mro__):
+            return _path(type(module))  # whose counts are of what was answered
         if isinstance(module, torch.jit.ScriptModule):
             return f"{_path(type(module))} {_archive(module)}"
         state = {key: value for key, value in vars(module).items() if key not in _BOOKKEEPING and value is not None}
