@@ -97,6 +97,10 @@ class WithIdentity(Stateful):
         return f"WithIdentity({self.factor})"
 
 
+class Stated:
+    identity = "WithIdentity(1)"
+
+
 class Net(nn.Module):
     def __init__(self, flip=False, act=None):
         super().__init__()
@@ -176,6 +180,11 @@ DIFFERENT = {
     "functions of networks": lambda: (Net(act=torch.relu), Net(act=torch.sigmoid)),
     "lambdas of networks": lambda: (Net(act=factory(1)), Net(act=factory(2))),
     "objects of networks": lambda: (Net(act=Stateful(1)), Net(act=Stateful(2))),
+    "order of layers": lambda: (
+        nn.Sequential(OrderedDict(a=nn.ReLU(), b=nn.Tanh())),
+        nn.Sequential(OrderedDict(b=nn.Tanh(), a=nn.ReLU())),
+    ),
+    "classes that say the same of themselves": lambda: (WithIdentity(1), Stated()),
     "hooks": lambda: (hooked(lambda *_: None), hooked(lambda m, i, o: -o)),
     "weights": lambda: (Net(), changed(Net(), "conv.weight")),
     "biases": lambda: (Net(), changed(Net(), "conv.bias")),

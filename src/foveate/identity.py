@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import importlib.metadata
 import io
 import logging
 import re
@@ -18,6 +19,7 @@ import sysconfig
 import types
 import weakref
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
@@ -35,6 +37,7 @@ _OF_PYTHON = (  # what a class has beside its code
     *("_abc_", "__abstractmethods__", "__parameters__", "__dataclass_", "__match_args__", "__annotat", "__slots__"),
 )
 _AT = " at 0x"
+_STEADY = ("builtins", "foveate", "numpy", "torch", "torchvision")
 _PYTHON_CLASS = 1 << 9  # the flag of a type that was made by a class statement
 # Of a module: its mode, and what has no part in its answers; all else is its state.
 _BOOKKEEPING = vars(nn.Module()).keys() - {
@@ -53,11 +56,12 @@ class IdentityError(ValueError):
 def identity(thing: object, name: str | None = None) -> str:
     """Return what ``thing`` is, as one line of text, equal wherever it would do the same.
 
-    Known are, also within one another: an ``identity`` property of its own (a text); plain values, tensors and arrays;
-    lists, tuples, sets and mappings; dataclasses, by their class and all they hold; modules, by their classes, weights,
-    buffers, settings and hooks; functions and classes at the top level of a module, by their name, their code and the
-    plain values, functions and classes that they read there; bound methods and ``functools.partial``, by their parts.
-    Code of installed packages counts by its name alone.
+    Known are, also within one another: objects with a property ``identity`` (a text), by it and their class; plain
+    values, tensors and arrays; lists, tuples, sets and mappings; dataclasses, by their class and all they hold; modules,
+    by their classes, weights, buffers, settings and hooks; functions and classes at the top level of a module, by their
+    name, their code and the plain values, functions and classes that they read there; bound methods and
+    ``functools.partial``, by their parts. Code of installed packages counts by its name and their version, that of
+    Foveate, NumPy, torch and torchvision by its name.
 
     Args:
         thing: anything.
@@ -189,7 +193,8 @@ class _Description:
                 return "{" + ", ".join(sorted(items)) + "}"
             return f"{type(thing).__qualname__ if named_tuple else ''}({', '.join(items)})"
         if isinstance(thing, Mapping):
-            pairs = sorted((self.of(k, f"{name} key"), self.of(v, f"{name}[{k!r}]")) for k, v in thing.items())
+            pairs = [(self.of(k, f"{name} key"), self.of(v, f"{name}[{k!r}]")) for k, v in thing.items()]
+            pairs = pairs if isinstance(thing, OrderedDict) else sorted(pairs)
             kind = "" if type(thing) is dict else self._class(type(thing), name)
             return kind + "{" + ", ".join(f"{key}: {value}" for key, value in pairs) + "}"
         if isinstance(thing, types.ModuleType):
@@ -214,14 +219,14 @@ class _Description:
     def _class(self, kind: type, name: str) -> str:
         """A class by its name and, where it is the user's, the code of it and its bases."""
         if _is_installed(kind):
-            return kind.__qualname__ if kind.__module__.startswith("foveate.") else _path(kind)
+            return kind.__qualname__ if kind.__module__.startswith("foveate.") else f"{_path(kind)}{_version(kind)}"
         return self.of(kind, name)
 
     def _code_at(self, thing: Any, name: str) -> str:
         """A function or class by its name and, where it is the user's, its code."""
         path, top_level = _path(thing), _resolves(thing)
         if top_level and _is_installed(thing):
-            return path
+            return f"{path}{_version(thing)}"
         if isinstance(thing, types.BuiltinFunctionType | types.MethodWrapperType):
             return f"{self.of(thing.__self__, name)}.{path}"
         if not self.lenient and not top_level and (not isinstance(thing, type) or _closes_over(thing)):
@@ -275,6 +280,7 @@ class _Description:
         state = {key: value for key, value in vars(module).items() if key not in _BOOKKEEPING and value is not None}
         for key in ("_forward_hooks", "_forward_pre_hooks"):
             state[key] = tuple(state[key].values())  # their keys count the hooks of the process
+        state["_modules"] = tuple(module._modules.items())  # in their order, in which a Sequential runs them
         if isinstance(module, torch.fx.GraphModule):
             state = {key: state[key] for key in ("_parameters", "_buffers", "_modules")} | {"code": module.code}
         return self.object(module, state, name)
@@ -315,14 +321,15 @@ def _plain(thing: Any, name: str) -> str | None:
     if isinstance(thing, PurePath):
         return repr(str(thing))
     if isinstance(thing, enum.Enum):
-        return f"{type(thing).__qualname__}.{thing.name}"
+        value = f"={thing.value!r}" if type(thing.value) in _PLAIN else ""
+        return f"{type(thing).__qualname__}.{thing.name}{value}"
     if isinstance(thing, Tensor | np.ndarray):
         return _values(thing)
     if not hasattr(type(thing), "identity") and "identity" not in getattr(thing, "__dict__", ()):
         return None
     text = thing.identity
     if isinstance(text, str) and text:
-        return text
+        return text if type(thing).__module__.startswith("foveate.") else f"{type(thing).__qualname__}: {text}"
     if isinstance(thing, nn.Module):
         return None  # many a network has a layer of this name
     raise IdentityError(
@@ -403,6 +410,20 @@ def _resolves(thing: Any) -> bool:
 def _is_installed(thing: Any) -> bool:
     """Whether the code of a class or function is of Python, of an installed package, or of this one."""
     return _home(thing).partition(".")[0] == "foveate" or _lies_among_packages(_home(thing))
+
+
+def _version(thing: Any) -> str:
+    """The version of the package that a class or function is of, where its name may stand for other code some day."""
+    top = _home(thing).partition(".")[0]
+    return "" if top in _STEADY or top in sys.stdlib_module_names else _version_of(top)
+
+
+@functools.lru_cache
+def _version_of(package: str) -> str:
+    try:
+        return f" {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:  # the package is called otherwise than its distribution
+        return f" {getattr(sys.modules.get(package), '__version__', '')}".rstrip()
 
 
 @functools.lru_cache(4096)

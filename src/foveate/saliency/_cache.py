@@ -26,7 +26,7 @@ from torch import Tensor
 
 from foveate import __version__
 from foveate._files import write_bytes, write_text
-from foveate.identity import refuse_subclass
+from foveate.identity import identity, refuse_subclass
 from foveate.images import check_tensor, picture_hash
 from foveate.saliency._protocol import Maps, as_saliency, check_maps
 
@@ -84,13 +84,13 @@ class MapCache:
             IdentityError: if the saliency has no identity.
         """
         saliency = as_saliency(saliency)
-        identity = saliency.identity
-        name = hashlib.sha256(f"{identity} foveate {__version__}".encode()).hexdigest()[:16]
+        text = identity(saliency, "saliency")
+        name = hashlib.sha256(f"{text} foveate {__version__}".encode()).hexdigest()[:16]
         folder = Path(cache) / name
         if not (folder / _ABOUT).exists():
             folder.mkdir(parents=True, exist_ok=True)
             about = {
-                "identity": identity,
+                "identity": text,
                 "foveate": __version__,
                 "uses_labels": saliency.uses_labels,
             }
