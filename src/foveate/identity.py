@@ -57,7 +57,7 @@ def identity(thing: object, name: str | None = None) -> str:
     """Return what ``thing`` is, as one line of text, equal wherever it would do the same.
 
     Known are, also within one another: objects with a property ``identity`` (a text), by it and their class; plain
-    values, tensors and arrays; lists, tuples, sets and mappings; dataclasses, by their class and all they hold; modules,
+    values, tensors and arrays; lists, tuples, sets, mappings; dataclasses, by their class and all they hold; modules,
     by their classes, weights, buffers, settings and hooks; functions and classes at the top level of a module, by their
     name, their code and the plain values, functions and classes that they read there; bound methods and
     ``functools.partial``, by their parts. Code of installed packages counts by its name and their version, that of
