@@ -54,8 +54,8 @@ class TestBase:
     @pytest.mark.parametrize(
         ("images", "error", "words"),
         [
-            (lambda: torch.rand(2, 4, 8, 8), ValueError, "image: .*RGBA.*RgbaToRgb"),
-            (lambda: torch.rand(2, 2, 8, 8), ValueError, "image: .*LA.*alpha"),
+            (lambda: torch.rand(2, 4, 8, 8), ValueError, "input: .*RGBA.*RgbaToRgb"),
+            (lambda: torch.rand(2, 2, 8, 8), ValueError, "input: .*LA.*alpha"),
             (lambda: torch.rand(2, 5, 8, 8), ValueError, "3 or 1"),
             (lambda: torch.full((1, 3, 8, 8), torch.nan), ValueError, "input"),
             (lambda: torch.rand(2, 3, 8, 8) * 255, ValueError, "input: .*divide"),

@@ -268,7 +268,7 @@ def check_channels(channels: int, cure: str, name: str = "image") -> None:
         ValueError: image: expected 3 or 1 channels, got 4; if that is RGBA, it has an alpha channel: drop it
     """
     if channels in (2, 4):
-        mode = "LA" if channels == 2 else "RGBA"
+        mode, cure = ("LA", "drop it, and keep the first") if channels == 2 else ("RGBA", cure)
         raise ValueError(
             f"{name}: expected 3 or 1 channels, got {channels}; if that is {mode}, it has an alpha channel: {cure}"
         )
