@@ -3,7 +3,7 @@ import subprocess
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import captum.attr
 import pytest
@@ -229,10 +229,12 @@ class TestAsking:
                 torch.testing.assert_close(found, wanted)
         assert all(module.training for module in net.modules())
 
-    def test_a_recipe_without_a_hash(self):
-        @dataclass
+    @pytest.mark.parametrize("frozen", [False, True])
+    def test_a_recipe_without_a_hash(self, frozen):
+        @dataclass(frozen=frozen)
         class Recipe:
             classes: int
+            names: list = field(default_factory=list)  # which a frozen one cannot hash either
 
             def __call__(self):
                 return nn.Sequential(nn.Conv2d(3, self.classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -14,7 +14,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
     """Return ``value`` as a float if it is a number in [low, high], or in (low, high] with ``above``.
 
     Raises:
-        ValueError: if it is not; booleans and NaN are none.
+        ValueError: if it is not; booleans and NaN do not count as numbers.
 
     Example:
         >>> check_number("scale", 1.5, 0, 1, above=True)
@@ -31,6 +31,20 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
         ends = f"{'(' if above else '['}{low:g}, {high:g}{']' if high < math.inf else ')'}"
         raise ValueError(f"{name}: expected a number in {ends}, got {value!r}")
     return float(value)
+
+
+def is_hashable(thing: object) -> bool:
+    """Whether ``thing`` has a hash, and so have all its parts.
+
+    Example:
+        >>> is_hashable((1, 2)), is_hashable((1, [2]))
+        (True, False)
+    """
+    try:
+        hash(thing)
+    except TypeError:
+        return False
+    return True
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:

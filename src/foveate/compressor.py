@@ -110,7 +110,7 @@ class Compressor:
     of a DataLoader).
 
     Raises:
-        TypeError: if ``prefilter``, ``target`` or ``control`` is none.
+        TypeError: if ``prefilter``, ``target``, ``saliency`` or ``control`` is of another kind.
         ValueError: if the codec's string or the scale does not fit, nothing makes the maps that the codec needs, or
             two arguments both choose the quality or the scale.
 
@@ -197,7 +197,7 @@ class Compressor:
             One bitstream a picture, in order.
 
         Raises:
-            TypeError, ValueError: if a picture is none, or the pre-filter or the codec refuses it.
+            TypeError, ValueError: if something is not a picture, or the pre-filter or the codec refuses it.
         """
         pictures = as_batch(images)
         if maps is not None:

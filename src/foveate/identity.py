@@ -76,7 +76,7 @@ def identity(thing: object, name: str | None = None) -> str:
         True
         >>> identity(lambda images: images)
         Traceback (most recent call last):
-        foveate.identity.IdentityError: function: a function without a name of its own ... give it a property `identity`
+        foveate.identity.IdentityError: function: a function or class that is not at the top level of a module cannot...
     """
     return _Description(False).of(thing, name or type(thing).__name__)
 
@@ -97,8 +97,8 @@ def structure(thing: object) -> str:
         >>> structure(net) == before, structure(net.eval()) == structure(net.train())
         (False, True)
     """
-    while isinstance(original := getattr(thing, "_orig_mod", None), nn.Module):  # compiled by torch.compile
-        thing = original
+    while type(thing).__name__ == "OptimizedModule":  # compiled by torch.compile
+        thing = thing._orig_mod  # type: ignore[attr-defined]
     digest = hashlib.blake2b(_Description(True).of(thing, type(thing).__name__).encode(), digest_size=8)
     return f"{type(thing).__name__}({digest.hexdigest()})"
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -20,7 +20,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from foveate._checks import check_count
+from foveate._checks import check_count, is_hashable
 from foveate.identity import identity, refuse_subclass
 from foveate.images import check_tensor, to_float
 
@@ -235,7 +235,7 @@ class Model:
             return self.source
         with Model._lock:
             # By the function itself where it cannot be hashed; kept beside the model, it keeps its id.
-            key = self.source if isinstance(self.source, Hashable) else id(self.source)
+            key = self.source if is_hashable(self.source) else id(self.source)
             if key not in Model._built:
                 # Outside inference mode, whose tensors would be of no use to any gradient later.
                 with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
@@ -325,8 +325,8 @@ def eager(model: nn.Module) -> nn.Module:
         >>> eager(net) is net
         True
     """
-    while isinstance(original := getattr(model, "_orig_mod", None), nn.Module):
-        model = original
+    while type(model).__name__ == "OptimizedModule":  # by its name, as importing its class takes seconds
+        model = model._orig_mod  # type: ignore[assignment]
     return model
 
 

@@ -230,7 +230,7 @@ class Codec(ABC):
 
     @classmethod
     def _read(cls, key: str, kind: Any, text: str) -> Any:
-        """The value of a knob from a short string; KeyError or ValueError if it is none."""
+        """The value of a knob from a short string; KeyError or ValueError if it is not one."""
         return {"True": True, "False": False}[text] if kind is bool else kind(text)
 
     @classmethod

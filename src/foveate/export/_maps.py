@@ -57,7 +57,8 @@ def cache_maps(
         What the pass came to.
 
     Raises:
-        TypeError, ValueError: if the source is none, or an argument does not fit.
+        TypeError, ValueError: if the source is of another kind, or an argument does not fit.
+        IdentityError: if the saliency has no identity to find its maps again by.
 
     Example:
         >>> import tempfile

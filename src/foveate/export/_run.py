@@ -78,8 +78,9 @@ def compress_dataset(
         The summary.
 
     Raises:
-        TypeError: if the source is none, or a model is not given by recipe though there are workers.
+        TypeError: if the source is of another kind, or a model is not given by recipe though there are workers.
         ValueError: if an argument does not fit, source and target lie in one another, or the target holds other files.
+        IdentityError: if the compressor has no identity for the target to be bound to.
         RuntimeError: if another run is writing to the target, or workers die again and again.
         OSError: if the disk is full or fails; the same call goes on once there is room.
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self, TypeAlias
 import torch
 from torch import Tensor
 
+from foveate._checks import is_hashable
 from foveate.identity import identity
 
 
@@ -98,15 +99,7 @@ def as_saliency(maps: Maps) -> Saliency:
         raise TypeError(f"saliency: expected a function of images, got {what}")
     # Of the class: an identity is not asked for before it is needed, as that may build a network.
     whole = all(hasattr(type(maps), part) for part in ("identity", "uses_labels", "to"))
-    return maps if whole and _is_hashable(maps) else FunctionSaliency(maps)  # type: ignore[return-value]
-
-
-def _is_hashable(thing: object) -> bool:
-    try:
-        hash(thing)
-    except TypeError:
-        return False
-    return True
+    return maps if whole and is_hashable(maps) else FunctionSaliency(maps)  # type: ignore[return-value]
 
 
 def check_maps(maps: Any, count: int) -> Tensor:
