@@ -1,23 +1,94 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, also after a power cut."""
 
+import errno
 import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file at once or not at all: a run that is killed, or a full disk, leaves the old one, or none.
+    """Write a file at once or not at all: a killed run, a full disk or a power cut leaves the old one, or none.
 
-    Several processes may write to one path: each has a partial file of its own, and the last to finish wins.
+    It is on the disk when this returns. Any number of processes and threads may write to one path: each has a partial
+    file of its own, and the last to finish wins. One that is killed leaves its partial file, ``.*.partial``, which
+    nothing reads.
+
+    Raises:
+        OSError: if it cannot be written; its ``filename`` is ``path``.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")  # as short for long names, which have at most 255 bytes
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        with _naming(path):
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # else the name may reach the disk before the bytes
+            partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, as :func:`write_bytes` does."""
     write_bytes(path, text.encode())
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing, on the disk when this returns.
+
+    Raises:
+        OSError: if it cannot be made, or a file is in its place.
+    """
+    missing = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until what was written to a file is on the disk.
+
+    Raises:
+        OSError: if the disk fails, or there is no such file; its ``filename`` is ``path``.
+    """
+    with _naming(path):
+        _sync(os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY))  # Windows syncs what may be written to
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the platform and its file system know how to.
+
+    Raises:
+        OSError: if the disk fails, or there is no such folder; its ``filename`` is ``path``.
+    """
+    with _naming(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except PermissionError:  # Windows opens no folder
+            return
+        try:
+            _sync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that sync no folder
+                raise
+
+
+def _sync(descriptor: int) -> None:
+    """Sync a file or folder that was opened for that, and close it."""
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Have errors of the system name the file that was asked for, as those of a full disk name none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
