@@ -64,14 +64,14 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         words = _with_config(words)
     except (ValueError, OSError) as error:
-        print(f"foveate: error: {error}", file=sys.stderr)
+        _complain(f"foveate: error: {error}")
         return 2
     args = _parser().parse_args(words)
     try:
         job = args.prepare(args)
     except _EXPECTED as error:
         # Preparing runs nothing but what the user gave, so what goes wrong there is told, not traced.
-        print(f"foveate: error: {error}", file=sys.stderr)
+        _complain(f"foveate: error: {error}")
         return 2
     try:
         return int(job() or 0)
@@ -254,12 +254,23 @@ def _add_export(commands: Any) -> None:
     compress.add_argument("--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU)")
     compress.add_argument("--device", help="of the models, such as cuda (default: cpu)")
     compress.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
+    compress.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds that a picture may take (default: 60)"
+    )
+    compress.add_argument(
+        "--memory", type=float, metavar="GB", help="that a worker process may hold (default: its share of the machine's)"
+    )
+    compress.add_argument(
+        "--moved", action="store_true", help="the source is the one that DST was made from, in another place"
+    )
+    _add_source(compress)
     compress.add_argument("--gpus", type=float, default=0.0, help="with Ray: share of a GPU a worker (default: 0)")
     _add_preprocessing(compress)
     compress.set_defaults(prepare=_compress)
 
     verify = commands.add_parser("verify", help="check what 'foveate compress' wrote, byte for byte, and decode it")
     verify.add_argument("target", metavar="DST", help="folder or URL")
+    verify.add_argument("--root", metavar="DIGEST", help="what 'foveate compress' printed, kept elsewhere")
     verify.add_argument("--threads", type=int, default=4, help="files read at once (default: %(default)s)")
     verify.set_defaults(prepare=_verify)
 
@@ -270,6 +281,7 @@ def _add_export(commands: Any) -> None:
         "--cache CACHE' uses. Maps that are there already are not made again.",
     )
     saliency.add_argument("source", metavar="SRC", help="as for 'foveate compress'")
+    _add_source(saliency)
     saliency.add_argument("cache", metavar="CACHE", type=Path, help="folder")
     saliency.add_argument("--model", metavar="M", required=True, help="makes the maps")
     _add_saliency(saliency)
@@ -278,6 +290,19 @@ def _add_export(commands: Any) -> None:
     saliency.add_argument("--device", help="of the model, such as cuda (default: a GPU where there is one)")
     _add_preprocessing(saliency)
     saliency.set_defaults(prepare=_saliency)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--formats",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="NAMES",
+        help="of Pillow's formats to open besides the usual ones, such as DDS,PSD",
+    )
+    parser.add_argument(
+        "--follow-links", action="store_true", help="take what links of SRC lead to outside of it (default: an error)"
+    )
 
 
 def _add_saliency(parser: argparse.ArgumentParser) -> None:
@@ -550,12 +575,15 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
             summary = compress()
         except _EXPECTED as error:  # a full disk, another run, a file that is refused, a driver that is not installed
             cure = "; the same command goes on from here" if isinstance(error, OSError) else ""
-            print(f"foveate: error: {error}{cure}", file=sys.stderr)
+            _complain(f"foveate: error: {error}{cure}")
             return 1
         print(summary)
+        print(f"root {summary.root}")
         for name in summary.missing:
-            print(f"missing {name}", file=sys.stderr)
-        return 0
+            _complain(f"missing {name}")
+        for reason in summary.failed:
+            _complain(f"failed {reason}")
+        return 1 if summary.kinds.get("failed") else 0
 
     def compress() -> "Summary":
         before, after = 0, 0
@@ -586,6 +614,11 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
                 device=device,
                 engine=args.engine,
                 gpus=args.gpus,
+                timeout=args.timeout,
+                memory=None if args.memory is None else int(args.memory * 1e9),
+                formats=args.formats,
+                follow_links=args.follow_links,
+                moved=args.moved,
                 progress=show,
                 maps_progress=maps.update,
             )
@@ -643,19 +676,29 @@ def _preprocess_of(spec: str, args: argparse.Namespace) -> "Preprocess":
 def _verify(args: argparse.Namespace) -> Callable[[], int]:
     from tqdm import tqdm
 
-    from foveate.export import manifest, verify
+    from foveate.export import Summary, count_files, verify
 
-    total = sum("target" in line for line in manifest(args.target))
+    total = count_files(args.target)
 
     def job() -> int:
         with tqdm(total=total, desc="verify", unit="file") as bar:
-            problems = verify(args.target, threads=args.threads, progress=bar.update)
+            problems = verify(args.target, threads=args.threads, root=args.root, progress=bar.update)
         for problem in problems:
-            print(problem, file=sys.stderr)
-        print(f"{total - len(problems)} files are as the manifest says, {len(problems)} are not")
-        return 1 if problems else 0
+            _complain(str(problem))
+        if problems:
+            print(f"{len(problems)} problems with {total} files; the same 'foveate compress' again repairs what it can")
+            return 1
+        print(f"{total} files are as the manifest says, 0 are not")
+        summary = Summary.read(args.target)
+        print(f"root {summary.root if summary else 'unknown'}")
+        return 0
 
     return job
+
+
+def _complain(text: str) -> None:
+    """Say something on standard error, whatever bytes a file's name in it has."""
+    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
 
 
 def _saliency(args: argparse.Namespace) -> Callable[[], int]:
@@ -669,7 +712,7 @@ def _saliency(args: argparse.Namespace) -> Callable[[], int]:
         try:
             make()
         except _EXPECTED as error:
-            print(f"foveate: error: {error}", file=sys.stderr)
+            _complain(f"foveate: error: {error}")
             return 1
         return 0
 
@@ -682,6 +725,8 @@ def _saliency(args: argparse.Namespace) -> Callable[[], int]:
                 batch=args.batch,
                 workers=args.workers,
                 device=device,
+                formats=args.formats,
+                follow_links=args.follow_links,
                 progress=bar.update,
             )
         print(f"{found.pictures} pictures have maps in {args.cache}, {found.made} made now")

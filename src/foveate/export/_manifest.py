@@ -1,23 +1,27 @@
-"""What a run has to do and has done: the plan, the lines of each part, and the manifest at the end.
+"""What an export came to: the manifest, the summary, and how a run puts them there.
 
-While a run is unfinished, the target has a folder ``.foveate`` with ``plan.jsonl`` (first line: the settings; then one
-line a part) and, for each part that is done, ``parts/000000.jsonl``. At the end the lines of all parts, in order, are
-``foveate-manifest.jsonl``, their sums ``foveate-summary.json``, and the folder goes.
+While a run is unfinished, the target has a folder ``.foveate`` with ``plan.jsonl`` (the parts to be done) and, for each
+part that is done, ``parts/000000.jsonl``; where it adds to what was finished before, the files of that are there too, as
+``base-*``. At the end ``foveate-manifest.jsonl`` has the lines of all parts in order, ``foveate-parts.jsonl`` what the
+parts were, ``foveate-summary.json`` sums and hashes of both, and the folder goes. Each is on the disk before the next
+is begun, so that whatever a power cut leaves, the same call goes on from it.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from foveate import __version__
-from foveate.export._sources import Source
-from foveate.export._store import MANIFEST, STATE, SUMMARY, Store, own
-from foveate.export._worker import Part
+from foveate.export._check import puts
+from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, Torn, read_record, write_parts
+from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, Store
 
-_PLAN = f"{STATE}/plan.jsonl"
+BASE_PARTS, BASE_MANIFEST = f"{STATE}/base-parts.jsonl", f"{STATE}/base-manifest.jsonl"
+_SAID = 100
 
 
 @dataclass(frozen=True)
@@ -26,13 +30,17 @@ class Summary:
 
     Attributes:
         kinds: how many pictures or files were ``compressed``; ``kept`` as they were, being smaller; ``copied`` or
-            ``skipped``, being no pictures; ``unreadable``; or ``missing``, being gone when their turn came.
+            ``skipped``, being no pictures; ``unreadable``; ``missing``, being gone when their turn came; or ``failed``,
+            set aside because processes died or took too long over them, or because they could not be compressed.
         source_bytes: of everything in the target whose size in the source is known.
         bytes: of the same in the target.
         settings: what it was made with.
         classes: the names of the classes in the order of their numbers, where they are known.
         missing: the first hundred sources that were gone; the next run looks for them again.
         multiframe: how many of the compressed have several frames or pages in the source, of which the first was taken.
+        failed: the first hundred that failed, with the reasons; the next run tries them again.
+        root: a digest that covers all of the target: the SHA-256 of the summary, which has those of the manifest and the
+            parts, which have that of every file.
     """
 
     kinds: dict[str, int]
@@ -42,16 +50,27 @@ class Summary:
     classes: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     multiframe: int = 0
+    failed: tuple[str, ...] = ()
+    root: str = ""
 
     @classmethod
-    def read(cls, target: Store) -> "Summary | None":
-        """Return the summary of a finished export, or None where there is none."""
-        held = _summary(target)
-        if held is None:
+    def read(cls, target: "str | Path | Store") -> "Summary | None":
+        """Return the summary of a finished export, or None where there is none.
+
+        Raises:
+            ValueError: if it is damaged.
+        """
+        target = target if isinstance(target, Store) else Store(target)
+        try:
+            return cls._of(read_summary(target))
+        except FileNotFoundError:
             return None
-        lists = (tuple(held["classes"]), tuple(held["missing"]))
-        multiframe = held.get("multiframe", 0)  # not there in a summary of foveate 0.1
-        return cls(held["kinds"], held["source_bytes"], held["bytes"], held["settings"], *lists, multiframe)
+
+    @classmethod
+    def _of(cls, about: dict[str, Any]) -> "Summary":
+        lists = {name: tuple(about[name]) for name in ("classes", "missing", "failed")}
+        plain = ("kinds", "source_bytes", "bytes", "settings", "multiframe", "root")
+        return cls(**{name: about[name] for name in plain}, **lists)
 
     @property
     def saved(self) -> float:
@@ -64,92 +83,41 @@ class Summary:
         return f"{kinds}; {self.source_bytes:,} bytes became {self.bytes:,}, {self.saved:.1%} fewer{first}"
 
 
-@dataclass
-class Plan:
-    """The parts of a run; unchanged from its first start to its end.
-
-    Attributes:
-        settings: what the target's bytes depend on.
-        classes: see :class:`Summary`.
-        parts: what is to be done.
-        before: bytes of the manifest of earlier runs, to which this one adds.
-    """
-
-    settings: dict[str, Any]
-    classes: tuple[str, ...]
-    parts: list[Part] = field(default_factory=list)
-    before: int = 0
-
-    def write(self, target: Store) -> None:
-        head = {"settings": self.settings, "classes": self.classes, "before": self.before, "parts": len(self.parts)}
-        lines = [head, *({"part": one.number, "names": one.names} for one in self.parts)]
-        target.write(_PLAN, "".join(json.dumps(line) + "\n" for line in lines).encode())
-
-    @classmethod
-    def read(cls, target: Store) -> "Plan | None":
-        if not target.exists(_PLAN):
-            return None
-        with target.open(_PLAN) as stream:
-            head = json.loads(stream.readline())
-            parts = [Part(line["part"], tuple((a, b) for a, b in line["names"])) for line in map(json.loads, stream)]
-        return cls(head["settings"], tuple(head["classes"]), parts, head["before"])
-
-
-def planned(source: Source, target: Store, settings: dict[str, Any], size: int, shards: bool) -> Plan:
-    """Return the plan of an unfinished run with what came to the source since, or that of a new one.
+def read_summary(target: Store) -> dict[str, Any]:
+    """Return what the summary of a target holds.
 
     Raises:
-        ValueError: if the target holds files that are not of an export, or an export of other settings.
+        FileNotFoundError: if there is none.
+        ValueError: if it was written by another version, or is not as it was written.
     """
-    plan, done = Plan.read(target), _summary(target)
-    for held, what in ((plan.settings if plan else None, "is being"), (done["settings"] if done else None, "was")):
-        if held is not None and (other := _difference(held, settings)):
-            raise ValueError(f"target: {target.url} {what} made with other settings ({other}); choose another folder")
-    if plan is None and done is None and (strange := next((n for n in target.names() if not own(n)), None)):
-        raise ValueError(f"target: {target.url} holds files of its own, such as {strange}; choose an empty folder")
-    names = source.units()
-    before = 0
-    known: set[str] = set()
-    taken: set[str] = set()
-    number = 0
-    if done is not None:
-        before = plan.before if plan is not None else done["manifest_bytes"]
-        number = done["parts"]
-        for line in manifest(target, before):
-            known.add(f"{line['source'].partition('.tar:')[0]}.tar" if source.whole else line["source"])
-            name = line.get("target", "")
-            taken.add(PurePosixPath(name.partition(".tar:")[2] if shards else name).with_suffix("").as_posix())
-    held = plan.classes if plan is not None else tuple(done["classes"]) if done is not None else ()
-    classes = (*held, *(name for name in source.classes if name not in held))  # those that are in the target stay
-    plan = Plan(settings, classes, [] if plan is None else plan.parts, before)
-    for part in plan.parts:
-        known.update(name for name, _ in part.names)
-        taken.update(stem for _, stem in part.names)
-        number = part.number + 1
-    new = source.named([name for name in names if name not in known], taken, shards)
-    size = 1 if source.whole else size
-    for start in range(0, len(new), size):
-        plan.parts.append(Part(number + start // size, tuple(new[start : start + size])))
-    return plan
+    try:
+        about = json.loads(target.read(SUMMARY))
+    except ValueError as error:
+        raise Torn(f"target: {target.url}: {SUMMARY} is damaged ({error}); the same export again repairs it") from None
+    if isinstance(about, dict) and "foveate" in about and about.get("format") != FORMAT:
+        raise ValueError(
+            f"target: {target.url} was written by foveate {about['foveate']}, in another format than this version's; "
+            "choose another folder"
+        )
+    if not isinstance(about, dict) or about.get("root") != _root(about):
+        raise Torn(f"target: {target.url}: {SUMMARY} is not as it was written; the same export again repairs it")
+    return about
 
 
-def done_parts(target: Store) -> set[str]:
-    """Return the names of the parts' files that are there."""
-    return {f"{STATE}/parts/{name}" for name in Store(f"{target.url.rstrip('/')}/{STATE}/parts").names()}
-
-
-def manifest(target: "str | Path | Store", size: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a target's manifest, or of its first ``size`` bytes.
+def manifest(target: "str | Path | Store") -> Iterator[dict[str, Any]]:
+    """Yield the lines of a target's manifest.
 
     Each is a dictionary for a picture or another file, in the source's order: ``source`` and, where it is in the
-    target, ``target`` (in shards ``shard.tar:member``); ``kind`` (see :class:`Summary`); ``source_bytes`` (None of what
-    was no file), ``bytes`` and ``sha256`` of the target; where known ``label``; of pictures ``size`` (height and
-    width of the source), ``frames`` where the source has several frames or pages (the first is what was compressed),
-    ``settings`` and ``met``, and with rate control the witnesses' confidence in their own answer
-    before (``clean``) and after (``final``) and the points ``tried``; and the ``reason`` why something is unreadable.
+    target, ``target`` (in shards the tar file, and ``member`` the name in it); ``kind`` (see :class:`Summary`);
+    ``source_bytes`` (None of what was no file), ``bytes`` and ``sha256`` of the target; ``sidecars``, the same of the
+    files that were made beside it; where known ``label``; of pictures ``size`` (height and width of the source),
+    ``frames`` where the source has several frames or pages (the first is what was compressed), ``settings`` and
+    ``met``, and with rate control the witnesses' confidence in their own answer before (``clean``) and after
+    (``final``) and the points ``tried``; of the items of a Dataset ``source_sha256``; and the ``reason`` why something
+    is unreadable.
 
     Raises:
-        ValueError: if there is none: the export is unfinished, or never was.
+        ValueError: if there is none: the export is unfinished, or never was; or if a line is damaged.
     """
     target = target if isinstance(target, Store) else Store(target)
     try:
@@ -157,75 +125,175 @@ def manifest(target: "str | Path | Store", size: int | None = None) -> Iterator[
     except FileNotFoundError:
         raise ValueError(f"target: {target.url} has no {MANIFEST}; is its export finished?") from None
     with stream:
-        for line in stream:
-            if size is not None:
-                if size <= 0:
-                    return
-                size -= len(line)
-            yield json.loads(line)
+        for number, line in enumerate(stream, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"target: {target.url}: line {number} of {MANIFEST} is damaged ({error}); the same export again "
+                    "repairs it"
+                ) from None
 
 
-def finish(target: Store, plan: Plan) -> Summary:
+def parted(target: Store, name: str, parts: PartsFile) -> Iterator[tuple[Done, list[bytes]]]:
+    """Yield what is known of each part that was done, and its lines in a manifest, which may be damaged."""
+    try:
+        stream = target.open(name)
+    except FileNotFoundError:
+        yield from ((done, []) for done in parts.done())
+        return
+    with stream:
+        for done in parts.done():
+            yield done, [line for line, _ in zip(stream, range(done.lines), strict=False)]
+
+
+def is_whole(done: Done, lines: list[bytes]) -> bool:
+    """Whether lines of a manifest are those of a part."""
+    return hashlib.sha256(b"".join(lines)).hexdigest() == done.sha256
+
+
+def finish(target: Store, plan: PartsFile) -> Summary:
     """Join the lines of all parts to those of earlier runs, write the summary, and remove the traces of the run."""
-    kinds: Counter[str] = Counter()
-    sums: Counter[str] = Counter()
-    missing: list[str] = []
+    counts = _Counts()
+    manifest_digest, left_over = hashlib.sha256(), []
 
-    def count(line: dict[str, Any]) -> None:
-        kinds[line["kind"]] += 1
-        sums["multiframe"] += "frames" in line
-        if line["kind"] == "missing":
-            missing.append(line["source"])
-        if line.get("bytes") is not None and line["source_bytes"] is not None:
-            sums["source"] += line["source_bytes"]
-            sums["target"] += line["bytes"]
+    with target.writing(MANIFEST, own=True) as stream:
 
-    size = 0
-    with target.writing(MANIFEST) as stream:
-        for line in manifest(target, plan.before) if plan.before else ():
-            count(line)
-            size += stream.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        for part in plan.parts:
-            for raw in target.read(part.lines).splitlines(keepends=True):
-                line = json.loads(raw)
-                count(line)
-                if line["kind"] != "missing":  # it has no place in the target, and may come back
-                    size += stream.write(raw)
-    summary = Summary(
-        dict(sorted(kinds.items())),
-        sums["source"],
-        sums["target"],
-        plan.settings,
-        plan.classes,
-        tuple(missing[:100]),
-        sums["multiframe"],
-    )
-    parts = max((part.number + 1 for part in plan.parts), default=(_summary(target) or {"parts": 0})["parts"])
-    text = {
+        def parts() -> Iterator[Done]:
+            for done, lines, stale in _merged(target, plan, counts):
+                for line in lines:
+                    stream.write(line)
+                    manifest_digest.update(line)
+                left_over.extend(stale)
+                yield replace(done, lines=len(lines), sha256=hashlib.sha256(b"".join(lines)).hexdigest())
+
+        parts_digest = write_parts(target, PARTS, replace(plan.head, base=""), parts())
+    about: dict[str, Any] = {
+        "format": FORMAT,
         "foveate": __version__,
-        "kinds": summary.kinds,
-        "source_bytes": summary.source_bytes,
-        "bytes": summary.bytes,
-        "multiframe": summary.multiframe,
-        "classes": list(summary.classes),
-        "missing": list(summary.missing),
-        "settings": summary.settings,
-        "parts": parts,
-        "manifest_bytes": size,
+        "kinds": dict(sorted(counts.kinds.items())),
+        "source_bytes": counts.source_bytes,
+        "bytes": counts.bytes,
+        "multiframe": counts.multiframe,
+        "classes": plan.head.classes,
+        "missing": counts.missing,
+        "failed": counts.failed,
+        "source": plan.head.source,
+        "settings": plan.head.settings,
+        "manifest_sha256": manifest_digest.hexdigest(),
+        "parts_sha256": parts_digest,
     }
-    target.write(SUMMARY, (json.dumps(text, indent=1) + "\n").encode())
-    target.remove(_PLAN)  # first: without it the rest is only rubbish, which the next run removes
+    about["root"] = _root(about)
+    target.write(SUMMARY, (json.dumps(about, indent=1) + "\n").encode(), own=True)
+    for name in left_over:
+        target.remove(name)
+    target.remove(PLAN)  # first: without it the rest is only rubbish, which the next run removes
     target.remove(STATE)
-    return summary
+    return Summary._of(about)
 
 
-def _summary(target: Store) -> dict[str, Any] | None:
-    if not target.exists(SUMMARY):
+def head_of(target: Store) -> Head | None:
+    """Return what a finished target depends on, from its parts or its summary; None where neither is sound."""
+    parts = PartsFile.find(target, PARTS)
+    if parts is not None:
+        return parts.head
+    try:
+        about = read_summary(target)
+    except (FileNotFoundError, Torn):
         return None
-    found: dict[str, Any] = json.loads(target.read(SUMMARY))
-    return found
+    return Head(about["settings"], about["source"], tuple(about["classes"]))
 
 
-def _difference(held: dict[str, Any], settings: dict[str, Any]) -> str:
-    names = [name for name in {**held, **settings} if held.get(name) != settings.get(name)]
-    return "; ".join(f"{name}: {held.get(name)!r}, now {settings.get(name)!r}" for name in names)
+def is_sound(target: Store, parts: PartsFile) -> bool:
+    """Whether summary, manifest and parts of a finished target belong together."""
+    try:
+        about = read_summary(target)
+        return (about["parts_sha256"], about["manifest_sha256"]) == (parts.sha256, hash_of(target, MANIFEST))
+    except (FileNotFoundError, Torn):
+        return False
+
+
+def hash_of(target: Store, name: str) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with target.open(name) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _root(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps({k: v for k, v in about.items() if k != "root"}, sort_keys=True).encode()).hexdigest()
+
+
+class _Counts:
+    """The sums over all lines."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.source_bytes = self.bytes = self.multiframe = 0
+        self.missing: list[str] = []
+        self.failed: list[str] = []
+
+    def add(self, line: dict[str, Any]) -> None:
+        self.kinds[line["kind"]] += 1
+        self.multiframe += "frames" in line
+        if line["kind"] == "missing" and len(self.missing) < _SAID:
+            self.missing.append(line["source"])
+        if line["kind"] == "failed" and len(self.failed) < _SAID:
+            self.failed.append(f"{line['source']}: {line['reason']}")
+        if line.get("bytes") is not None and line["source_bytes"] is not None:
+            self.source_bytes += line["source_bytes"]
+            self.bytes += line["bytes"]
+
+
+def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[Done, list[bytes], list[str]]]:
+    """Yield all parts in the order of their numbers: those done now, the others as they were before.
+
+    With each come the lines of the manifest, and the files of it that were there before and are of it no more.
+    """
+    base = PartsFile.find(target, BASE_PARTS) if plan.head.base else None
+    before = iter(()) if base is None else parted(target, BASE_MANIFEST, base)
+    old = next(before, None)
+    for part in plan.planned():
+        while old is not None and old[0].part.number < part.number:
+            yield old[0], _counted(old[1], counts), []
+            old = next(before, None)
+        record = read_record(target, part)
+        if record is None:
+            raise Torn(f"target: {target.url}: the record of part {part.number} is damaged; the same export again")
+        replaced: list[bytes] = []
+        if old is not None and old[0].part.number == part.number:
+            replaced = old[1] if is_whole(*old) else []
+            old = next(before, None)
+        lines = _counted(_with_those_gone(record[0], replaced), counts)
+        yield record[1], lines, _left_over(replaced, lines)
+    while old is not None:
+        yield old[0], _counted(old[1], counts), []
+        old = next(before, None)
+
+
+def _counted(lines: list[bytes], counts: _Counts) -> list[bytes]:
+    """Count lines; return those that have a place in a manifest: what is missing or failed has none."""
+    kept = []
+    for raw in lines:
+        line = json.loads(raw)
+        counts.add(line)
+        if line["kind"] not in ("missing", "failed"):
+            kept.append(raw)
+    return kept
+
+
+def _with_those_gone(lines: list[bytes], replaced: list[bytes]) -> list[bytes]:
+    """Keep the lines of files of a tree whose sources are gone: what became of them is still there."""
+    if not replaced:
+        return lines
+    before = {line["source"]: raw for raw in replaced if "member" not in (line := json.loads(raw))}
+    gone = ((raw, json.loads(raw)) for raw in lines)
+    return [before.get(line["source"], raw) if line["kind"] == "missing" else raw for raw, line in gone]
+
+
+def _left_over(replaced: list[bytes], lines: list[bytes]) -> list[str]:
+    """The files of a part that it has no more."""
+    now, before = ({put["target"] for raw in some for put in puts(json.loads(raw))} for some in (lines, replaced))
+    return sorted(before - now)

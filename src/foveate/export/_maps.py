@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from foveate._checks import check_count
-from foveate.export._sources import Folder, Name, Shards, Source, as_source
+from foveate.export._plan import Unit
+from foveate.export._sources import Folder, Shards, Source, as_source
 from foveate.export._worker import groups
-from foveate.images import lies_on_its_side, picture_hash, read, same_size
+from foveate.images import check_formats, lies_on_its_side, picture_hash, read, same_size
 from foveate.saliency import MapCache, Maps, as_saliency
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ def cache_maps(
     batch: int = 16,
     workers: int = 0,
     device: str | None = None,
+    formats: Sequence[str] = (),
+    follow_links: bool = False,
     progress: Callable[[int], object] = lambda units: None,
 ) -> Cached:
     """Write the maps of all pictures of a source to a cache, for :class:`foveate.CachedSaliency`.
@@ -51,6 +54,8 @@ def cache_maps(
         batch: pictures of one size that are shown to it at once.
         workers: processes that read and decode pictures.
         device: where to put its model, such as ``"cuda"``; None leaves it where it is.
+        formats: see :func:`compress_dataset`.
+        follow_links: see :func:`compress_dataset`.
         progress: called with each number of units (files, shards, or numbers of a Dataset) that are done.
 
     Returns:
@@ -70,20 +75,21 @@ def cache_maps(
         (Cached(pictures=3, made=3, unreadable=0), Cached(pictures=4, made=1, unreadable=0))
     """
     batch, workers = check_count("batch", batch), check_count("workers", workers, 0)
-    found = as_source(source)
-    names = found.named(found.units(), set(), False)
-    return fill(found, names, cache, saliency, batch, workers, device, progress)
+    found = as_source(source, follow_links)
+    units = [Unit(name, name, stamp) for name, stamp in found.units()]
+    return fill(found, units, cache, saliency, batch, workers, device, progress, check_formats(formats))
 
 
 def fill(
     source: Source,
-    names: Sequence[Name],
+    units: Sequence[Unit],
     cache: str | Path,
     saliency: Maps,
     batch: int,
     workers: int,
     device: str | None,
     progress: Callable[[int], object],
+    formats: Sequence[str] = (),
 ) -> Cached:
     """Write the maps of some units of a source to a cache; see :func:`cache_maps`."""
     saliency = as_saliency(saliency)
@@ -94,8 +100,8 @@ def fill(
     pictures = made = unreadable = 0
     remote = isinstance(source, Folder | Shards) and source.store.local is None
     context = "spawn" if workers and remote else None  # their drivers live on threads, which a fork loses
-    for read_, failed, units in DataLoader(
-        _Groups(source, names), batch_size=None, num_workers=workers, multiprocessing_context=context
+    for read_, failed, count in DataLoader(
+        _Groups(source, units, formats), batch_size=None, num_workers=workers, multiprocessing_context=context
     ):
         pictures, unreadable = pictures + len(read_), unreadable + failed
         lacking = {key for key, _ in read_ if key not in new and maps.get(key) is None}
@@ -109,7 +115,7 @@ def fill(
         if len(new) >= _SHARD:
             maps.add(new)
             new = {}
-        progress(units)
+        progress(count)
     maps.add(new)
     return Cached(pictures, made, unreadable)
 
@@ -117,20 +123,20 @@ def fill(
 class _Groups(IterableDataset):  # type: ignore[type-arg]
     """Reads groups of pictures with their hashes, each worker every n-th run of 64 units."""
 
-    def __init__(self, source: Source, names: Sequence[Name]) -> None:
-        self.source, self.names = source, names
+    def __init__(self, source: Source, units: Sequence[Unit], formats: Sequence[str]) -> None:
+        self.source, self.units, self.formats = source, units, formats
 
     def __iter__(self) -> Iterator[tuple[list[tuple[str, Tensor]], int, int]]:
         info = get_worker_info()
         first, step = (0, 1) if info is None else (info.id, info.num_workers)
-        for some in list(_batched(self.names, 1 if self.source.whole else 64))[first::step]:
-            for group in groups(self.source.entries(some)):
+        for some in list(_batched(self.units, 1 if self.source.whole else 64))[first::step]:
+            for group in groups(self.source.entries(some, ""), self.formats):
                 pictures: dict[str, Tensor] = {}
                 for held in group:
                     if held.pixels is not None:
                         pictures |= _hashed(held.pixels)
-                        if held.data is not None and lies_on_its_side(held.data):
-                            pictures |= _hashed(read(held.data, upright=False))
+                        if held.data is not None and lies_on_its_side(held.data, self.formats):
+                            pictures |= _hashed(read(held.data, upright=False, formats=self.formats))
                 yield list(pictures.items()), sum(held.entry.picture and held.pixels is None for held in group), 0
             yield [], 0, len(some)
 

@@ -1,8 +1,12 @@
 """Export: a dataset compressed into another, part by part, with nothing lost on the way."""
 
 import hashlib
+import json
+import os
+import socket
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +15,14 @@ from typing import Any, Literal, get_args
 from foveate._checks import check_count, check_number
 from foveate.compressor import Compressor
 from foveate.export import local, ray
-from foveate.export._manifest import Summary, done_parts, finish, planned
+from foveate.export._manifest import Summary, finish
 from foveate.export._maps import fill
+from foveate.export._plan import Head
+from foveate.export._planning import planned
 from foveate.export._sources import Folder, Shards, as_source
 from foveate.export._store import LOCK, STATE, Store
 from foveate.export._worker import Job, Others, Report
+from foveate.images import check_formats
 from foveate.rate_control import RateControl
 from foveate.saliency import CachedSaliency, MapCache
 
@@ -36,20 +43,34 @@ def compress_dataset(
     device: str | None = None,
     engine: Engine = "local",
     gpus: float = 0.0,
+    timeout: float = 60.0,
+    memory: int | None = None,
+    formats: Sequence[str] = (),
+    follow_links: bool = False,
+    moved: bool = False,
     progress: Callable[[Report, int], object] = lambda report, total: None,
     maps_progress: Callable[[int], object] = lambda units: None,
 ) -> Summary:
     """Compress a whole dataset into files that any tool reads.
 
-    The source is never written to. Every file of the target appears whole or not at all; a run that is stopped, however
-    hard, goes on with the same call where it was, and ends with the same bytes. Once finished, a further call does what
-    came to the source since.
+    The source is never written to. Every file of the target appears whole or not at all, and what was reported done is
+    on the disk; a run that is stopped, however hard, goes on with the same call where it was, and ends with the same
+    bytes. Once finished, a further call does what came to the source or changed in it since, and again what is not in
+    the target as it was written. Of files a change is seen by size and time (behind a URL by what the driver tells of
+    them), of the rows of a Hugging Face dataset by their content, of other Datasets in a few items of each part.
 
     **Targets.** A tree has the paths of the source with the codec's own ending, so that labels by path stay. In shards,
     WebDataset's tar files, a picture is followed by its class number as ``.cls`` where that is known. Of a Dataset a
     picture is called by its number, in a folder of its class. Pictures that share a name up to the ending keep it in
-    front of the new one. Beside the pictures there are ``foveate-manifest.jsonl``, with a line for each picture (see
-    :func:`manifest`), and ``foveate-summary.json``.
+    front of the new one; a name that a file system would not take, or that leads out of a folder, is changed or
+    refused. Beside the pictures there are ``foveate-manifest.jsonl``, with a line for each picture (see
+    :func:`manifest`), ``foveate-parts.jsonl``, with what a further call needs, and ``foveate-summary.json``, whose
+    ``root`` covers all of them.
+
+    **Trouble.** What cannot be read as a picture is counted, with its reason, and treated as ``others`` says. A worker
+    process that dies is started again; a picture over which it dies again, alone too, or that takes longer than
+    ``timeout``, is set aside as ``failed``, and tried again by the next call. Only the usual formats are opened (see
+    :func:`foveate.images.read`), so that no picture starts another program.
 
     **Two stages.** With ``cache``, maps are made first, in batches, by this process; the workers then need no model.
     That pays on a GPU, or where the maps serve again. Without it each worker makes the maps of its own pictures.
@@ -71,6 +92,13 @@ def compress_dataset(
         device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
+        timeout: seconds that reading a picture, or compressing it, may take in a worker process.
+        memory: bytes that a worker process may hold, on Unix; None takes its share of this machine's memory, of at
+            least 2 GiB, and sets no limit with Ray or a device.
+        formats: names of Pillow's formats that are opened besides the usual ones, such as ``["DDS"]``.
+        follow_links: take what links of the source lead to outside of it, and the files that rows of a Hugging Face
+            dataset name by their paths; where it is False, such a link is an error.
+        moved: take the source for the one that the target was made from, though it is in another place.
         progress: called with what a part came to and the number of units to be done; at the start with an empty report.
         maps_progress: with a cache, called with each number of units whose maps are there.
 
@@ -81,7 +109,8 @@ def compress_dataset(
         TypeError: if the source is of another kind, or a model is not given by recipe though there are workers.
         ValueError: if an argument does not fit, source and target lie in one another, or the target holds other files.
         IdentityError: if the compressor has no identity for the target to be bound to.
-        RuntimeError: if another run is writing to the target, or workers die again and again.
+        RuntimeError: if another run is writing to the target, or workers die at their start, or again and again over a
+            part and none of its pictures.
         OSError: if the disk is full or fails; the same call goes on once there is room.
 
     Example:
@@ -107,7 +136,10 @@ def compress_dataset(
             "compressor: its control shows the witnesses pictures at source size, but who reads the files gets them as "
             "they are stored; give the RateControl as_stored=True, or scales=1"
         )
-    found, store = as_source(source), Store(target)
+    timeout = check_number("timeout", timeout, 0, above=True)
+    memory = None if memory is None else check_count("memory", memory)
+    formats = check_formats(formats)
+    found, store = as_source(source, follow_links), Store(target)
     stored = [found.store] if isinstance(found, Folder | Shards) else []
     for one in stored:
         _refuse_nested("target", store, one)
@@ -124,29 +156,30 @@ def compress_dataset(
         "only_if_smaller": only_if_smaller,
         "part": size,
     }
+    head = Head(settings, found.label)
     with _locked(store):
-        plan = planned(found, store, settings, size, shards)
-        if not plan.parts and (finished := Summary.read(store)) is not None:
+        todo = planned(found, store, head, compressor.codec.suffix, size, moved)
+        if todo is None:
+            summary = Summary.read(store)
+            assert summary is not None  # or there were something to do
             store.remove(STATE)
-            return finished
-        if not store.exists(f"{STATE}/plan.jsonl"):
-            store.remove(STATE)  # of a run that had ended but for this
+            return summary
         store.remove(f"{STATE}/tmp")
-        plan.write(store)
         if isinstance(found, Folder):
-            found.classes = plan.classes
+            found.classes = todo.plan.head.classes
         device = "cuda" if device is None and gpus else device
-        job = Job(found, store, compressor, shards, others, only_if_smaller, device)
-        done = done_parts(store)
-        todo = [one for one in plan.parts if one.lines not in done]
-        total = sum(len(one.names) for one in todo)
+        if memory is None and engine == "local" and device is None:
+            memory = local.memory_of_each(local.cpus() if workers is None else workers)
+        job = Job(found, store, compressor, shards, others, only_if_smaller, device, timeout, memory, formats)
         if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
-            names = [name for one in todo for name in one.names]
-            fill(found, names, cache, saliency, 16, local.cpus() if workers is None else workers, device, maps_progress)
-        progress(Report(-1, 0), total)
-        for report in local.run(job, todo, workers) if engine == "local" else ray.run(job, todo, workers, gpus):
-            progress(report, total)
-        return finish(store, plan)
+            units = [unit for part in todo.parts() for unit in part.units]
+            reading = local.cpus() if workers is None else workers
+            fill(found, units, cache, saliency, 16, reading, device, maps_progress, formats)
+        progress(Report(-1, 0), todo.units)
+        parts = todo.parts()
+        for report in local.run(job, parts, workers) if engine == "local" else ray.run(job, parts, workers, gpus):
+            progress(report, todo.units)
+        return finish(store, todo.plan)
 
 
 def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
@@ -179,16 +212,34 @@ def _locked(target: Store) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     if target.local is not None:
-        target.local.mkdir(parents=True, exist_ok=True)
+        target.make()
         path = target.local / LOCK
     else:
         path = Path(tempfile.gettempdir()) / f"foveate-{hashlib.sha256(target.url.encode()).hexdigest()[:16]}.lock"
+    holder = path.parent / STATE / "holder.json" if target.local is not None else path.with_suffix(".json")
     lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise RuntimeError(f"target: another run is writing to {target.url}; wait for it, or choose another") from None
+        raise RuntimeError(
+            f"target: another run is writing to {target.url}{_who(holder)}; wait for it, or choose another"
+        ) from None
     try:
+        holder.parent.mkdir(exist_ok=True)
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        holder.write_text(json.dumps(about), encoding="utf-8")
         yield
     finally:
+        holder.unlink(missing_ok=True)
+        if target.local is not None and holder.parent.is_dir() and not any(holder.parent.iterdir()):
+            holder.parent.rmdir()
         lock.release()
+
+
+def _who(holder: Path) -> str:
+    """Who holds a lock, in words; nothing where that is not said."""
+    try:
+        about = json.loads(holder.read_text(encoding="utf-8"))
+        return f" (process {about['pid']} on {about['host']}, since {about['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

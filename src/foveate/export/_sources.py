@@ -1,5 +1,6 @@
 """Where pictures come from: a folder, tar shards, or a Dataset; listed once, then read part by part."""
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from foveate._checks import check_count
 from foveate._extras import require
-from foveate.export._store import Store, own
-from foveate.images import UNREADABLE, as_tensor
+from foveate.export._names import Names, proper
+from foveate.export._plan import Unit
+from foveate.export._store import NotAFile, Store, own
+from foveate.images import UNREADABLE, as_tensor, picture_hash
 
 SUFFIXES = frozenset(
     (
@@ -26,9 +29,8 @@ SUFFIXES = frozenset(
 )
 """Files with these endings are taken for pictures."""
 
-Name = tuple[str, str]
-"""A unit of the source, and what it is called in the target: of a picture without its ending."""
-
+MAX_BYTES = 1 << 30
+"""A file of more bytes is not read as a picture."""
 
 @dataclass(frozen=True)
 class Entry:
@@ -42,6 +44,8 @@ class Entry:
         picture: whether it is taken for one.
         label: its class number, where the source says so.
         extra: what else the source says about it, JSON-able.
+        unit: that it is of, where that has another name.
+        place: in its part, from 0.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Entry:
     picture: bool = True
     label: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    unit: str = ""
+    place: int = 0
 
 
 class Source(Protocol):
@@ -61,20 +67,37 @@ class Source(Protocol):
         """Whether each unit holds many pictures and makes a part of its own."""
 
     @property
+    def numbered(self) -> bool:
+        """Whether units are numbers, and taking an entry decodes it."""
+
+    @property
+    def label(self) -> str:
+        """What the source is called: another text for another source."""
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes in the order of their numbers; none where they are not known."""
 
-    def units(self) -> list[str]:
-        """List the units: files, shards, or numbers."""
+    def units(self) -> Iterator[tuple[str, str]]:
+        """Yield the names of the units (files, shards, or numbers) with their stamps, see :class:`Unit`."""
 
-    def named(self, units: Sequence[str], taken: set[str], shards: bool) -> list[Name]:
-        """Give units names in the target, none of those taken; without dots in shards, where a dot would end them."""
+    def is_picture(self, name: str) -> bool:
+        """Whether a unit is taken for one picture."""
 
-    def entries(self, names: Sequence[Name]) -> Iterator[Entry]:
+    def give(self, name: str, names: Names, ending: str, shards: bool) -> str:
+        """Give a unit a name in the target, where pictures get this ending."""
+
+    def keep(self, unit: Unit, names: Names, ending: str, shards: bool) -> None:
+        """Keep the name that a unit was given before."""
+
+    def entries(self, units: Sequence[Unit], ending: str) -> Iterator["Entry"]:
         """Read units; what an entry's ``open`` gives is to be read before the next entry is taken."""
 
+    def compared(self, lines: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        """Compare what lines of a manifest tell of, where no stamp tells: how many agree, how many differ."""
 
-def as_source(source: Any) -> Source:
+
+def as_source(source: Any, follow_links: bool = False) -> Source:
     """Return the source that a path, a URL or a Dataset is.
 
     Raises:
@@ -82,32 +105,34 @@ def as_source(source: Any) -> Source:
         ValueError: if nothing is there.
     """
     if isinstance(source, str | Path):
-        return _stored(source)
+        return _stored(source, follow_links)
     if isinstance(source, Mapping):
         raise TypeError(f"source: expected one Dataset, got those of {', '.join(map(str, source))}; give one of them")
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return HuggingFace(source) if hasattr(source, "features") and hasattr(source, "cast_column") else Items(source)
+        if hasattr(source, "features") and hasattr(source, "cast_column"):
+            return HuggingFace(source, follow_links=follow_links)
+        return Items(source)
     raise TypeError(
         f"source: expected a path, a URL or a Dataset with numbers, got {type(source).__name__}; make a list of an "
         "iterable Dataset, or write it to tar shards first"
     )
 
 
-def _stored(url: str | Path) -> Source:
-    store = Store(url)
+def _stored(url: str | Path, follow_links: bool) -> Source:
+    store = Store(url, follow_links)
     if store.root.endswith(".tar") and store.is_file():
         parent, _, name = store.url.rpartition("/")
-        return Shards(Store(parent or "."), name)
+        return Shards(Store(parent or ".", follow_links), name)
     if store.exists("dataset_info.json") and store.exists("state.json"):
-        return HuggingFace(require("datasets", "huggingface").load_from_disk(store.url))
+        saved = require("datasets", "huggingface").load_from_disk(store.url)
+        return HuggingFace(saved, store, follow_links)
     if store.exists("dataset_dict.json"):
         raise ValueError(f"source: {url} holds several splits; give one of its folders")
-    names = [name for name in store.names() if not own(name)]
-    if not names:
+    endings = {_suffix(name) for name, _ in store.files() if not own(name)}
+    if not endings:
         if store.is_file():
             raise ValueError(f"source: {url} is neither a folder nor a .tar file")
         raise ValueError(f"source: there is no file in {url}")
-    endings = {_suffix(name) for name in names}
     return Shards(store) if ".tar" in endings and not endings & SUFFIXES else Folder(store)
 
 
@@ -118,27 +143,60 @@ class Folder:
     store: Store
     classes: tuple[str, ...] = ()
     whole: bool = False
+    numbered: bool = False
 
-    def units(self) -> list[str]:
-        names = [name for name in self.store.names() if not own(name)]
-        pictures = [name for name in names if _suffix(name) in SUFFIXES]
-        if all("/" in name for name in pictures):
-            self.classes = tuple(sorted({name.partition("/")[0] for name in pictures}))
-        return names
+    @property
+    def label(self) -> str:
+        return self.store.label
 
-    def named(self, units: Sequence[str], taken: set[str], shards: bool) -> list[Name]:
-        return [(name, unique(name, taken, not shards) if _suffix(name) in SUFFIXES else name) for name in units]
+    def units(self) -> Iterator[tuple[str, str]]:
+        classes: set[str] = set()
+        labelled = True
 
-    def entries(self, names: Sequence[Name]) -> Iterator[Entry]:
+        def listed() -> Iterator[tuple[str, str]]:
+            nonlocal labelled
+            for name, stamp in self.store.files():
+                if own(name):
+                    continue
+                if self.is_picture(name):
+                    folder, slash, _ = name.partition("/")
+                    labelled = labelled and bool(slash)
+                    classes.add(folder)
+                yield name, stamp
+
+        yield from _stamped(self.store, listed())
+        self.classes = tuple(sorted(classes)) if labelled else ()
+
+    def is_picture(self, name: str) -> bool:
+        return _suffix(name) in SUFFIXES
+
+    def give(self, name: str, names: Names, ending: str, shards: bool) -> str:
+        if not self.is_picture(name):
+            return names.other(name)
+        return names.picture(name, self._endings(name, ending, shards), not shards)
+
+    def keep(self, unit: Unit, names: Names, ending: str, shards: bool) -> None:
+        names.keep(unit.stem, self._endings(unit.name, ending, shards) if self.is_picture(unit.name) else ("",))
+
+    def _endings(self, name: str, ending: str, shards: bool) -> set[str]:
+        return {ending, PurePosixPath(name).suffix, *([".cls"] if shards else [])}
+
+    def entries(self, units: Sequence[Unit], ending: str) -> Iterator[Entry]:
         numbers = {name: k for k, name in enumerate(self.classes)}
-        for name, stem in names:
-            picture = _suffix(name) in SUFFIXES
+        for name, stem, _ in units:
+            picture = self.is_picture(name)
             label = numbers.get(name.partition("/")[0]) if picture else None
             opened = partial(self._whole, name) if picture else partial(self.store.open, name)
             yield Entry(name, stem, PurePosixPath(name).suffix, opened, picture, label)
 
     def _whole(self, name: str) -> IO[bytes]:
+        size = self.store.size(name) if self.store.local is not None else None
+        if size is not None and size > MAX_BYTES:
+            raise TooMany(f"has {size} bytes, over the limit of {MAX_BYTES} for a picture")
         return io.BytesIO(self.store.read(name))  # behind a URL one question, where a stream takes two
+
+    def compared(self, lines: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        return 0, 0
 
 
 @dataclass
@@ -149,35 +207,100 @@ class Shards:
     only: str | None = None
     classes: tuple[str, ...] = ()
     whole: bool = True
+    numbered: bool = False
 
-    def units(self) -> list[str]:
-        if self.only is not None:
-            return [self.only]
-        return [name for name in self.store.names() if not own(name) and name.endswith(".tar")]
+    @property
+    def label(self) -> str:
+        return self.store.label + ("" if self.only is None else f" {self.only}")
 
-    def named(self, units: Sequence[str], taken: set[str], shards: bool) -> list[Name]:
-        return [(name, "" if shards else f"{name.removesuffix('.tar')}/") for name in units]
+    def units(self) -> Iterator[tuple[str, str]]:
+        files = self.store.files()
+        return _stamped(
+            self.store,
+            (
+                (name, stamp)
+                for name, stamp in files
+                if (not own(name) and name.endswith(".tar") if self.only is None else name == self.only)
+            ),
+        )
 
-    def entries(self, names: Sequence[Name]) -> Iterator[Entry]:
-        for shard, folder in names:
+    def is_picture(self, name: str) -> bool:
+        return False
+
+    def give(self, name: str, names: Names, ending: str, shards: bool) -> str:
+        return names.other(name) if shards else f"{names.folder(name.removesuffix('.tar'), name)}/"
+
+    def keep(self, unit: Unit, names: Names, ending: str, shards: bool) -> None:
+        if shards:
+            names.keep(unit.stem)
+        else:
+            names.keep_own_folder(unit.stem.removesuffix("/"))
+
+    def entries(self, units: Sequence[Unit], ending: str) -> Iterator[Entry]:
+        for shard, stem, _ in units:
+            folder = stem if stem.endswith("/") else ""
             try:
                 opened = self.store.open(shard)
             except FileNotFoundError as error:
                 yield Entry(shard, folder, ".tar", _raising(error), picture=False)
                 continue
-            taken: set[str] = set()
-            with opened as stream, _damage_of(shard), _Tar.open(fileobj=stream, mode="r|*") as tar:
+            names = Names(set())
+            mode = "r:" if self.store.local is not None else "r|"
+            with opened as stream, _damage_of(shard), _Tar.open(fileobj=stream, mode=mode) as tar:  # type: ignore[call-overload]
                 tar.shard = shard
                 for member in tar:
-                    data = tar.extractfile(member) if member.isfile() else None
-                    if data is None:
-                        continue
-                    inside = PurePosixPath(member.name.lstrip("/"))
-                    if ".." in inside.parts:
-                        raise Damaged(f"source: {shard} has a member {member.name}, which leads out of any folder")
-                    name, picture = str(inside), inside.suffix.lower() in SUFFIXES
-                    stem = folder + (unique(name, taken) if picture else name)
-                    yield Entry(f"{shard}:{name}", stem, inside.suffix, lambda data=data: data, picture)  # type: ignore[misc]
+                    if not member.isdir():
+                        yield self._member(tar, member, shard, folder, names, ending)
+
+    def _member(
+        self, tar: "_Tar", member: tarfile.TarInfo, shard: str, folder: str, names: Names, ending: str
+    ) -> Entry:
+        name = member.name.lstrip("/")
+        if ".." in PurePosixPath(name).parts:
+            raise Damaged(f"source: {shard} has a member {member.name}, which leads out of any folder")
+        inside = PurePosixPath(name)
+        picture = inside.suffix.lower() in SUFFIXES
+        given = names.picture(name, (ending, inside.suffix)) if picture else names.other(name)
+        return Entry(
+            f"{shard}:{inside}",
+            folder + given,
+            inside.suffix,
+            partial(self._content, tar, member, picture),
+            picture,
+            unit=shard,
+        )
+
+    def _content(self, tar: "_Tar", member: tarfile.TarInfo, picture: bool) -> IO[bytes]:
+        if member.issparse():  # a few bytes may stand for as many as they like
+            raise TooMany("is a sparse file in a tar, whose size may be anything; pack it as a plain one")
+        if picture and member.size > MAX_BYTES:
+            raise TooMany(f"has {member.size} bytes, over the limit of {MAX_BYTES} for a picture")
+        if member.islnk() and self.store.local is None:
+            raise NotAFile("is a hard link in a tar, which is followed in local tars only")
+        if not (member.isreg() or member.islnk()):
+            raise NotAFile("is a link, or something else than a file, in a tar")
+        try:
+            content = tar.extractfile(member)
+        except KeyError as error:
+            raise NotAFile(f"is a link in a tar to what is not there ({error})") from error
+        assert content is not None
+        return content
+
+    def compared(self, lines: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        return 0, 0
+
+
+def _stamped(store: Store, files: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Files with their stamps, asked for where a listing does not tell of them."""
+    if store.lists_stamps:
+        yield from files
+        return
+    names = [name for name, _ in files]
+    yield from zip(names, store.stamps(names), strict=True)
+
+
+class TooMany(ValueError):
+    """Bytes of one picture, or of a file that has fewer on the disk."""
 
 
 class Damaged(ValueError):
@@ -193,8 +316,18 @@ def _damage_of(shard: str) -> Iterator[None]:
         raise Damaged(f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out") from error
 
 
+_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME)
+_HEADERS += (tarfile.GNUTYPE_LONGLINK,)
+
+
 class _Member(tarfile.TarInfo):
     """Of a tar file that ends with its end: tarfile itself takes any damage after the first member for it."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and self.size > 1 << 20:  # tarfile reads such a one into memory
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_Member":
@@ -231,24 +364,38 @@ class Items:
     """
 
     whole = False
+    numbered = True
+    _compared = 8
+    """Of a part that is done so many items are compared with what they were: comparing all would read all."""
 
     def __init__(self, dataset: Any, classes: Sequence[str] | None = None) -> None:
         self.dataset = dataset
         self.classes = tuple(map(str, getattr(dataset, "classes", ()) if classes is None else classes))
         self._folders = _folders(self.classes)
 
-    def units(self) -> list[str]:
-        return [str(k) for k in range(len(self.dataset))]
+    @property
+    def label(self) -> str:
+        kind = type(self.dataset)
+        return f"{kind.__module__}.{kind.__qualname__}"
 
-    def named(self, units: Sequence[str], taken: set[str], shards: bool) -> list[Name]:
-        return [(name, f"{int(name):08}") for name in units]
+    def units(self) -> Iterator[tuple[str, str]]:
+        return ((str(k), "") for k in range(len(self.dataset)))
 
-    def entries(self, names: Sequence[Name]) -> Iterator[Entry]:
-        for name, stem in names:
+    def is_picture(self, name: str) -> bool:
+        return True
+
+    def give(self, name: str, names: Names, ending: str, shards: bool) -> str:
+        return f"{int(name):08}"
+
+    def keep(self, unit: Unit, names: Names, ending: str, shards: bool) -> None:
+        pass  # numbers are given once
+
+    def entries(self, units: Sequence[Unit], ending: str) -> Iterator[Entry]:
+        for name, stem, _ in units:
             try:
                 item = self.dataset[int(name)]
-            except UNREADABLE as error:
-                yield Entry(name, stem, "", _raising(error))
+            except Exception as error:
+                yield Entry(name, stem, "", _raising(_of_picture(error)))
                 continue
             picture, label = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
             label = _label(label, name)
@@ -260,11 +407,38 @@ class Items:
             return stem
         return f"{self._folders[label] if label < len(self._folders) else label}/{stem}"
 
+    def compared(self, lines: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        agree = differ = 0
+        for line in lines:
+            if "source_sha256" in line and int(line["source"]) < len(self.dataset) and agree + differ < self._compared:
+                same = line["source_sha256"] == self._hash(int(line["source"]))
+                agree, differ = agree + same, differ + (not same)
+        return agree, differ
+
+    def _hash(self, number: int) -> str | None:
+        """The hash of an item's picture; None where it cannot be read."""
+        try:
+            return self._read_hash(number)
+        except Exception:  # a Dataset raises what it likes
+            return None
+
+    def _read_hash(self, number: int) -> str | None:
+        item = self.dataset[number]
+        return picture_hash(as_tensor(item[0] if isinstance(item, tuple | list) and len(item) == 2 else item))
+
 
 class HuggingFace(Items):
-    """A ``datasets.Dataset`` with one column of images; one of class labels gives the labels, all others are kept."""
+    """A ``datasets.Dataset`` with one column of images; one of class labels gives the labels, all others are kept.
 
-    def __init__(self, dataset: Any) -> None:
+    Args:
+        dataset: the Dataset.
+        store: the folder that it was saved to, if it was.
+        follow_links: take pictures that a row names by a path, which may be any file of this machine.
+    """
+
+    _compared = 1 << 62
+
+    def __init__(self, dataset: Any, store: Store | None = None, follow_links: bool = False) -> None:
         library = require("datasets", "huggingface")
         images, labels = (
             [name for name, kind in dataset.features.items() if isinstance(kind, wanted)]
@@ -272,22 +446,65 @@ class HuggingFace(Items):
         )
         if len(images) != 1:
             raise ValueError(f"source: expected one column of images, found {images or 'none'}; use select_columns")
-        self.image = images[0]
-        self.label = labels[0] if labels else None
+        self.image, self._store, self._follow = images[0], store, follow_links
+        self.label_column = labels[0] if labels else None
         names = dataset.features[labels[0]].names if labels else ()
         # Undecoded: the files as they were put in, whose bytes are what is compared with.
         super().__init__(dataset.cast_column(self.image, library.Image(decode=False)), names)
+        first = self.dataset[0][self.image] if len(self.dataset) else None
+        if first is not None and first["bytes"] is None:
+            self._opened(first)  # said at once, where it holds for all
 
-    def entries(self, names: Sequence[Name]) -> Iterator[Entry]:
-        for name, stem in names:
-            row = dict(self.dataset[int(name)])
+    @property
+    def label(self) -> str:
+        return super().label if self._store is None else self._store.label
+
+    def entries(self, units: Sequence[Unit], ending: str) -> Iterator[Entry]:
+        for name, stem, _ in units:
+            try:
+                row = dict(self.dataset[int(name)])
+            except Exception as error:
+                yield Entry(name, stem, "", _raising(_of_picture(error)))
+                continue
             image = row.pop(self.image)
-            label = None if self.label is None else _label(row.pop(self.label), name)
+            label = None if self.label_column is None else _label(row.pop(self.label_column), name)
             if image is None:
                 yield Entry(name, self._placed(stem, label), "", _raising(ValueError("no picture")), True, label, row)
                 continue
             ending = PurePosixPath(image["path"] or "").suffix or _ending_of(image["bytes"])
-            yield Entry(name, self._placed(stem, label), ending, lambda image=image: _opened(image), True, label, row)  # type: ignore[misc]
+            opened = partial(self._opened, image)
+            yield Entry(name, self._placed(stem, label), ending, opened, True, label, row)
+
+    def _opened(self, image: Mapping[str, Any]) -> IO[bytes]:
+        if image["bytes"] is not None:
+            return io.BytesIO(image["bytes"])
+        path = Path(image["path"])
+        if not self._follow:
+            within = self._store is not None and self._store.local is not None
+            if not (within and path.resolve().is_relative_to(self._store.local.resolve())):  # type: ignore[union-attr]
+                raise Outside(
+                    f"source: a row names its picture by the path {path}, outside of the dataset; follow_links=True "
+                    "(--follow-links) takes such files of this machine, or embed them first"
+                )
+        return Store(path.parent, follow_links=True).open(path.name)
+
+    def _read_hash(self, number: int) -> str | None:
+        image = self.dataset[number][self.image]
+        if image is None:
+            return None
+        with self._opened(image) as stream:
+            return hashlib.sha256(stream.read()).hexdigest()
+
+
+class Outside(ValueError):
+    """A picture that lies outside of its source."""
+
+
+def _of_picture(error: Exception) -> Exception:
+    """What a Dataset raised instead of a picture, as something that tells of an unreadable one."""
+    if isinstance(error, UNREADABLE):
+        return error
+    return ValueError(f"{type(error).__name__}: {error}")
 
 
 def _label(value: Any, name: str) -> int | None:
@@ -302,28 +519,9 @@ def _folders(classes: Sequence[str]) -> list[str]:
     """Name a folder for each class, by it where that can be and is the only one."""
     plain = [name.replace("/", "_") for name in classes]
     return [
-        name if name not in ("", ".", "..") and not own(name) and plain.count(name) == 1 else f"{k}_{name}"
+        proper(name if name not in ("", ".", "..") and plain.count(name) == 1 else f"{k}_{name}")
         for k, name in enumerate(plain)
     ]
-
-
-def unique(name: str, taken: set[str], dots: bool = True) -> str:
-    """Return a file's name without its ending, or with it where that is taken, and take it.
-
-    Example:
-        >>> taken = set()
-        >>> unique("a/b.png", taken), unique("a/b.jpg", taken), unique("v1.2.png", taken, dots=False)
-        ('a/b', 'a/b.jpg', 'v1_2')
-    """
-    path = PurePosixPath(name)
-    number = 1
-    while True:
-        file = (path.stem, path.name)[number - 1] if number <= 2 else f"{path.name}-{number}"
-        candidate = str(path.with_name(file if dots else file.replace(".", "_")))
-        if candidate not in taken:
-            taken.add(candidate)
-            return candidate
-        number += 1
 
 
 def _suffix(name: str) -> str:
@@ -335,10 +533,6 @@ def _raising(error: BaseException) -> Callable[[], Any]:
         raise error
 
     return fail
-
-
-def _opened(image: dict[str, Any]) -> IO[bytes]:
-    return io.BytesIO(image["bytes"]) if image["bytes"] is not None else open(image["path"], "rb")
 
 
 def _ending_of(data: bytes) -> str:

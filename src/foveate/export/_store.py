@@ -1,29 +1,53 @@
-"""A folder, here or behind a URL that fsspec knows, whose files are whole or not there."""
+"""A folder, here or behind a URL that fsspec knows, whose files are whole or not there, and last once they are synced."""
 
 import errno
 import io
 import os
+import shutil
+import stat
 import tempfile
+import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 from urllib.parse import quote, unquote
+
+from foveate._files import make_folder, sync, sync_folder
+from foveate.export._names import check_inside, is_own
+
+T = TypeVar("T")
 
 STATE = ".foveate"
 """The subfolder of a target with what an unfinished run needs; gone when it is finished."""
 MANIFEST = "foveate-manifest.jsonl"
+PARTS = "foveate-parts.jsonl"
 SUMMARY = "foveate-summary.json"
 LOCK = ".foveate.lock"
 
+PATIENCE = 60.0
+"""Seconds that a question to another machine may take,"""
+TRIES = 3
+"""and how often it is asked before that is an error."""
+
 _OBJECTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
+_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "CRC", "mtime", "LastModified", "last_modified")
+_VERSIONS += ("updated", "modified", "created", "date_time")
+"""What drivers call the thing that changes with a file, best first."""
 
 
 def own(name: str) -> bool:
-    """Whether a name in a target is of Foveate's own bookkeeping."""
-    return name in (MANIFEST, SUMMARY, LOCK) or name.partition("/")[0] == STATE
+    """Whether a name in a folder is of an export's bookkeeping."""
+    return name in (MANIFEST, PARTS, SUMMARY, LOCK) or name.partition("/")[0] == STATE
+
+
+class NotAFile(ValueError):
+    """A FIFO, a socket, a device, a folder: nothing to be read to its end."""
 
 
 class Store:
@@ -32,75 +56,128 @@ class Store:
     Args:
         url: a path, or a URL such as ``s3://bucket/folder``, for which fsspec's driver must be installed; credentials
             are what the driver finds in its own configuration.
+        follow_links: follow links that lead out of the folder; those within are always followed.
 
     Raises:
         ValueError: if fsspec knows no such kind of URL.
         ImportError: if its driver is not installed.
     """
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, follow_links: bool = False) -> None:
         from fsspec.core import url_to_fs
         from fsspec.implementations.local import LocalFileSystem
 
-        self.url = str(url)
+        self.url, self.follow_links = str(url), follow_links
         self._fs: Any
         self._fs, root = url_to_fs(self.url)
-        self.root: str = root.rstrip("/") or "/"
+        self.root: str = root.rstrip("/") or root[:1]
         self.local = Path(root) if isinstance(self._fs, LocalFileSystem) else None
+        self._real = os.path.realpath(root) if self.local is not None else ""
         kinds = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         self._objects, self._web = bool(kinds & _OBJECTS), "http" in kinds
 
-    def names(self) -> Iterator[str]:
-        """Yield the files' names, sorted, links to folders followed; none where there is no such folder."""
-        if self.local is None:
-            with self._asking():
-                paths = [path.removeprefix(self.root).lstrip("/") for path in self._fs.find(self.root)]
-            if self._web:  # where a listing's own links, to other orders of it, are taken for files
-                paths = [unquote(path) for path in paths if "?" not in path]
-            yield from sorted(filter(None, paths))
+    @property
+    def label(self) -> str:
+        """A short text that tells this place from others without saying where it is."""
+        place = os.path.abspath(self.local) if self.local is not None else self.url.partition("?")[0].rstrip("/")
+        return f"{PurePosixPath(place).name} {sha256(os.fsencode(place)).hexdigest()[:12]}".strip()
+
+    def files(self) -> Iterator[tuple[str, str]]:
+        """Yield the name of each file and a stamp that changes with it (empty where the driver tells of none).
+
+        Links to folders are followed, but not in circles. There are none where there is no such folder.
+
+        Raises:
+            ValueError: if a name leads out of the folder, or a link does and such are not to be followed.
+        """
+        if self.local is not None:
+            yield from self._walk(str(self.local), "", ())
             return
-        found = []
-        for folder, folders, files in os.walk(self.local, onerror=_raise, followlinks=True):
-            folders[:] = [name for name in folders if not _leads_back(os.path.join(folder, name))]
-            below = Path(folder).relative_to(self.local)
-            found += [(below / file).as_posix() for file in files]
-        yield from sorted(found)
+        found: dict[str, dict[str, Any]] = self._ask(lambda: self._fs.find(self.root, detail=True))
+        for path, info in found.items():
+            if self._web and "?" in path:  # a listing's own links, to other orders of it, are taken for files
+                continue
+            name = path.removeprefix(self.path("x").removesuffix("x"))
+            name = unquote(name) if self._web else name
+            if name:
+                self._check(name, "it has a file whose name")
+                yield name, _version(info)
+
+    def names(self) -> list[str]:
+        """Return the files' names, sorted."""
+        return sorted(name for name, _ in self.files())
+
+    def stamps(self, names: Iterable[str]) -> Iterator[str]:
+        """Yield the stamps of files by asking for each, where a listing tells of none, as on the web."""
+        with ThreadPoolExecutor(16, "foveate-stamps") as pool:
+            yield from pool.map(lambda name: _version(self._ask(lambda: self._fs.info(self.path(name)))), names)
+
+    @property
+    def lists_stamps(self) -> bool:
+        """Whether a listing tells of stamps."""
+        return not self._web
 
     def path(self, name: str) -> str:
-        return f"{self.root}/{quote(name) if self._web else name}" if name else self.root
+        if not name:
+            return self.root
+        return f"{self.root}{'' if self.root in ('', '/') else '/'}{quote(name) if self._web else name}"
 
     def exists(self, name: str = "") -> bool:
-        with self._asking():
-            return bool(self._fs.exists(self.path(name)))
+        if self.local is not None:
+            return os.path.lexists(self.local / name)
+        return bool(self._ask(lambda: self._fs.exists(self.path(name))))
 
     def is_file(self) -> bool:
         """Whether the root itself is a file."""
-        with self._asking():
-            return bool(self._fs.isfile(self.root))
+        if self.local is not None:
+            return self.local.is_file()
+        return bool(self._ask(lambda: self._fs.isfile(self.root)))
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading.
 
         Raises:
             FileNotFoundError: if it is not there.
+            NotAFile: if it is something else than a regular file.
+            ValueError: if the name or a link leads out of the folder.
             OSError: if the driver fails, now or later, whatever it calls that itself.
         """
         if self.local is not None:
-            return (self.local / name).open("rb")
-        with self._asking():
-            return cast(IO[bytes], io.BufferedReader(_Reader(self, self._fs.open(self.path(name), "rb")), 1 << 20))
+            return os.fdopen(_regular(self._inside(name)), "rb")
+        self._check(name)
+        stream = self._ask(lambda: self._fs.open(self.path(name), "rb"))
+        return cast(IO[bytes], io.BufferedReader(_Reader(self, name, stream), 1 << 20))
 
     def read(self, name: str) -> bytes:
         """Return what is in a file; raises as :meth:`open` does."""
         if self.local is not None:
-            return (self.local / name).read_bytes()
-        with self._asking():
-            data: bytes = self._fs.cat_file(self.path(name))
-            return data
+            with self.open(name) as stream:
+                return stream.read()
+        self._check(name)
+        data: bytes = self._ask(lambda: self._fs.cat_file(self.path(name)))
+        return data
+
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file, or None where the driver does not say; raises as :meth:`open` does."""
+        if self.local is not None:
+            return os.stat(self._inside(name)).st_size
+        self._check(name)
+        size = self._ask(lambda: self._fs.info(self.path(name))).get("size")
+        return None if size is None else int(size)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """Give a stream to write to; the file appears, whole, when the block ends, and not at all if it fails."""
+    def writing(self, name: str, own: bool = False) -> Iterator[IO[bytes]]:
+        """Give a stream to write to; the file appears, whole, when the block ends, and not at all if it fails.
+
+        A file is on the disk once :meth:`sync` has been told of it; one of the bookkeeping, ``own``, when the block
+        ends. An object store answers when an object is safe, by its own rules.
+
+        Raises:
+            ValueError: if the name or a link leads out of the folder, or is kept for the bookkeeping.
+        """
+        self._check(name)
+        if is_own(name) and not own:
+            raise ValueError(f"{self.url}: the name {name!r} is kept for the bookkeeping")
         if self.local is None:
             with tempfile.NamedTemporaryFile() as stream:
                 yield stream
@@ -108,40 +185,125 @@ class Store:
                 self._put(name, lambda path: self._fs.put_file(stream.name, path))
             return
         partial = self.local / STATE / "tmp" / uuid.uuid4().hex
-        path = self.local / name
+        path = self._inside(name)
         try:
-            with _made(partial) as stream:
+            with _new(partial) as stream:
                 yield stream
+                if own:
+                    stream.flush()
+                    os.fsync(stream.fileno())
             try:
                 os.replace(partial, path)
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(partial, path)
+                os.replace(partial, self._inside(name))
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
+        if own:
+            self._sync_folders((name,))
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file at once or not at all."""
-        if self.local is None:
+    def write(self, name: str, data: bytes, own: bool = False) -> None:
+        """Write a file at once or not at all; see :meth:`writing`."""
+        if self.local is None and (own or not is_own(name)):
+            self._check(name)
             self._put(name, lambda path: self._fs.pipe_file(path, data))
             return
-        with self.writing(name) as stream:
+        with self.writing(name, own) as stream:
             stream.write(data)
 
+    def sync(self, names: Iterable[str]) -> None:
+        """Return when files that were written, and the folders on the way to them, are on the disk."""
+        if self.local is None:
+            return
+        names = list(names)
+        for name in names:
+            sync(self._inside(name))
+        self._sync_folders(names)
+
     def remove(self, name: str) -> None:
-        """Remove a file or a folder, if it is there."""
-        if self.exists(name):
-            with self._asking():
-                self._fs.rm(self.path(name), recursive=True)
+        """Remove a file or a folder, if it is there, for good."""
+        self._check(name)
+        if self.local is not None:
+            path = self._inside(name)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif not os.path.lexists(path):
+                return
+            else:
+                path.unlink()
+            sync_folder(path.parent)
+        elif self.exists(name):
+            self._ask(lambda: self._fs.rm(self.path(name), recursive=True))
+
+    def make(self) -> None:
+        """Make a local folder where there is none, and its way to it last."""
+        if self.local is not None:
+            make_folder(self.local)
+            self._real = os.path.realpath(self.local)
+
+    def _check(self, name: str, whose: str = "the name") -> None:
+        try:
+            check_inside(name)
+        except ValueError as error:
+            raise ValueError(f"{self.url}: {whose} {error}; rename it or leave it out") from None
+
+    def _inside(self, name: str) -> Path:
+        """The path of a local file, which lies below the root, links resolved, unless they are to be followed."""
+        assert self.local is not None
+        self._check(name)
+        path = self.local / name
+        if not self.follow_links:
+            self._check_link(str(path), name)
+        return path
+
+    def _check_link(self, path: str, name: str) -> None:
+        real = os.path.realpath(path)
+        if not (real.startswith(self._real.rstrip("/") + "/") or real == self._real):
+            raise ValueError(
+                f"{self.url}: {name} is a link to what lies outside of the folder; follow_links=True (--follow-links) "
+                "takes that for a part of a source, or leave it out"
+            )
+
+    def _walk(self, folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
+        """List a folder and those below it, but none that it lies in, by whatever link."""
+        try:
+            status = os.stat(folder)
+            if not stat.S_ISDIR(status.st_mode) or (status.st_dev, status.st_ino) in above:
+                return
+            entries = os.scandir(folder)
+        except FileNotFoundError:  # gone meanwhile, or not there yet
+            return
+        above = (*above, (status.st_dev, status.st_ino))
+        with entries:
+            for entry in entries:
+                name = below + entry.name
+                if entry.is_symlink() and not self.follow_links and os.path.lexists(os.path.realpath(entry.path)):
+                    self._check_link(entry.path, name)
+                if entry.is_dir():
+                    yield from self._walk(entry.path, f"{name}/", above)
+                    continue
+                try:
+                    found = entry.stat()
+                except OSError:  # a link to nothing, or in a circle
+                    yield name, "gone"
+                    continue
+                yield name, f"{found.st_size:x}-{found.st_mtime_ns:x}"
+
+    def _sync_folders(self, names: Iterable[str]) -> None:
+        assert self.local is not None
+        folders = {folder for name in names for folder in PurePosixPath(name).parents}
+        for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+            sync_folder(self.local / folder)
 
     def _put(self, name: str, put: Callable[[str], object]) -> None:
         """Let a driver put a file where it is seen only when it is whole."""
         path = self.path(name)
-        with self._asking():
-            if self._objects:
-                put(path)
-                return
+        if self._objects:
+            self._ask(lambda: put(path), None)
+            return
+
+        def renamed() -> None:
             partial = self.path(f"{STATE}/tmp/{uuid.uuid4().hex}")
             try:
                 self._fs.makedirs(str(PurePosixPath(partial).parent), exist_ok=True)
@@ -153,52 +315,105 @@ class Store:
                     self._fs.rm_file(partial)
                 raise
 
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Ask the driver and not what it remembers; make what it raises an OSError with a number, as a disk's are."""
-        if self.local is None:
+        self._ask(renamed, None)
+
+    def _ask(self, question: Callable[[], T], patience: float | None = PATIENCE) -> T:
+        """Ask the driver, and not what it remembers, again where it fails or takes too long.
+
+        Raises:
+            OSError: with a number, as a disk's are, whatever the driver raises.
+        """
+        number = 1
+        while True:
             self._fs.invalidate_cache()
-        try:
-            yield
-        except Exception as error:
-            if isinstance(error, OSError) and (error.errno is not None or isinstance(error, FileNotFoundError)):
+            try:
+                return question() if patience is None else _within(question, patience)
+            except (FileNotFoundError, PermissionError, IsADirectoryError, ImportError):
                 raise
-            raise OSError(errno.EIO, f"{type(error).__name__}: {error}", self.url) from error
+            except Exception as error:
+                if number == TRIES:
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise
+                    raise OSError(errno.EIO, f"{type(error).__name__}: {error}", self.url) from error
+            time.sleep(0.1 * 4**number)
+            number += 1
 
 
 class _Reader(io.RawIOBase):
-    """A driver's stream that fails as the store does."""
+    """A driver's stream that is opened anew where it breaks off, and fails as the store does."""
 
-    def __init__(self, store: Store, stream: IO[bytes]) -> None:
-        self._store, self._stream = store, stream
+    def __init__(self, store: Store, name: str, stream: IO[bytes]) -> None:
+        self._store, self._name, self._at = store, name, 0
+        self._stream: IO[bytes] | None = stream
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with self._store._asking():
-            data = self._stream.read(len(buffer))
+        self._stream, data = self._store._ask(lambda: self._read(len(buffer)))
+        self._at += len(data)
         buffer[: len(data)] = data
         return len(data)
 
+    def _read(self, size: int) -> tuple[IO[bytes], bytes]:
+        stream, self._stream = self._stream, None  # what is left of one that failed or stalls is worth nothing
+        if stream is None:
+            stream = cast(IO[bytes], self._store._fs.open(self._store.path(self._name), "rb"))
+            stream.seek(self._at)
+        return stream, stream.read(size)
+
     def close(self) -> None:
-        self._stream.close()
+        if self._stream is not None:
+            self._stream.close()
         super().close()
 
 
-def _raise(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # gone meanwhile, or not there yet
-        raise error
+def _within(question: Callable[[], T], seconds: float) -> T:
+    """Return an answer that comes in time.
+
+    Raises:
+        TimeoutError: if it does not; whoever was asked is left alone.
+    """
+    answers: list[T] = []
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True, name="foveate-ask")
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
+    if errors:
+        raise errors[0]
+    return answers[0]
 
 
-def _leads_back(folder: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
-    return os.path.islink(folder) and f"{os.path.realpath(os.path.dirname(folder))}/".startswith(
-        f"{os.path.realpath(folder)}/"
-    )
+def _regular(path: Path) -> int:
+    """Open a regular file for reading and nothing else: a FIFO would wait for a writer, for ever."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotAFile(f"{path} is not a regular file")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
-def _made(path: Path) -> IO[bytes]:
+def _version(info: dict[str, Any]) -> str:
+    """What a driver says about a file, as a stamp; empty where it says nothing that changes with the file."""
+    version = next((info[key] for key in _VERSIONS if info.get(key) is not None), None)
+    if version is None:
+        return ""
+    return sha256(repr((info.get("size"), str(version))).encode()).hexdigest()[:16]
+
+
+def _new(path: Path) -> IO[bytes]:
     try:
         return path.open("xb")
     except FileNotFoundError:

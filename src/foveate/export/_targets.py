@@ -6,13 +6,27 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import IO, Protocol
+from dataclasses import dataclass, field
+from typing import IO, Any, NamedTuple, Protocol, cast
 
 from foveate.export._store import Store
 
-Put = tuple[str, int, str]
-"""What was written: its name in the target, its bytes, and their SHA-256."""
+_TOGETHER = 256
+"""So many files wait at most to be synced together."""
+
+
+class Put(NamedTuple):
+    """What was written: the file in the target, the member where that is a shard, its bytes, and their SHA-256."""
+
+    target: str
+    member: str | None
+    bytes: int
+    sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the manifest says of it."""
+        member = {} if self.member is None else {"member": self.member}
+        return {"target": self.target, **member, "bytes": self.bytes, "sha256": self.sha256}
 
 
 class Sink(Protocol):
@@ -24,50 +38,107 @@ class Sink(Protocol):
     def copy(self, name: str, stream: IO[bytes]) -> Put:
         """Take a file that may be too large for the memory."""
 
+    @property
+    def shard(self) -> tuple[str, int, str] | None:
+        """Once all is written: name, bytes and SHA-256 of the one file that all went to, if it was one."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class Tree:
-    """Every file on its own, at once."""
+    """Every file on its own, at once; all are on the disk when the block of :meth:`writing` has ended."""
 
     store: Store
+    shard: None = None
+    _unsynced: list[str] = field(default_factory=list)
+
+    @classmethod
+    @contextmanager
+    def writing(cls, store: Store) -> Iterator["Tree"]:
+        tree = cls(store)
+        yield tree
+        tree._sync()
 
     def put(self, name: str, data: bytes) -> Put:
         self.store.write(name, data)
-        return name, len(data), hashlib.sha256(data).hexdigest()
+        self._wait(name)
+        return Put(name, None, len(data), hashlib.sha256(data).hexdigest())
 
     def copy(self, name: str, stream: IO[bytes]) -> Put:
         with self.store.writing(name) as file:
-            return name, *_copied(stream, file)
+            size, digest = _copied(stream, file)
+        self._wait(name)
+        return Put(name, None, size, digest)
+
+    def _wait(self, name: str) -> None:
+        self._unsynced.append(name)
+        if len(self._unsynced) >= _TOGETHER:
+            self._sync()
+
+    def _sync(self) -> None:
+        self.store.sync(self._unsynced)
+        self._unsynced.clear()
 
 
-@dataclass(frozen=True)
 class Shard:
     """Members of one tar file, which appears when all are in it. Nothing in it tells of time or user."""
 
-    name: str
-    tar: tarfile.TarFile
+    def __init__(self, name: str, tar: tarfile.TarFile) -> None:
+        self.shard: tuple[str, int, str] | None = None
+        self._name, self._tar = name, tar
 
     @classmethod
     @contextmanager
     def writing(cls, store: Store, name: str) -> Iterator["Shard"]:
-        with store.writing(name) as file, tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-            yield cls(name, tar)
+        with store.writing(name) as file:
+            hashed = _Hashed(file)
+            with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w|", format=tarfile.PAX_FORMAT) as tar:
+                shard = cls(name, tar)
+                yield shard
+            shard.shard = (name, hashed.size, hashed.digest.hexdigest())
+        store.sync((name,))
 
     def put(self, name: str, data: bytes) -> Put:
         self._add(name, io.BytesIO(data), len(data))
-        return f"{self.name}:{name}", len(data), hashlib.sha256(data).hexdigest()
+        return Put(self._name, name, len(data), hashlib.sha256(data).hexdigest())
 
     def copy(self, name: str, stream: IO[bytes]) -> Put:
-        with tempfile.TemporaryFile() as held:  # its size comes first in the tar
-            size, digest = _copied(stream, held)
-            held.seek(0)
-            self._add(name, held, size)
-        return f"{self.name}:{name}", size, digest
+        with tempfile.TemporaryFile() as whole:  # its size comes first in the tar
+            size, digest = _copied(stream, whole)
+            whole.seek(0)
+            self._add(name, whole, size)
+        return Put(self._name, name, size, digest)
 
     def _add(self, name: str, stream: IO[bytes], size: int) -> None:
         info = tarfile.TarInfo(name)
         info.size = size
-        self.tar.addfile(info, stream)
+        self._tar.addfile(info, stream)
+
+
+class Nowhere:
+    """Takes files to see whether that works, and keeps none."""
+
+    shard = None
+
+    def put(self, name: str, data: bytes) -> Put:
+        return Put(name, None, len(data), "")
+
+    def copy(self, name: str, stream: IO[bytes]) -> Put:
+        return Put(name, None, 0, "")
+
+
+class _Hashed(io.RawIOBase):
+    """Passes on what is written, and hashes it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
 
 
 def _copied(source: IO[bytes], target: IO[bytes]) -> tuple[int, str]:

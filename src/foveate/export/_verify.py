@@ -1,44 +1,47 @@
 """Whether a finished export is as its manifest says."""
 
 import hashlib
-import tarfile
-from collections import defaultdict
+import json
+import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from foveate._checks import check_count
-from foveate.codecs import CodecError, codec
-from foveate.export._manifest import manifest
-from foveate.export._store import Store, own
-from foveate.images import UNREADABLE, read
+from foveate.export._check import Problem, check_files, check_line, check_shard, in_order, puts
+from foveate.export._index import Index
+from foveate.export._manifest import read_summary
+from foveate.export._plan import PLAN, PartsFile, Torn
+from foveate.export._store import LOCK, MANIFEST, PARTS, SUMMARY, Store
+
+Line = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file of a target."""
-
-    name: str
-    what: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.what}"
-
-
-def verify(target: str | Path, *, threads: int = 4, progress: Callable[[], object] = lambda: None) -> list[Problem]:
+def verify(
+    target: str | Path,
+    *,
+    threads: int = 4,
+    root: str | None = None,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Problem]:
     """Check every file of a target against the manifest, byte for byte, and decode every picture that was compressed.
+
+    The manifest itself is checked against the hash of it in the summary, and that against its own ``root``. Whoever can
+    write to the target can write all of that anew: keep the ``root`` of the export elsewhere, and give it here.
 
     Args:
         target: of a finished export; a folder or a URL.
         threads: files that are read and decoded at once.
+        root: what :attr:`Summary.root` was when the export was finished.
         progress: called after each line of the manifest that has a file.
 
     Returns:
-        What is wrong: files that are missing, changed, of another size than they should have, cannot be decoded, or are
-        not of this export. An empty list says that all is well.
+        What is wrong: files that are missing, changed, of another size than they should have, cannot be decoded, are
+        not regular files or are not of this export; members of shards that are not the ones, or not in the order, that
+        were written; a manifest, a summary or a file of parts that is not as it was written. An empty list says that
+        all is well. The same export again repairs what it can.
 
     Raises:
         ValueError: if the target has no manifest, or ``threads`` is not an integer of at least 1.
@@ -58,76 +61,132 @@ def verify(target: str | Path, *, threads: int = 4, progress: Callable[[], objec
     """
     threads = check_count("threads", threads)
     store = Store(target)
-    shards: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-    files: dict[str, dict[str, Any]] = {}
-    for line in manifest(store):
-        if "target" in line:
-            shard, colon, member = line["target"].partition(".tar:")
-            if colon:
-                shards[f"{shard}.tar"][member] = line
-            else:
-                files[line["target"]] = line
-    here = set(store.names())
-    found: list[Problem] = []
-    with ThreadPoolExecutor(threads, "foveate-verify") as pool:
-        for problems in pool.map(partial(_file, store), files.values()):
-            found += problems
+    if not store.exists(MANIFEST):
+        raise ValueError(_UNFINISHED.format(store.url, MANIFEST))
+    with Index() as written, Index() as shards:
+        problems = list(_bookkeeping(store, shards, root))
+        for found in in_order(
+            partial(_checked, store, shards, progress), _units(store, written, problems), threads
+        ):
+            problems += found
+        problems += _strangers(store, written)
+    return problems
+
+
+def count_files(target: str | Path) -> int:
+    """Return how many lines of a target's manifest have a file, damaged or not.
+
+    Raises:
+        ValueError: if the target has no manifest.
+    """
+    store = Store(target)
+    try:
+        with store.open(MANIFEST) as stream:
+            return sum(b'"target":' in line for line in stream)
+    except FileNotFoundError:
+        raise ValueError(_UNFINISHED.format(store.url, MANIFEST)) from None
+
+
+_UNFINISHED = "target: {} has no {}; is its export finished?"
+
+
+def _bookkeeping(store: Store, shards: Index, root: str | None) -> Iterator[Problem]:
+    """Check the summary and the parts; note the bytes and SHA-256 of shards."""
+    about: Line = {}
+    try:
+        about = read_summary(store)
+    except FileNotFoundError:
+        yield Problem(SUMMARY, "is missing")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield Problem(SUMMARY, f"is damaged: {error}")
+    if root is not None and about.get("root") != root:
+        yield Problem(SUMMARY, f"has the root {about.get('root')}, and not {root}")
+    try:
+        parts = PartsFile(store, PARTS)
+        for done in parts.done():
+            if done.shard is not None:
+                shards.add(done.shard[0], json.dumps(done.shard[1:]))
+    except FileNotFoundError:
+        yield Problem(PARTS, "is missing")
+    except (Torn, OSError, ValueError, KeyError, TypeError) as error:
+        yield Problem(PARTS, f"is damaged: {error}")
+    else:
+        head = (parts.sha256, parts.head.settings, parts.head.source, list(parts.head.classes))
+        if about and head != tuple(about[name] for name in ("parts_sha256", "settings", "source", "classes")):
+            yield Problem(PARTS, f"is not the one that {SUMMARY} is of")
+    if store.exists(PLAN):
+        yield Problem(PLAN, "is of an unfinished run; the same export again finishes it")
+    if about and (digest := _hash(store)) != about["manifest_sha256"]:
+        yield Problem(MANIFEST, f"is not as it was written: its SHA-256 is {digest}")
+
+
+def _hash(store: Store) -> str:
+    digest = hashlib.sha256()
+    try:
+        with store.open(MANIFEST) as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return digest.hexdigest()
+
+
+def _lines(store: Store, problems: list[Problem]) -> Iterator[Line]:
+    """Yield the lines of the manifest that tell of files, and note those that are damaged."""
+    try:
+        with store.open(MANIFEST) as stream:
+            for number, raw in enumerate(stream, 1):
+                try:
+                    line = json.loads(raw)
+                    check_line(line)
+                except (ValueError, RecursionError) as error:
+                    problems.append(Problem(MANIFEST, f"line {number} {error}"))
+                    continue
+                if "target" in line:
+                    yield line
+    except (OSError, ValueError) as error:
+        problems.append(Problem(MANIFEST, f"cannot be read: {error}"))
+
+
+def _units(store: Store, written: Index, problems: list[Problem]) -> Iterator[list[Line]]:
+    """Yield what can be checked alone: the line of a file, or all lines of a shard."""
+    for shard, group in groupby(_lines(store, problems), lambda line: line["target"] if "member" in line else None):
+        if shard is None:
+            for line in group:
+                for put in puts(line):
+                    if not written.add(put["target"]):
+                        problems.append(Problem(put["target"], "is in the manifest twice"))
+                yield [line]
+        else:
+            if not written.add(shard):
+                problems.append(Problem(shard, "has lines in two places of the manifest"))
+            yield list(group)
+
+
+def _checked(store: Store, shards: Index, progress: Callable[[], object], lines: list[Line]) -> list[Problem]:
+    first = lines[0]
+    try:
+        if "member" not in first:
+            return list(check_files(store, first, decode=True))
+        whole = shards.get(first["target"])
+        known = None if whole is None else tuple(json.loads(whole))
+        return list(check_shard(store, first["target"], lines, known, True, progress))
+    except Exception as error:  # what is wrong with one file is no reason not to look at the others
+        return [Problem(first["target"], f"cannot be checked: {type(error).__name__}: {error}")]
+    finally:
+        if "member" not in first:
             progress()
-        for problems in pool.map(partial(_shard, store, progress), shards.items()):
-            found += problems
-    sidecars = {f"{name.rpartition('.')[0]}.json" for name in files}
-    for name in sorted(here - files.keys() - shards.keys() - sidecars):
-        if not own(name):
-            found.append(Problem(name, "is not of this export"))
-    return found
 
 
-def _file(store: Store, line: dict[str, Any]) -> list[Problem]:
+def _strangers(store: Store, written: Index) -> Iterator[Problem]:
+    """What is in the target and not of the export."""
+    own = {MANIFEST, PARTS, SUMMARY, LOCK}
     try:
-        data = store.read(line["target"])
-    except FileNotFoundError:
-        return [Problem(line["target"], "is missing")]
-    return list(_checked(line, data))
-
-
-def _shard(store: Store, progress: Callable[[], object], held: tuple[str, dict[str, dict[str, Any]]]) -> list[Problem]:
-    shard, missing = held
-    found: list[Problem] = []
-    try:
-        with store.open(shard) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for member in tar:
-                data = tar.extractfile(member)
-                line = missing.pop(member.name, None)
-                if line is not None and data is not None:
-                    found += _checked(line, data.read())
-                    progress()
-    except FileNotFoundError:
-        return [Problem(shard, "is missing")]
-    except tarfile.TarError as error:
-        found.append(Problem(shard, f"is no whole tar file ({error})"))
-    return found + [Problem(line["target"], "is missing") for line in missing.values()]
-
-
-def _checked(line: dict[str, Any], data: bytes) -> Iterator[Problem]:
-    if len(data) != line["bytes"]:
-        yield Problem(line["target"], f"has {len(data)} bytes, the manifest says {line['bytes']}")
-    elif hashlib.sha256(data).hexdigest() != line["sha256"]:
-        yield Problem(line["target"], "holds other bytes than the manifest says")
-    elif line["kind"] in ("compressed", "kept"):
-        try:
-            height, width = _decoded_size(line, data)
-        except (CodecError, *UNREADABLE) as error:
-            yield Problem(line["target"], f"cannot be decoded: {error}")
-            return
-        scale = line["settings"]["scale"] if line["kind"] == "compressed" else 1.0
-        wanted = [max(1, round(side * scale)) for side in line["size"]]
-        if [height, width] != wanted:
-            yield Problem(line["target"], f"is {height}x{width}, the manifest says {wanted[0]}x{wanted[1]}")
-
-
-def _decoded_size(line: dict[str, Any], data: bytes) -> tuple[int, int]:
-    if line["kind"] == "kept":
-        pixels = read(data)
-        return pixels.shape[-2], pixels.shape[-1]
-    array = codec(line["settings"]["codec"]).decode(data)
-    return array.shape[0], array.shape[1]
+        for name, _ in store.files():
+            if name in written:
+                if store.local is not None and os.path.islink(store.local / name):
+                    yield Problem(name, "is a link, which no export writes")
+            elif name not in own and name != PLAN:
+                yield Problem(name, "is not of this export")
+    except (OSError, ValueError) as error:
+        yield Problem(store.url, f"cannot be listed: {error}")

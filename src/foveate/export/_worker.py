@@ -1,11 +1,13 @@
 """The work on one part: read, compress, write. The same in a local process and in an actor of Ray."""
 
+import hashlib
 import io
 import json
 import pickle
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import IO, Any, Literal, cast
@@ -15,13 +17,17 @@ from torch import Tensor
 
 from foveate.codecs import TooLarge
 from foveate.compressor import Compressor, Encoded
-from foveate.export._sources import Damaged, Entry, Name, Source
-from foveate.export._store import STATE, Store
-from foveate.export._targets import Put, Shard, Sink, Tree
-from foveate.images import UNREADABLE, frames, read
+from foveate.export._plan import Done, Part, joined, write_record
+from foveate.export._sources import Damaged, Entry, Source
+from foveate.export._store import Store
+from foveate.export._targets import Nowhere, Put, Shard, Sink, Tree
+from foveate.images import UNREADABLE, frames, picture_hash, read
 from foveate.rate_control import Controlled
 
 Others = Literal["copy", "skip", "refuse"]
+
+Note = Callable[[int | None, int], None]
+"""Told which entry of a part is being worked on, and how many with it; None when no clock is to run."""
 
 _TOGETHER = 64
 """At most so many pictures are compressed at once,"""
@@ -31,26 +37,15 @@ _SMALL = 1 << 20
 """Other files of up to so many bytes wait in memory for the pictures before them."""
 
 
-DEATHS = 3
-"""So often may processes die over one part."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """A unit of work: finished when its lines are in the target, and done anew if not."""
-
-    number: int
-    names: tuple[Name, ...]
-
-    @property
-    def lines(self) -> str:
-        """The file in the target with what became of it."""
-        return f"{STATE}/parts/{self.number:06}.jsonl"
-
-
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know, and what is sent to it: models by recipe."""
+    """What a worker needs to know, and what is sent to it: models by recipe.
+
+    Attributes:
+        timeout: seconds that a picture may take before the process that works on it is ended.
+        memory: bytes that such a process may hold, where the system has a limit for that; None sets none.
+        formats: names of Pillow's formats that are opened besides the usual ones.
+    """
 
     source: Source
     target: Store
@@ -59,6 +54,25 @@ class Job:
     others: Others = "copy"
     only_if_smaller: bool = False
     device: str | None = None
+    timeout: float = 60.0
+    memory: int | None = None
+    formats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part that a worker is to do.
+
+    Attributes:
+        part: which.
+        aside: entries that are not to be touched, by their place in the part, with the reason.
+        try_only: write nothing, and work on each entry alone, or on that at this place only: to find out which one it
+            is that ends processes. None does the part.
+    """
+
+    part: Part
+    aside: Mapping[int, str] = field(default_factory=dict)
+    try_only: "int | Literal['all'] | None" = None
 
 
 def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
@@ -76,13 +90,15 @@ def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
         ) from error
 
 
-def died(part: Part) -> RuntimeError:
-    """Return what to raise when processes died over a part :data:`DEATHS` times."""
-    return RuntimeError(
-        f"workers: processes died {DEATHS} times over part {part.number} ({part.names[0][0]} to {part.names[-1][0]}): "
-        "for want of memory, then take fewer workers; or a file there crashes the library that reads it; or the script "
-        "that calls this does so outside `if __name__ == '__main__':`"
-    )
+def portable(error: Exception) -> bytes:
+    """An exception as bytes, its traceback in a note; one that cannot be pickled as a RuntimeError of its words."""
+    error.add_note(traceback.format_exc())
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)
+    except Exception:
+        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
+    return data
 
 
 @dataclass(frozen=True)
@@ -93,7 +109,7 @@ class Report:
         number: of the part.
         units: how many units of the source were in it.
         kinds: how many pictures or files were ``compressed``, ``kept``, ``copied``, ``skipped``, ``unreadable``,
-            ``missing``.
+            ``missing``, ``failed``.
         source_bytes: of those whose size in the source is known and that are in the target.
         bytes: of the same in the target.
     """
@@ -114,64 +130,95 @@ class Worker:
 
     Args:
         job: what to do.
+        note: told what is being worked on, for whoever keeps an eye on the time.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, note: Note = lambda place, count: None) -> None:
         torch.set_num_threads(1)  # one thread a worker; and results do not depend on how many there are
-        self.job = job
+        self.job, self._note = job, note
+        self._built = False
         if job.device is not None:
             job.compressor.to(job.device)
 
-    def __call__(self, part: Part) -> Report:
-        """Do a part, and write what became of each picture as the last thing.
+    def __call__(self, task: Task) -> Report:
+        """Do a part, and write what became of each picture as the last thing, when all of it is on the disk.
 
         Raises:
             Refused: if something is no readable picture and such are refused.
             OSError: if the target cannot be written, or the source not be read for another reason than that it is gone.
+            Exception: what the compressor raises on any picture.
         """
-        with self._sink(part) as sink:
-            entries = self.job.source.entries(part.names)
-            lines = [line for group in groups(entries) for line in self._finish(group, sink)]
-        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-        self.job.target.write(part.lines, text.encode())
+        job, part = self.job, task.part
+        entries = _Entries(job.source, part, job.compressor.codec.suffix, self._note, task)
+        with self._sink(task) as sink:
+            lines: list[dict[str, Any]] = []
+            again: list[str] = []
+            for group in groups(entries, job.formats, self._note, 1 if task.try_only is not None else _TOGETHER):
+                for line, unit in self._finish(group, sink):
+                    lines.append(line)
+                    if line["kind"] in _AGAIN or (line["kind"] == "unreadable" and "denied" in line):
+                        again.append(unit)
+                    line.pop("denied", None)
+        if task.try_only is None:
+            digest = hashlib.sha256(joined(lines)).hexdigest()
+            done = Done(part, len(lines), digest, tuple(dict.fromkeys(again)), sink.shard)
+            write_record(job.target, part, lines, done)
         both = [line for line in lines if line.get("bytes") is not None and line["source_bytes"] is not None]
         return Report(
             part.number,
-            len(part.names),
+            len(part.units),
             dict(Counter(line["kind"] for line in lines)),
             sum(line["source_bytes"] for line in both),
             sum(line["bytes"] for line in both),
         )
 
-    @contextmanager
-    def _sink(self, part: Part) -> Iterator[Sink]:
-        job = self.job
+    def _sink(self, task: Task) -> AbstractContextManager[Sink]:
+        job, part = self.job, task.part
+        if task.try_only is not None:
+            return nullcontext(Nowhere())
         if not job.shards:
-            yield Tree(job.target)
-            return
-        name = part.names[0][0] if job.source.whole else f"part-{part.number:06}.tar"
-        with Shard.writing(job.target, name) as shard:
-            yield shard
+            return Tree.writing(job.target)
+        return Shard.writing(job.target, part.units[0].stem if job.source.whole else f"part-{part.number:06}.tar")
 
-    def _finish(self, group: "list[_Held]", sink: Sink) -> Iterator[dict[str, Any]]:
-        """Compress the pictures of a group and write everything in it, in order."""
-        encoded = iter(self._encode([held.pixels for held in group if held.pixels is not None]))
+    def _finish(self, group: "list[_Held]", sink: Sink) -> Iterator[tuple[dict[str, Any], str]]:
+        """Compress the pictures of a group and write everything in it, in order; yield lines, and of which units."""
+        pictures = [held for held in group if held.pixels is not None]
+        if pictures and self._built:
+            self._note(pictures[0].entry.place, len(pictures))
+        encoded = iter(self._encode([held.pixels for held in pictures if held.pixels is not None]))
+        self._note(None, 0)
+        self._built = self._built or bool(pictures)  # the first waits for models to be built, or fetched
         for held in group:
             found = None if held.pixels is None else next(encoded)
             if isinstance(found, Encoded):
-                yield from self._pictured(held, found, sink)
+                line = self._pictured(held, found, sink)
+            elif found is None or isinstance(found, TooLarge):
+                line = self._other(held if found is None else replace(held, reason=str(found)), sink)
             else:
-                yield from self._other(held if found is None else replace(held, reason=str(found)), sink)
+                line = self._failed(held.entry, f"it cannot be compressed: {type(found).__name__}: {found}")
+            yield line, held.entry.unit or held.entry.name
 
-    def _encode(self, pictures: Sequence[Tensor]) -> "Sequence[Encoded | TooLarge]":
+    def _encode(self, pictures: Sequence[Tensor]) -> "Sequence[Encoded | Exception]":
+        """Compress pictures; what goes wrong with one, and not with any, takes its place."""
+        if not pictures:
+            return []
         try:
             return self.job.compressor.encode(pictures)
-        except TooLarge as error:
-            if len(pictures) == 1:
-                return [error]
-            return [found for picture in pictures for found in self._encode([picture])]
+        except Exception as error:
+            if len(pictures) > 1:
+                return [found for picture in pictures for found in self._encode([picture])]
+            if not isinstance(error, TooLarge):
+                self._try_plain(error)
+            return [error]
 
-    def _pictured(self, held: "_Held", encoded: Encoded, sink: Sink) -> Iterator[dict[str, Any]]:
+    def _try_plain(self, error: Exception) -> None:
+        """Raise an error again if a plain picture fails too: then it is not the picture's."""
+        try:
+            self.job.compressor.encode([torch.full((3, 224, 224), 128, dtype=torch.uint8)])
+        except Exception:
+            raise error from None
+
+    def _pictured(self, held: "_Held", encoded: Encoded, sink: Sink) -> dict[str, Any]:
         entry, data = held.entry, held.data
         kept = self.job.only_if_smaller and data is not None and len(data) <= len(encoded.data)
         if kept:
@@ -179,7 +226,7 @@ class Worker:
             put = sink.put(entry.stem + entry.suffix, data)
         else:
             put = sink.put(entry.stem + encoded.codec.suffix, encoded.data)
-        line = _line(entry, "kept" if kept else "compressed", None if data is None else len(data), put)
+        line = self._line(held, "kept" if kept else "compressed", None if data is None else len(data), put)
         line["size"] = list(encoded.size)
         if not kept:
             if held.frames > 1:
@@ -187,32 +234,61 @@ class Worker:
             line |= {"settings": encoded.settings, "met": encoded.met}
         if isinstance(encoded, Controlled):
             line |= {"clean": list(encoded.clean), "final": list(encoded.final), "tried": encoded.tried}
-        yield line
+        sidecars: list[Put] = []
         if entry.label is not None and self.job.shards:
-            sink.put(f"{entry.stem}.cls", str(entry.label).encode())
+            sidecars.append(sink.put(f"{entry.stem}.cls", str(entry.label).encode()))
         if entry.extra:
-            sink.put(f"{entry.stem}.json", json.dumps(entry.extra, default=_not_json).encode())
+            sidecars.append(sink.put(f"{entry.stem}.json", json.dumps(entry.extra, default=_not_json).encode()))
+        if sidecars:
+            line["sidecars"] = [sidecar.to_json() for sidecar in sidecars]
+        return line
 
-    def _other(self, held: "_Held", sink: Sink) -> Iterator[dict[str, Any]]:
+    def _other(self, held: "_Held", sink: Sink) -> dict[str, Any]:
         entry, reason = held.entry, held.reason
         if self.job.others == "refuse" and not held.gone:
             raise Refused(f"{entry.name}: {reason or 'no picture'}; others='copy' or 'skip' goes on without it")
+        if held.aside:
+            return self._failed(entry, reason or "")
         if held.stream is None and held.data is None:  # it is gone, or was never a file
-            yield _line(entry, "missing" if held.gone else "unreadable") | {"reason": reason}
-            return
+            denied = {"denied": True} if held.denied else {}
+            return self._line(held, "missing" if held.gone else "unreadable") | {"reason": reason} | denied
         kind = "copied" if reason is None else "unreadable"
         about = {} if reason is None else {"reason": reason}
         name = entry.stem + entry.suffix if entry.picture else entry.stem
         if self.job.others == "skip":
             size = None if held.data is None else len(held.data)
-            yield _line(entry, "skipped" if kind == "copied" else kind, size) | about
-            return
+            return self._line(held, "skipped" if kind == "copied" else kind, size) | about
         if held.stream is not None:
             put = sink.copy(name, held.stream)
         else:
             assert held.data is not None
             put = sink.put(name, held.data)
-        yield _line(entry, kind, put[1], put) | about
+        return self._line(held, kind, put.bytes, put) | about
+
+    def _failed(self, entry: Entry, reason: str) -> dict[str, Any]:
+        if self.job.others == "refuse":
+            raise Refused(f"{entry.name}: {reason}; others='copy' or 'skip' goes on without it")
+        return self._line(_Held(entry), "failed") | {"reason": reason}
+
+
+    def _line(
+        self, held: "_Held", kind: str, source_bytes: int | None = None, put: Put | None = None
+    ) -> dict[str, Any]:
+        """What the manifest says about an entry."""
+        line: dict[str, Any] = {"source": held.entry.name, "kind": kind, "source_bytes": source_bytes}
+        if self.job.source.numbered:  # no stamp tells of a change
+            if held.data is not None:
+                line["source_sha256"] = hashlib.sha256(held.data).hexdigest()
+            elif held.pixels is not None:
+                line["source_sha256"] = picture_hash(held.pixels)
+        if put is not None:
+            line |= put.to_json()
+        if held.entry.label is not None:
+            line["label"] = held.entry.label
+        return line
+
+
+_AGAIN = ("missing", "failed")
 
 
 @dataclass(frozen=True)
@@ -226,28 +302,65 @@ class _Held:
     stream: IO[bytes] | None = None
     reason: str | None = None
     gone: bool = False
+    denied: bool = False
+    aside: bool = False
 
 
-def groups(entries: Iterator[Entry]) -> Iterator[list[_Held]]:
+class _Entries:
+    """The entries of a part, each with its place in it; those that were set aside are not touched."""
+
+    def __init__(self, source: Source, part: Part, ending: str, note: Note, task: Task) -> None:
+        self._source, self._part, self._ending, self._note, self._task = source, part, ending, note, task
+
+    def __iter__(self) -> "Iterator[Entry | _Held]":
+        aside, only = self._task.aside, self._task.try_only
+        if not self._source.numbered:
+            for place, entry in enumerate(self._source.entries(self._part.units, self._ending)):
+                entry = replace(entry, place=place)
+                if place in aside:
+                    yield _Held(entry, reason=aside[place], aside=True)
+                elif only in (None, "all", place):
+                    yield entry
+            return
+        for place, unit in enumerate(self._part.units):
+            if place in aside:
+                yield _Held(Entry(unit.name, unit.stem, "", _nothing, place=place), reason=aside[place], aside=True)
+            elif only in (None, "all", place):
+                self._note(place, 1)  # taking it decodes it
+                for entry in self._source.entries([unit], self._ending):
+                    yield replace(entry, place=place)
+                self._note(None, 0)
+
+
+def _nothing() -> IO[bytes]:
+    return io.BytesIO()
+
+
+def groups(
+    entries: "Iterable[Entry | _Held]",
+    formats: Sequence[str] = (),
+    note: Note = lambda place, count: None,
+    together: int = _TOGETHER,
+) -> Iterator[list[_Held]]:
     """Read entries in groups of which the pictures fit in memory together."""
     group: list[_Held] = []
     pixels = 0
     for entry in entries:
-        held = _read(entry)
+        held = entry if isinstance(entry, _Held) else _read(entry, formats, note)
         if held.stream is not None:  # to be copied before the next entry is taken
             yield [*group, held]
             group, pixels = [], 0
             continue
         group.append(held)
         pixels += 0 if held.pixels is None else held.pixels.shape[-2] * held.pixels.shape[-1]
-        if len(group) >= _TOGETHER or pixels >= _PIXELS:
+        if len(group) >= together or pixels >= _PIXELS:
             yield group
             group, pixels = [], 0
     if group:
         yield group
 
 
-def _read(entry: Entry) -> _Held:
+def _read(entry: Entry, formats: Sequence[str], note: Note) -> _Held:
     try:
         opened = entry.open()
         if isinstance(opened, Tensor):
@@ -259,18 +372,23 @@ def _read(entry: Entry) -> _Held:
             return _Held(entry, stream=cast(IO[bytes], _Chained(begun, opened)))
         with opened:
             data = opened.read()
-    except (FileNotFoundError, PermissionError) as error:
+    except FileNotFoundError as error:
         return _Held(entry, reason=str(error), gone=True)
+    except PermissionError as error:
+        return _Held(entry, reason=str(error), denied=True)
     except Damaged:
         raise
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk or the network, not the picture
         return _Held(entry, reason=str(error))
+    note(entry.place, 1)
     try:
-        return _Held(entry, read(data, grey=True), data, frames(data))
-    except UNREADABLE as error:
-        return _Held(entry, data=data, reason=str(error))
+        return _Held(entry, read(data, grey=True, formats=formats), data, frames(data, formats))
+    except Exception as error:  # whatever a decoder makes of damage
+        return _Held(entry, data=data, reason=str(error) or type(error).__name__)
+    finally:
+        note(None, 0)
 
 
 class _Chained(io.RawIOBase):
@@ -286,16 +404,6 @@ class _Chained(io.RawIOBase):
             self._now = following
             return self.read(size)
         return block
-
-
-def _line(entry: Entry, kind: str, source_bytes: int | None = None, put: Put | None = None) -> dict[str, Any]:
-    """What the manifest says about an entry."""
-    line: dict[str, Any] = {"source": entry.name, "kind": kind, "source_bytes": source_bytes}
-    if put is not None:
-        line |= {"target": put[0], "bytes": put[1], "sha256": put[2]}
-    if entry.label is not None:
-        line["label"] = entry.label
-    return line
 
 
 def _not_json(value: Any) -> Any:

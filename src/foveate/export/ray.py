@@ -12,7 +12,12 @@ from dataclasses import asdict
 from typing import Any
 
 from foveate._extras import require
-from foveate.export._worker import DEATHS, Job, Part, Report, Worker, died, pickled
+from foveate.export._plan import Part, Unit
+from foveate.export._worker import Job, Report, pickled, portable
+from foveate.export.local import Supervisor
+
+DEATHS = 3
+"""So often may actors die over one part."""
 
 
 def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float = 0.0) -> Iterator[Report]:
@@ -37,7 +42,7 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float
     ray = require("ray", "ray")
     data = require("ray.data", "ray")
     sent = pickled(job, require("ray.cloudpickle", "ray").dumps)
-    rows = [{"part": json.dumps([part.number, part.names])} for part in parts]
+    rows = [{"part": json.dumps([part.number, part.units])} for part in parts]
     if not rows:
         return
     with ExitStack() as stack:
@@ -48,7 +53,7 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float
         stack.enter_context(_quiet(data.DataContext.get_current()))
         done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor,
-            fn_constructor_args=(sent, ray.remote(num_cpus=0)(_Tries).remote()),
+            fn_constructor_args=(sent, job.timeout, ray.remote(num_cpus=0)(_Tries).remote()),
             batch_size=1,
             compute=data.ActorPoolStrategy(size=min(count, len(rows)), max_tasks_in_flight_per_actor=2),
             num_cpus=1,
@@ -77,47 +82,25 @@ class _Tries:
 class _Actor:
     """What Ray Data makes once a process and calls with batches of one part.
 
-    An exception is returned, not raised, so that it reaches the caller as it is, without Ray's pages around it.
+    The work is done by a process of its own, which is watched as on one machine. An exception is returned, not raised,
+    so that it reaches the caller as it is, without Ray's pages around it.
     """
 
-    def __init__(self, job: bytes, tries: Any) -> None:
-        self._job, self._tries = job, tries
-        self._worker: Worker | None = None
+    def __init__(self, job: bytes, timeout: float, tries: Any) -> None:
+        self._tries, self._supervisor = tries, Supervisor(job, timeout)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        number, names = json.loads(str(batch["part"][0]))
-        part = Part(number, tuple((a, b) for a, b in names))
+        number, units = json.loads(str(batch["part"][0]))
+        part = Part(number, tuple(Unit(*unit) for unit in units))
         try:
             if require("ray", "ray").get(self._tries.add.remote(number)) > DEATHS:
-                raise died(part)
-            if self._worker is None:
-                self._worker = Worker(_unpickled(self._job))
-            report = self._worker(part)
+                raise RuntimeError(f"workers: actors died {DEATHS} times over part {number}; see the logs of Ray")
+            report = self._supervisor(part)
+            for lost in self._supervisor.lost:
+                raise lost
         except Exception as error:
-            return {"report": [""], "error": [_portable(error)]}
+            return {"report": [""], "error": [portable(error)]}
         return {"report": [json.dumps(asdict(report))], "error": [b""]}
-
-
-def _unpickled(job: bytes) -> Job:
-    try:
-        found: Job = pickle.loads(job)
-    except Exception as error:
-        raise RuntimeError(
-            f"workers: a node cannot take up the work ({type(error).__name__}: {error}); install the same packages, "
-            "and the modules that the source or the compressor are from, on all nodes"
-        ) from error
-    return found
-
-
-def _portable(error: Exception) -> bytes:
-    """An exception as bytes, its traceback in a note; one that cannot be pickled as a RuntimeError of its words."""
-    error.add_note(traceback.format_exc())
-    try:
-        held = pickle.dumps(error)
-        pickle.loads(held)
-    except Exception:
-        return pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
-    return held
 
 
 def _start(ray: Any) -> None:

@@ -1,0 +1,195 @@
+"""Whether what a part left in a target is as the manifest says."""
+
+import hashlib
+import math
+import re
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any, TypeVar, cast
+
+from foveate.codecs import codec
+from foveate.export._names import check_inside, is_own
+from foveate.export._store import Store
+from foveate.images import read
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+KINDS = ("compressed", "kept", "copied", "skipped", "unreadable")
+"""What a line of a manifest may be of."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file of a target."""
+
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.what}"
+
+
+def check_line(line: Any) -> None:
+    """Raise unless a line of a manifest holds what it should.
+
+    Raises:
+        ValueError: if it does not, or names a file outside of its target.
+    """
+    if not isinstance(line, dict):
+        raise ValueError(f"is {line!r:.60}, and no object")
+    _expect(line, "source", isinstance(line.get("source"), str))
+    _expect(line, "kind", line.get("kind") in KINDS)
+    _expect(line, "source_bytes", line.get("source_bytes") is None or _is_count(line["source_bytes"]))
+    for put in puts(line) if "target" in line else ():
+        _expect(put, "target", isinstance(put.get("target"), str))
+        _expect(put, "member", isinstance(put.get("member", ""), str))
+        _expect(put, "bytes", _is_count(put.get("bytes")))
+        _expect(put, "sha256", isinstance(put.get("sha256"), str) and re.fullmatch("[0-9a-f]{64}", put["sha256"]))
+        check_inside(put["target"])
+        if is_own(put["target"]):
+            raise ValueError(f"names {put['target']}, which is of the bookkeeping")
+    _expect(line, "label", "label" not in line or _is_count(line["label"]))
+    if line["kind"] in ("compressed", "kept"):
+        _expect(line, "target", "target" in line)
+        size = line.get("size")
+        _expect(line, "size", isinstance(size, list) and len(size) == 2 and all(_is_count(side, 1) for side in size))
+    if line["kind"] == "compressed":
+        settings = line.get("settings")
+        scale = settings.get("scale") if isinstance(settings, dict) else None
+        fits = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale) and scale > 0
+        _expect(line, "settings", fits and isinstance(cast(dict[str, Any], settings).get("codec"), str))
+
+
+def _expect(line: Mapping[str, Any], key: str, fits: object) -> None:
+    if not fits:
+        raise ValueError(f"has a {key} that cannot be: {line.get(key)!r:.60}")
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def puts(line: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield what was written for a line, in order: the picture or file, and what stands beside it."""
+    if "target" in line:
+        yield line
+        sidecars = line.get("sidecars", ())
+        if not isinstance(sidecars, list | tuple) or not all(isinstance(put, Mapping) for put in sidecars):
+            raise ValueError(f"has sidecars that cannot be: {sidecars!r:.60}")
+        yield from sidecars
+
+
+def name_of(put: Mapping[str, Any]) -> str:
+    """Return what a file of a target is called in words: a member with its shard."""
+    return f"{put['target']}:{put['member']}" if "member" in put else str(put["target"])
+
+
+def check_files(store: Store, line: Mapping[str, Any], decode: bool) -> Iterator[Problem]:
+    """Check the files of a line, each on its own in the target."""
+    for put in puts(line):
+        name = name_of(put)
+        try:
+            data = store.read(put["target"])
+        except FileNotFoundError:
+            yield Problem(name, "is missing")
+        except (OSError, ValueError) as error:
+            yield Problem(name, f"cannot be read: {error}")
+        else:
+            yield from _check_data(line, put, data, decode and put is line)
+
+
+def check_shard(
+    store: Store,
+    shard: str,
+    lines: Sequence[Mapping[str, Any]],
+    whole: tuple[int, str] | None,
+    decode: bool,
+    progress: Callable[[], object] = lambda: None,
+) -> Iterator[Problem]:
+    """Check a tar file: its bytes and SHA-256 (``whole``, where they are known), and its members, in their order."""
+    expected = deque((line, put) for line in lines for put in puts(line))
+    try:
+        with store.open(shard) as stream:
+            if whole is not None:
+                size, digest = _hashed(stream)
+                if (size, digest) != whole:
+                    yield Problem(shard, f"is not as it was written: it has {size} bytes with the SHA-256 {digest}")
+                elif not decode:
+                    return
+        with store.open(shard) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                if not expected or (expected[0][1].get("member") != member.name or not member.isreg()):
+                    later = next((k for k, (_, put) in enumerate(expected) if put.get("member") == member.name), None)
+                    if later is None or not member.isreg():
+                        yield Problem(f"{shard}:{member.name}", "is not of this export")
+                        continue
+                    for _ in range(later):
+                        yield Problem(name_of(expected.popleft()[1]), "is missing, or not in its place")
+                line, put = expected.popleft()
+                data = cast(IO[bytes], tar.extractfile(member)).read()
+                yield from _check_data(line, put, data, decode and put is line)
+                if put is line:
+                    progress()
+    except FileNotFoundError:
+        yield Problem(shard, "is missing")
+        return
+    except tarfile.TarError as error:
+        yield Problem(shard, f"is no whole tar file ({error})")
+    except (OSError, ValueError) as error:
+        yield Problem(shard, f"cannot be read: {error}")
+        return
+    for _, put in expected:
+        yield Problem(name_of(put), "is missing")
+
+
+def _hashed(stream: IO[bytes]) -> tuple[int, str]:
+    digest, size = hashlib.sha256(), 0
+    while block := stream.read(1 << 20):
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()
+
+
+def _check_data(line: Mapping[str, Any], put: Mapping[str, Any], data: bytes, decode: bool) -> Iterator[Problem]:
+    if len(data) != put["bytes"]:
+        yield Problem(name_of(put), f"has {len(data)} bytes, the manifest says {put['bytes']}")
+    elif hashlib.sha256(data).hexdigest() != put["sha256"]:
+        yield Problem(name_of(put), "holds other bytes than were written")
+    elif decode and line["kind"] in ("compressed", "kept"):
+        try:
+            height, width = _decoded_size(line, data)
+        except Exception as error:  # whatever a decoder makes of bytes that the manifest may be wrong about
+            yield Problem(name_of(put), f"cannot be decoded: {error}")
+            return
+        scale = line["settings"]["scale"] if line["kind"] == "compressed" else 1.0
+        wanted = [max(1, round(side * scale)) for side in line["size"]]
+        if [height, width] != wanted:
+            yield Problem(name_of(put), f"is {height}x{width}, the manifest says {wanted[0]}x{wanted[1]}")
+
+
+def _decoded_size(line: Mapping[str, Any], data: bytes) -> tuple[int, int]:
+    if line["kind"] == "kept":
+        pixels = read(data)
+        return pixels.shape[-2], pixels.shape[-1]
+    array = codec(line["settings"]["codec"]).decode(data)
+    return array.shape[0], array.shape[1]
+
+
+def in_order(function: Callable[[S], T], items: Iterable[S], threads: int, ahead: int = 64) -> Iterator[T]:
+    """Map a function by threads, in order, with no more than some items under way: of a stream without an end too."""
+    with ThreadPoolExecutor(threads, "foveate-check") as pool:
+        under_way: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                under_way.append(pool.submit(function, item))
+                if len(under_way) > ahead:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
