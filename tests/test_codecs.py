@@ -380,9 +380,9 @@ def test_imagecodecs_reads_the_bytes(text, library):
 class TestJxl:
     @pytest.mark.parametrize("size", [(1, 1), (8, 16), (100, 120), (300, 200), (64, 64), (256, 511)])
     def test_the_header_says_the_size(self, size):
-        from foveate.codecs.jxl import _header
+        from foveate._jxl import header
 
-        assert _header(Jxl(effort=3).encode(picture(*size)))[:2] == size
+        assert header(Jxl(effort=3).encode(picture(*size)))[:2] == size
 
     @pytest.mark.parametrize("kind", ["container", "alpha", "sixteen bits", "float"])
     def test_streams_of_other_encoders(self, kind):

@@ -215,10 +215,10 @@ class TestPil:
                 return  # the format has no word for the mode
             if stored == "F" or (stored == "I" and format != "PPM"):
                 with pytest.raises(ValueError, match="not known"):
-                    read(stream.getvalue())
+                    read(stream.getvalue(), formats=[format])
                 return
-            pixels = read(stream.getvalue())
-            assert read(stream.getvalue(), grey=True).expand(3, -1, -1).equal(pixels)
+            pixels = read(stream.getvalue(), formats=[format])
+            assert read(stream.getvalue(), grey=True, formats=[format]).expand(3, -1, -1).equal(pixels)
         assert pixels.shape[1:] == (height, width) or format == "ICO"
         # Saving as another mode, or without alphas, is Pillow's doing.
         if looks is None or stored != picture.mode or picture.info or format == "GIF" or mode == "P of RGBA":

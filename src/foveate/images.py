@@ -1,8 +1,10 @@
 """Pictures as users hold them, to the tensors that Foveate works on, and back."""
 
+import errno
 import hashlib
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +17,9 @@ import torch
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
+from foveate import _jxl
 from foveate._checks import MAX_PIXELS
+from foveate._extras import require
 
 Picture: TypeAlias = "Tensor | npt.NDArray[np.uint8] | Image.Image"
 """A tensor (C, H, W), uint8 or float in [0, 1]; a uint8 array (H, W, C) or (H, W); or a PIL image, RGB or L."""
@@ -111,7 +115,7 @@ def as_tensor(picture: Picture, name: str = "picture") -> Tensor:
                 else "use .convert('RGB'), or foveate.images.render(picture), which shows what is transparent on white"
             )
             raise ValueError(f"{name}: expected a PIL image of mode RGB or L, got {picture.mode}; {cure}")
-        with strictly():  # it may be a file that is not read yet
+        with _decoding():  # it may be a file that is not read yet
             picture = np.array(picture)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8:
@@ -202,7 +206,7 @@ _NO_RANGE = ("I", "F")
 _OPAQUE = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 _FULL_RANGE = (None, "PNG", "ICO", "ICNS", "JPEG2000", "IM", "TIFF")
 """Where 16-bit samples run from black at 0; those of FITS and McIDAS are measurements."""
-_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _TILE = 258, 262, 339, (322, 323)
 """Tags of TIFF (6.0, section 8)."""
 _ORIENTATION = 0x0112
 """Tag of EXIF, and of TIFF."""
@@ -232,14 +236,14 @@ def render(picture: Image.Image, grey: bool = False) -> Image.Image:
 
     Raises:
         ValueError: if it is not known which samples are black and white: modes I and F, signed samples, measurements.
-        OSError, SyntaxError, EOFError: if it is a file that cannot be read to its end.
+        OSError, ValueError, SyntaxError, EOFError: if it is a file that cannot be read to its end.
 
     Example:
         >>> render(Image.new("I;16", (5, 4), 70 * 257)).getpixel((0, 0))
         (70, 70, 70)
     """
     rawmode = _rawmode(picture)
-    with strictly():
+    with _decoding():
         picture.load()
     if 2 in _tags(picture, _SAMPLE_FORMAT):
         raise ValueError("a TIFF of signed samples, of which it is not known what is black; save it unsigned")
@@ -304,18 +308,48 @@ def _tags(picture: Image.Image, tag: int) -> tuple[int, ...]:
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What :func:`read` raises, all in all, on a file that is no readable picture."""
 
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "JPEG2000", "JXL", "HEIF", "GIF", "BMP", "TIFF", "PPM")
+"""The formats that files are read in unless more are asked for, by Pillow's names: MPO is of JPEGs, PPM also PBM, PGM.
 
-def read(file: str | Path | bytes, grey: bool = False, upright: bool = True) -> Tensor:
+Whatever a file is called, no other decoder looks at it: Pillow has many that few people use and nobody attacks, and one
+(EPS) that runs a program.
+"""
+
+MAX_BYTES = 1 << 30
+"""Larger files are refused unread."""
+
+_MANY_SCANS = 1 << 33
+"""Scans of a JPEG times its pixels: 1024 scans up to 8 megapixels, 128 at the most pixels there are.
+
+A decoder goes over the whole picture once a scan. There are 10 or so, or some dozens in the several pictures of an MPO.
+"""
+_OFTEN = {
+    b"\xff\xd8\xff": (b"Exif\0\0",),  # Pillow joins them, in time that goes with the square of their number
+    b"\x89PNG": (b"zTXt", b"iTXt", b"iCCP"),  # each may unpack to 1 MiB
+    **dict.fromkeys((b"P1", b"P2", b"P3"), (b"#",)),  # Pillow cuts comments out one by one
+}
+_MANY = 256
+"""How often a part that takes time out of proportion to its bytes may stand in a file; a few times is usual."""
+_WORK, _SEEK = 1 << 21, 24
+"""How many reads Pillow may take for one file, or how many seeks, which stand for parsing. That is a second or two."""
+
+
+def read(file: str | Path | bytes, grey: bool = False, upright: bool = True, formats: Sequence[str] = ()) -> Tensor:
     """Read a picture file as uint8 RGB (3, H, W), as :func:`render` shows it; of several frames or pages the first.
 
     Args:
-        file: its path, or what is in it; any format that Pillow knows.
+        file: its path, or what is in it; of any of ``FORMATS``, whatever it is called.
         grey: return a picture without colours as (1, H, W).
-        upright: turn it as EXIF says it is to be seen, as people see it; many loaders of data sets do not.
+        upright: turn it as EXIF says it is to be seen, as people see it; many loaders of data sets do not. EXIF that
+            cannot be made sense of turns nothing, as in browsers. JPEG XL and HEIF are upright as they are.
+        formats: names of further formats of Pillow to read, such as ``"PSD"``, for files that are trusted.
 
     Raises:
-        OSError, ValueError, SyntaxError, EOFError: if it is no readable picture; ``UNREADABLE`` has them all.
-        ValueError: if it has more than ``foveate.codecs.MAX_PIXELS`` pixels, or samples that :func:`render` refuses.
+        OSError, ValueError, SyntaxError, EOFError: if it is no readable picture; ``UNREADABLE`` has them all, whatever
+            a decoder raised.
+        ValueError: if it is no regular file, has more than ``MAX_BYTES`` bytes or ``foveate.codecs.MAX_PIXELS`` pixels,
+            would take time out of proportion, has samples that :func:`render` refuses, or needs a library that is not
+            installed; or if Pillow knows no such format.
 
     Example:
         >>> stream = io.BytesIO()
@@ -323,42 +357,196 @@ def read(file: str | Path | bytes, grey: bool = False, upright: bool = True) -> 
         >>> read(stream.getvalue()).shape, read(stream.getvalue(), grey=True).shape
         (torch.Size([3, 4, 5]), torch.Size([1, 4, 5]))
     """
-    with _opened(file) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            raise ValueError(f"{picture.width}x{picture.height} is over the limit of {MAX_PIXELS} pixels")
+    with _opened(file, formats) as picture:
         shown = render(picture, grey)
-        # Asked after loading: Pillow turns a TIFF by itself.
-        turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1)) if upright else None
+        turn = _UPRIGHT.get(_orientation(picture)) if upright else None
         array = np.asarray(shown if turn is None else shown.transpose(turn))
         return from_array(array[..., None] if array.ndim == 2 else array)
 
 
-def lies_on_its_side(file: bytes) -> bool:
-    """Whether EXIF says that a picture file is to be turned before it is seen."""
-    with _opened(file) as picture:
-        return picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+def lies_on_its_side(file: bytes, formats: Sequence[str] = ()) -> bool:
+    """Whether EXIF says that a picture file is to be turned before it is seen.
+
+    Raises:
+        OSError, ValueError, SyntaxError, EOFError: if it cannot be opened; ``UNREADABLE`` has them all.
+    """
+    with _opened(file, formats) as picture:
+        return _orientation(picture) in _UPRIGHT
 
 
-def frames(file: bytes) -> int:
+def frames(file: bytes, formats: Sequence[str] = ()) -> int:
     """Return how many frames or pages a picture file has, of which :func:`read` takes the first.
+
+    Of a file with so many that counting them would take long, as many as were counted by then.
 
     Raises:
         OSError, ValueError, SyntaxError, EOFError: if they cannot be counted; ``UNREADABLE`` has them all.
     """
-    with _opened(file) as picture:
-        # Those of Photoshop are the layers of one picture.
-        return 1 if picture.format == "PSD" else int(getattr(picture, "n_frames", 1))
+    with _opened(file, formats) as picture:
+        try:
+            # Those of Photoshop are the layers of one picture.
+            return 1 if picture.format == "PSD" else int(getattr(picture, "n_frames", 1))
+        except _TooMuchWork:
+            return picture.tell() + 1
 
 
 @contextmanager
-def _opened(file: str | Path | bytes) -> Iterator[Image.Image]:
+def _decoding() -> Iterator[None]:
+    """Turn whatever a decoder may raise on damaged bytes into one of ``UNREADABLE``; see :func:`strictly` too."""
     with strictly():
         try:
-            opened = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        except UnidentifiedImageError as error:  # whose own words have an address of the memory in them
-            raise UnidentifiedImageError("no picture of a format that Pillow knows") from error
-        with opened as picture:
-            yield picture
+            yield
+        except UNREADABLE:
+            raise
+        except ImportError as error:
+            raise ValueError(str(error)) from error
+        except Exception as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _opened(file: str | Path | bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
+    allowed = _allowed(formats)
+    data = file if isinstance(file, bytes) else _contents(file)
+    _check_bytes(len(data))
+    for begin, parts in _OFTEN.items():
+        for part in parts if data.startswith(begin) else ():
+            if (count := data.count(part)) > _MANY:
+                raise ValueError(f"{count} parts of the kind {part.decode().strip(chr(0))}, of which one is usual")
+    with _decoding(), _open(data, allowed) as picture:
+        _check_size(picture, data)
+        yield picture
+
+
+def _allowed(formats: Sequence[str]) -> list[str]:
+    """Pillow's names of the formats that Pillow is to read."""
+    if isinstance(formats, str):
+        raise ValueError(f"formats: expected a list of names, got {formats!r}; one format is [{formats!r}]")
+    further = [name.upper() for name in formats if name.upper() not in FORMATS]
+    if further:
+        Image.init()
+    for name in further:
+        if name not in Image.OPEN:
+            raise ValueError(f"formats: Pillow reads no format {name!r}; those it reads are {', '.join(Image.OPEN)}")
+    # Pillow itself finds out that a JPEG is an MPO.
+    return [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + further
+
+
+def _contents(file: str | Path) -> bytes:
+    """What is in a regular file; opening one of another kind could wait for ever, and so does not."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise ValueError(_NO_REGULAR_FILE) from error  # a socket, or a device that is not there
+    with open(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(_NO_REGULAR_FILE)
+        _check_bytes(status.st_size)
+        return stream.read()
+
+
+_NO_REGULAR_FILE = "not a regular file, but a folder, a pipe, a socket or a device"
+
+
+def _check_bytes(count: int) -> None:
+    if count > MAX_BYTES:
+        raise ValueError(f"{count} bytes are over the limit of {MAX_BYTES}")
+
+
+def _check_size(picture: Image.Image, data: bytes) -> None:
+    """Raise a ValueError if decoding would take too much memory, or too long."""
+    pixels = picture.width * picture.height
+    if pixels > MAX_PIXELS:
+        raise ValueError(f"{picture.width}x{picture.height} is over the limit of {MAX_PIXELS} pixels")
+    tile = [next(iter(_tags(picture, tag)), 1) for tag in _TILE]
+    if tile[0] * tile[1] > MAX_PIXELS:
+        raise ValueError(f"tiles of {tile[0]}x{tile[1]} are over the limit of {MAX_PIXELS} pixels")
+    if picture.format in ("JPEG", "MPO"):
+        # Nowhere but before a scan: 0xff within one is followed by 0 or by the mark of a restart.
+        scans = data.count(b"\xff\xda")
+        if scans * max(pixels, 1 << 23) > _MANY_SCANS:
+            raise ValueError(f"a JPEG of {scans} scans, which would take too long; some 10 are usual")
+
+
+def _open(data: bytes, formats: list[str]) -> Image.Image:
+    if _jxl.is_jxl(data):
+        return _Jxl(io.BytesIO(data))
+    if _is_heif(data):
+        plugin: type[Image.Image] = require("pillow_heif", "codecs").HeifImageFile
+        return plugin(io.BytesIO(data))  # type: ignore[call-arg]
+    try:
+        return Image.open(_Metered(data), formats=formats)
+    except UnidentifiedImageError as error:  # whose own words have an address of the memory in them
+        names = ", ".join([*FORMATS, *(name for name in formats if name not in FORMATS)])
+        words = f"no picture of an allowed format, or damaged at its head ({names}; formats allows more)"
+        raise UnidentifiedImageError(words) from error
+
+
+class _TooMuchWork(ValueError):
+    """A file that is small for the time it would take."""
+
+
+class _Metered(io.BytesIO):
+    """A file in memory that can be read so many times: chains and loops in it end."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._left = _WORK
+
+    def _spend(self, work: int) -> None:
+        self._left -= work
+        if self._left < 0:
+            self._left = _WORK  # for what is left to be done where it is caught
+            raise _TooMuchWork("made of too many parts, which would take too long to read")
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._spend(1)
+        return super().read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._spend(_SEEK)
+        return super().seek(offset, whence)
+
+
+class _Jxl(ImageFile.ImageFile):
+    """JPEG XL, for which Pillow has no plugin; its mode is right once it is loaded."""
+
+    format = "JXL"
+
+    def _open(self) -> None:
+        assert self.fp is not None
+        self._data: bytes | None = self.fp.read()
+        height, width, _ = _jxl.header(self._data)
+        self._size, self._mode = (width, height), "RGB"
+
+    def load(self) -> Any:
+        if self._data is not None:
+            pixels = _jxl.decode(self._data)
+            decoded = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+            self._data, self._size, self._mode, self.im = None, decoded.size, decoded.mode, decoded.im
+        return super().load()
+
+
+def _is_heif(data: bytes) -> bool:
+    """Whether a file begins with a box of HEIF's brands (ISO/IEC 23008-12); AVIF, which has them too, is Pillow's."""
+    if data[4:8] != b"ftyp":
+        return False
+    end = min(int.from_bytes(data[:4], "big"), 256)
+    brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+    heif = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+    return data[8:12] in heif and not brands & {b"avif", b"avis"}
+
+
+def _orientation(picture: Image.Image) -> int:
+    """What EXIF says, as one of 1 to 8 if it is of use; 1, as stored, where it is damaged: the pixels are sound."""
+    try:
+        # Of a TIFF that is loaded it is 1: Pillow turns it by itself.
+        return picture.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return 1
 
 
 def picture_hash(pixels: Tensor) -> str:
