@@ -28,6 +28,11 @@ def snapshot(root):
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in paths if p.name != ".foveate.lock"}
 
 
+def content(files):
+    """Of a snapshot all but what says which source it was made from, and when that was changed."""
+    return {k: v for k, v in files.items() if k not in ("foveate-parts.jsonl", "foveate-summary.json")}
+
+
 class Troubled:
     """Scenes with labels, as PIL images; the process that asks for one of them is killed.
 

@@ -191,7 +191,11 @@ class TestHuggingFace:
 
     def test_labels_and_further_columns(self, data, tmp_path):
         before = data[0]["image"]
-        summary = compress_dataset(data, tmp_path / "out", Compressor("webp:60"), workers=0)
+        with pytest.raises(
+            ValueError, match="names its picture by the path .* outside of the dataset; follow_links=True"
+        ):
+            compress_dataset(data.select([2]), tmp_path / "none", Compressor("webp:60"), workers=0)
+        summary = compress_dataset(data, tmp_path / "out", Compressor("webp:60"), workers=0, follow_links=True)
         assert data[0]["image"] == before
         assert summary.classes == ("no", "yes")
         files = snapshot(tmp_path / "out")
@@ -210,7 +214,8 @@ class TestHuggingFace:
         assert verify(tmp_path / "out") == []
 
     def test_bytes_that_are_fewer_are_kept(self, data, tmp_path):
-        compress_dataset(data, tmp_path / "out", Compressor("webp:100"), only_if_smaller=True, workers=0, shards=True)
+        how = {"only_if_smaller": True, "workers": 0, "shards": True, "follow_links": True}
+        compress_dataset(data, tmp_path / "out", Compressor("webp:100"), **how)
         with tarfile.open(tmp_path / "out" / "part-000000.tar") as tar:
             members = {m.name: tar.extractfile(m).read() for m in tar}
         kinds = [line["kind"] for line in manifest(tmp_path / "out")]

@@ -258,7 +258,10 @@ def _add_export(commands: Any) -> None:
         "--timeout", type=float, default=60.0, metavar="S", help="seconds that a picture may take (default: 60)"
     )
     compress.add_argument(
-        "--memory", type=float, metavar="GB", help="that a worker process may hold (default: its share of the machine's)"
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="that a worker process may hold (default: its share of the machine's)",
     )
     compress.add_argument(
         "--moved", action="store_true", help="the source is the one that DST was made from, in another place"

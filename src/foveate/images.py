@@ -390,6 +390,20 @@ def frames(file: bytes, formats: Sequence[str] = ()) -> int:
             return picture.tell() + 1
 
 
+def format_of(file: bytes) -> str | None:
+    """Return Pillow's name of the format of a picture file, in small letters; None where it is of none of ``FORMATS``.
+
+    Example:
+        >>> format_of(b"P5 1 1 255 0"), format_of(b"%!PS-Adobe-3.0 EPSF-3.0")
+        ('ppm', None)
+    """
+    try:
+        with _opened(file, ()) as picture:
+            return (picture.format or "").lower()
+    except UNREADABLE:
+        return None
+
+
 @contextmanager
 def _decoding() -> Iterator[None]:
     """Turn whatever a decoder may raise on damaged bytes into one of ``UNREADABLE``; see :func:`strictly` too."""
@@ -406,7 +420,8 @@ def _decoding() -> Iterator[None]:
 
 @contextmanager
 def _opened(file: str | Path | bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
-    allowed = _allowed(formats)
+    # Pillow itself finds out that a JPEG is an MPO.
+    allowed = [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + list(check_formats(formats))
     data = file if isinstance(file, bytes) else _contents(file)
     _check_bytes(len(data))
     for begin, parts in _OFTEN.items():
@@ -418,8 +433,16 @@ def _opened(file: str | Path | bytes, formats: Sequence[str]) -> Iterator[Image.
         yield picture
 
 
-def _allowed(formats: Sequence[str]) -> list[str]:
-    """Pillow's names of the formats that Pillow is to read."""
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """Return names of formats as Pillow writes them, without those that are read in any case.
+
+    Raises:
+        ValueError: if Pillow reads no such format.
+
+    Example:
+        >>> check_formats(["dds", "PNG"])
+        ('DDS',)
+    """
     if isinstance(formats, str):
         raise ValueError(f"formats: expected a list of names, got {formats!r}; one format is [{formats!r}]")
     further = [name.upper() for name in formats if name.upper() not in FORMATS]
@@ -428,8 +451,7 @@ def _allowed(formats: Sequence[str]) -> list[str]:
     for name in further:
         if name not in Image.OPEN:
             raise ValueError(f"formats: Pillow reads no format {name!r}; those it reads are {', '.join(Image.OPEN)}")
-    # Pillow itself finds out that a JPEG is an MPO.
-    return [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + further
+    return tuple(further)
 
 
 def _contents(file: str | Path) -> bytes:

@@ -1,9 +1,9 @@
 """What an export came to: the manifest, the summary, and how a run puts them there.
 
 While a run is unfinished, the target has a folder ``.foveate`` with ``plan.jsonl`` (the parts to be done) and, for each
-part that is done, ``parts/000000.jsonl``; where it adds to what was finished before, the files of that are there too, as
-``base-*``. At the end ``foveate-manifest.jsonl`` has the lines of all parts in order, ``foveate-parts.jsonl`` what the
-parts were, ``foveate-summary.json`` sums and hashes of both, and the folder goes. Each is on the disk before the next
+part that is done, ``parts/000000.jsonl``; where it adds to what was finished before, the files of that are there too,
+as ``base-*``. At the end ``foveate-manifest.jsonl`` has the lines of all parts in order, ``foveate-parts.jsonl`` what
+the parts were, ``foveate-summary.json`` sums and hashes of both, and the folder goes. Each is on the disk before the next
 is begun, so that whatever a power cut leaves, the same call goes on from it.
 """
 
@@ -39,8 +39,8 @@ class Summary:
         missing: the first hundred sources that were gone; the next run looks for them again.
         multiframe: how many of the compressed have several frames or pages in the source, of which the first was taken.
         failed: the first hundred that failed, with the reasons; the next run tries them again.
-        root: a digest that covers all of the target: the SHA-256 of the summary, which has those of the manifest and the
-            parts, which have that of every file.
+        root: a digest that covers all of the target: the SHA-256 of the summary, which has those of the manifest and
+            the parts, which have that of every file.
     """
 
     kinds: dict[str, int]
@@ -68,9 +68,10 @@ class Summary:
 
     @classmethod
     def _of(cls, about: dict[str, Any]) -> "Summary":
-        lists = {name: tuple(about[name]) for name in ("classes", "missing", "failed")}
-        plain = ("kinds", "source_bytes", "bytes", "settings", "multiframe", "root")
-        return cls(**{name: about[name] for name in plain}, **lists)
+        names = ("kinds", "source_bytes", "bytes", "settings", "multiframe", "root")
+        values: dict[str, Any] = {name: about[name] for name in names}
+        values |= {name: tuple(about[name]) for name in ("classes", "missing", "failed")}
+        return cls(**values)
 
     @property
     def saved(self) -> float:
@@ -223,7 +224,9 @@ def hash_of(target: Store, name: str) -> str:
 
 
 def _root(about: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps({k: v for k, v in about.items() if k != "root"}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({k: v for k, v in about.items() if k != "root"}, sort_keys=True).encode()
+    ).hexdigest()
 
 
 class _Counts:

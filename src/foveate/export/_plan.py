@@ -127,8 +127,8 @@ class PartsFile:
             line = _parsed(stream.readline(), self._name)
         if line.get("format") != FORMAT:
             raise ValueError(
-                f"target: {self._store.url} was written in format {line.get('format')!r} by another version of Foveate, "
-                f"and this one writes {FORMAT}; choose another folder"
+                f"target: {self._store.url} was written by another version of Foveate, in format "
+                f"{line.get('format')!r}, and this one writes {FORMAT}; choose another folder"
             )
         return Head(line["settings"], line["source"], tuple(line["classes"]), line["base"])
 

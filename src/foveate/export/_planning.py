@@ -73,9 +73,7 @@ def planned(source: Source, target: Store, head: Head, ending: str, size: int, m
         known = any(target.exists(name) for name in (MANIFEST, PARTS, SUMMARY, f"{STATE}/parts", PLAN))
         strange = None if known else next((name for name, _ in target.files() if not own(name)), None)
         if strange is not None:
-            raise ValueError(
-                f"target: {target.url} holds files of its own, such as {strange}; choose an empty folder"
-            )
+            raise ValueError(f"target: {target.url} holds files of its own, such as {strange}; choose an empty folder")
     base = _base(target, unfinished)
     with Index(source.units()) as units, Index() as taken:
         # Those that are in the target keep their numbers.
@@ -95,12 +93,16 @@ def planned(source: Source, target: Store, head: Head, ending: str, size: int, m
                 _copy(target, PARTS, BASE_PARTS)
                 _copy(target, MANIFEST, BASE_MANIFEST)
         write_parts(target, PLAN, head, chain([] if first is None else [first], parts))
-    plan = PartsFile(target, PLAN)
+    return _todo(target, PartsFile(target, PLAN))
+
+
+def _todo(target: Store, plan: PartsFile) -> Todo:
     numbers, count = array("q"), 0
-    for part, is_done in in_order(partial(_is_done, target), plan.planned(), _THREADS):
-        if not is_done:
-            numbers.append(part.number)
-            count += len(part.units)
+    with Index(Store(f"{target.url.rstrip('/')}/{STATE}/parts").files()) as records:
+        for part, is_done in in_order(partial(_is_done, target, records), plan.planned(), _THREADS):
+            if not is_done:
+                numbers.append(part.number)
+                count += len(part.units)
     return Todo(plan, numbers, count)
 
 
@@ -227,8 +229,8 @@ def _refuse_other(target: Store, earlier: Head, head: Head, what: str, moved: bo
         )
     if earlier.source != head.source and not moved:
         raise ValueError(
-            f"target: {target.url} {what} made from another source ({earlier.source}, now {head.source}); choose another "
-            "folder, or say moved=True (--moved) where it is the same one in another place"
+            f"target: {target.url} {what} made from another source ({earlier.source}, now {head.source}); choose "
+            "another folder, or say moved=True (--moved) where it is the same one in another place"
         )
 
 
@@ -247,8 +249,7 @@ def is_there(target: Store, lines: Iterable[bytes], done: Done) -> bool:
     return all(next(check_files(target, line, decode=False), None) is None for line in told)
 
 
-def _is_done(target: Store, part: Part) -> tuple[Part, bool]:
+def _is_done(target: Store, records: Index, part: Part) -> tuple[Part, bool]:
     """Whether a part has a record, and what that tells of is there; behind a URL the record is believed."""
-    record = read_record(target, part)
+    record = read_record(target, part) if part.record.rpartition("/")[2] in records else None
     return part, record is not None and (target.local is None or is_there(target, *record))
-

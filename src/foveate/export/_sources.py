@@ -11,7 +11,6 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from foveate._checks import check_count
@@ -19,18 +18,16 @@ from foveate._extras import require
 from foveate.export._names import Names, proper
 from foveate.export._plan import Unit
 from foveate.export._store import NotAFile, Store, own
-from foveate.images import UNREADABLE, as_tensor, picture_hash
+from foveate.images import MAX_BYTES, UNREADABLE, as_tensor, format_of, picture_hash
 
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff"),
-        *(".jxl", ".heic", ".heif", ".hevc"),  # which Pillow does not read: such pictures count as unreadable
+        *(".jxl", ".heic", ".heif", ".hevc"),  # the last is no file format: such pictures count as unreadable
     )
 )
 """Files with these endings are taken for pictures."""
 
-MAX_BYTES = 1 << 30
-"""A file of more bytes is not read as a picture."""
 
 @dataclass(frozen=True)
 class Entry:
@@ -316,8 +313,10 @@ def _damage_of(shard: str) -> Iterator[None]:
         raise Damaged(f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out") from error
 
 
-_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME)
-_HEADERS += (tarfile.GNUTYPE_LONGLINK,)
+_HEADERS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
 
 
 class _Member(tarfile.TarInfo):
@@ -537,9 +536,7 @@ def _raising(error: BaseException) -> Callable[[], Any]:
 
 def _ending_of(data: bytes) -> str:
     """The usual ending of files of a picture's format; none where it is no picture."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            kind = (picture.format or "").lower()
-    except UNREADABLE:
+    kind = format_of(data)
+    if kind is None:
         return ""
-    return {"jpeg": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")
+    return {"jpeg": ".jpg", "tiff": ".tif", "jpeg2000": ".jp2"}.get(kind, f".{kind}")

@@ -1,4 +1,4 @@
-"""A folder, here or behind a URL that fsspec knows, whose files are whole or not there, and last once they are synced."""
+"""A folder, here or behind a URL that fsspec knows: its files are whole or not there, and last once they are synced."""
 
 import errno
 import io
@@ -36,8 +36,10 @@ TRIES = 3
 
 _OBJECTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
-_VERSIONS = ("ETag", "etag", "md5Hash", "content_md5", "checksum", "CRC", "mtime", "LastModified", "last_modified")
-_VERSIONS += ("updated", "modified", "created", "date_time")
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "content_md5", "checksum", "CRC"),
+    *("mtime", "LastModified", "last_modified", "updated", "modified", "created", "date_time"),
+)
 """What drivers call the thing that changes with a file, best first."""
 
 

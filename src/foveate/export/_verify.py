@@ -65,9 +65,7 @@ def verify(
         raise ValueError(_UNFINISHED.format(store.url, MANIFEST))
     with Index() as written, Index() as shards:
         problems = list(_bookkeeping(store, shards, root))
-        for found in in_order(
-            partial(_checked, store, shards, progress), _units(store, written, problems), threads
-        ):
+        for found in in_order(partial(_checked, store, shards, progress), _units(store, written, problems), threads):
             problems += found
         problems += _strangers(store, written)
     return problems

@@ -270,7 +270,6 @@ class Worker:
             raise Refused(f"{entry.name}: {reason}; others='copy' or 'skip' goes on without it")
         return self._line(_Held(entry), "failed") | {"reason": reason}
 
-
     def _line(
         self, held: "_Held", kind: str, source_bytes: int | None = None, put: Put | None = None
     ) -> dict[str, Any]:

@@ -279,7 +279,8 @@ def _words(code: int | None) -> str:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        return f"a worker process was ended by {name} over it" + (", as for want of memory" if name == "SIGKILL" else "")
+        cause = ", as for want of memory" if name == "SIGKILL" else ""
+        return f"a worker process was ended by {name} over it{cause}"
     return f"a worker process ended itself over it, with code {code}"
 
 
@@ -314,5 +315,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait_for([parent.sentinel])
     os._exit(1)
-
-

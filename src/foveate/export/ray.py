@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import pickle
-import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
