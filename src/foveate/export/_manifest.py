@@ -3,8 +3,8 @@
 While a run is unfinished, the target has a folder ``.foveate`` with ``plan.jsonl`` (the parts to be done) and, for each
 part that is done, ``parts/000000.jsonl``; where it adds to what was finished before, the files of that are there too,
 as ``base-*``. At the end ``foveate-manifest.jsonl`` has the lines of all parts in order, ``foveate-parts.jsonl`` what
-the parts were, ``foveate-summary.json`` sums and hashes of both, and the folder goes. Each is on the disk before the next
-is begun, so that whatever a power cut leaves, the same call goes on from it.
+the parts were, ``foveate-summary.json`` sums and hashes of both, and the folder goes. Each is on the disk before the
+next is begun, so that whatever a power cut leaves, the same call goes on from it.
 """
 
 import hashlib

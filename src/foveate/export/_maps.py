@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from foveate._checks import check_count
-from foveate.export._plan import Unit
-from foveate.export._sources import Folder, Shards, Source, as_source
-from foveate.export._worker import groups
+from foveate.export import local
+from foveate.export._plan import Part, Unit
+from foveate.export._sources import Source, as_source
+from foveate.export._worker import Batch, Entries, Note, Report, Task, groups, no_note
 from foveate.images import check_formats, lies_on_its_side, picture_hash, read, same_size
 from foveate.saliency import MapCache, Maps, as_saliency
 
@@ -90,6 +90,7 @@ def fill(
     device: str | None,
     progress: Callable[[int], object],
     formats: Sequence[str] = (),
+    timeout: float = 60.0,
 ) -> Cached:
     """Write the maps of some units of a source to a cache; see :func:`cache_maps`."""
     saliency = as_saliency(saliency)
@@ -98,11 +99,14 @@ def fill(
     maps = MapCache.of(cache, saliency)
     new: dict[str, Tensor] = {}
     pictures = made = unreadable = 0
-    remote = isinstance(source, Folder | Shards) and source.store.local is None
-    context = "spawn" if workers and remote else None  # their drivers live on threads, which a fork loses
-    for read_, failed, count in DataLoader(
-        _Groups(source, units, formats), batch_size=None, num_workers=workers, multiprocessing_context=context
-    ):
+    size = 1 if source.whole else 64
+    parts = (Part(number, tuple(some)) for number, some in enumerate(_batched(units, size)))
+    reading = _Reading(source, timeout, local.memory_of_each(workers), formats)
+    for outcome in local.run(reading, parts, workers):
+        if isinstance(outcome, Report):
+            progress(outcome.units)
+            continue
+        read_, failed = [(key, torch.from_numpy(array)) for key, array in outcome.content[0]], outcome.content[1]
         pictures, unreadable = pictures + len(read_), unreadable + failed
         lacking = {key for key, _ in read_ if key not in new and maps.get(key) is None}
         if lacking:
@@ -115,30 +119,43 @@ def fill(
         if len(new) >= _SHARD:
             maps.add(new)
             new = {}
-        progress(count)
     maps.add(new)
     return Cached(pictures, made, unreadable)
 
 
-class _Groups(IterableDataset):  # type: ignore[type-arg]
-    """Reads groups of pictures with their hashes, each worker every n-th run of 64 units."""
+@dataclass(frozen=True)
+class _Reading:
+    """Pictures that are to be read and hashed."""
 
-    def __init__(self, source: Source, units: Sequence[Unit], formats: Sequence[str]) -> None:
-        self.source, self.units, self.formats = source, units, formats
+    source: Source
+    timeout: float
+    memory: int | None
+    formats: Sequence[str]
 
-    def __iter__(self) -> Iterator[tuple[list[tuple[str, Tensor]], int, int]]:
-        info = get_worker_info()
-        first, step = (0, 1) if info is None else (info.id, info.num_workers)
-        for some in list(_batched(self.units, 1 if self.source.whole else 64))[first::step]:
-            for group in groups(self.source.entries(some, ""), self.formats):
-                pictures: dict[str, Tensor] = {}
-                for held in group:
-                    if held.pixels is not None:
-                        pictures |= _hashed(held.pixels)
-                        if held.data is not None and lies_on_its_side(held.data, self.formats):
-                            pictures |= _hashed(read(held.data, upright=False, formats=self.formats))
-                yield list(pictures.items()), sum(held.entry.picture and held.pixels is None for held in group), 0
-            yield [], 0, len(some)
+    def worker(self, note: Note = no_note) -> "_Reader":
+        return _Reader(self, note)
+
+
+class _Reader:
+    """Reads groups of pictures with their hashes, and counts those that cannot be read."""
+
+    def __init__(self, reading: _Reading, note: Note) -> None:
+        self._reading, self._note = reading, note
+
+    def __call__(self, task: Task) -> Iterator[Report | Batch]:
+        formats, together = self._reading.formats, {} if task.try_only is None else {"together": 1}
+        entries = Entries(self._reading.source, task.part, "", self._note, task)
+        for number, group in enumerate(groups(entries, formats, self._note, **together)):
+            pictures: dict[str, Tensor] = {}
+            for held in group:
+                if held.pixels is not None:
+                    pictures |= _hashed(held.pixels)
+                    if held.data is not None and lies_on_its_side(held.data, formats):
+                        pictures |= _hashed(read(held.data, upright=False, formats=formats))
+            if task.try_only is None:
+                arrays = [(key, pixels.numpy()) for key, pixels in pictures.items()]
+                yield Batch(number, (arrays, sum(held.entry.picture and held.pixels is None for held in group)))
+        yield Report(task.part.number, len(task.part.units))
 
 
 def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -174,10 +174,11 @@ def compress_dataset(
         if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
             units = [unit for part in todo.parts() for unit in part.units]
             reading = local.cpus() if workers is None else workers
-            fill(found, units, cache, saliency, 16, reading, device, maps_progress, formats)
+            fill(found, units, cache, saliency, 16, reading, device, maps_progress, formats, timeout)
         progress(Report(-1, 0), todo.units)
         parts = todo.parts()
         for report in local.run(job, parts, workers) if engine == "local" else ray.run(job, parts, workers, gpus):
+            assert isinstance(report, Report)  # of compressing nothing else comes
             progress(report, todo.units)
         return finish(store, todo.plan)
 

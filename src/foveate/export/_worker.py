@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import IO, Any, Literal, cast
+from typing import IO, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -29,6 +29,11 @@ Others = Literal["copy", "skip", "refuse"]
 Note = Callable[[int | None, int], None]
 """Told which entry of a part is being worked on, and how many with it; None when no clock is to run."""
 
+
+def no_note(place: int | None, count: int) -> None:
+    """Tell nobody."""
+
+
 _TOGETHER = 64
 """At most so many pictures are compressed at once,"""
 _PIXELS = 1 << 24
@@ -37,13 +42,26 @@ _SMALL = 1 << 20
 """Other files of up to so many bytes wait in memory for the pictures before them."""
 
 
+class Work(Protocol):
+    """What is to be done with each part, and is sent to the processes that do it."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a picture may take before the process that works on it is ended."""
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes that such a process may hold, where the system has a limit for that; None sets none."""
+
+    def worker(self, note: Note = no_note) -> "Callable[[Task], Iterator[Report | Batch]]":
+        """Return what does a task: it gives batches, if any, and at last a report."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know, and what is sent to it: models by recipe.
+    """Pictures that are to be compressed: models by recipe.
 
     Attributes:
-        timeout: seconds that a picture may take before the process that works on it is ended.
-        memory: bytes that such a process may hold, where the system has a limit for that; None sets none.
         formats: names of Pillow's formats that are opened besides the usual ones.
     """
 
@@ -57,6 +75,9 @@ class Job:
     timeout: float = 60.0
     memory: int | None = None
     formats: tuple[str, ...] = ()
+
+    def worker(self, note: Note = no_note) -> "Worker":
+        return Worker(self, note)
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,7 @@ class Task:
     try_only: "int | Literal['all'] | None" = None
 
 
-def pickled(job: Job, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
+def pickled(job: Work, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:
     """Return a job as bytes for other processes.
 
     Raises:
@@ -121,6 +142,14 @@ class Report:
     bytes: int = 0
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Something that a part gives before it is done; its batches are numbered from 0."""
+
+    number: int
+    content: Any
+
+
 class Refused(ValueError):
     """A file that is no picture, where such are refused."""
 
@@ -133,14 +162,14 @@ class Worker:
         note: told what is being worked on, for whoever keeps an eye on the time.
     """
 
-    def __init__(self, job: Job, note: Note = lambda place, count: None) -> None:
+    def __init__(self, job: Job, note: Note = no_note) -> None:
         torch.set_num_threads(1)  # one thread a worker; and results do not depend on how many there are
         self.job, self._note = job, note
         self._built = False
         if job.device is not None:
             job.compressor.to(job.device)
 
-    def __call__(self, task: Task) -> Report:
+    def __call__(self, task: Task) -> Iterator[Report]:
         """Do a part, and write what became of each picture as the last thing, when all of it is on the disk.
 
         Raises:
@@ -149,7 +178,7 @@ class Worker:
             Exception: what the compressor raises on any picture.
         """
         job, part = self.job, task.part
-        entries = _Entries(job.source, part, job.compressor.codec.suffix, self._note, task)
+        entries = Entries(job.source, part, job.compressor.codec.suffix, self._note, task)
         with self._sink(task) as sink:
             lines: list[dict[str, Any]] = []
             again: list[str] = []
@@ -164,7 +193,7 @@ class Worker:
             done = Done(part, len(lines), digest, tuple(dict.fromkeys(again)), sink.shard)
             write_record(job.target, part, lines, done)
         both = [line for line in lines if line.get("bytes") is not None and line["source_bytes"] is not None]
-        return Report(
+        yield Report(
             part.number,
             len(part.units),
             dict(Counter(line["kind"] for line in lines)),
@@ -305,7 +334,7 @@ class _Held:
     aside: bool = False
 
 
-class _Entries:
+class Entries:
     """The entries of a part, each with its place in it; those that were set aside are not touched."""
 
     def __init__(self, source: Source, part: Part, ending: str, note: Note, task: Task) -> None:
@@ -338,7 +367,7 @@ def _nothing() -> IO[bytes]:
 def groups(
     entries: "Iterable[Entry | _Held]",
     formats: Sequence[str] = (),
-    note: Note = lambda place, count: None,
+    note: Note = no_note,
     together: int = _TOGETHER,
 ) -> Iterator[list[_Held]]:
     """Read entries in groups of which the pictures fit in memory together."""

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from foveate.export._plan import Part
-from foveate.export._worker import Job, Report, Task, Worker, pickled, portable
+from foveate.export._worker import Batch, Report, Task, Work, pickled, portable
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -25,8 +25,8 @@ STARTS = 3
 """So often may a process die before it has begun anything."""
 
 
-def run(job: Job, parts: Iterable[Part], workers: int | None = None) -> Iterator[Report]:
-    """Do parts, and yield what each came to, in the order in which they end.
+def run(job: Work, parts: Iterable[Part], workers: int | None = None) -> "Iterator[Report | Batch]":
+    """Do parts, and yield what each came to, in the order in which they end; and before that what it gives.
 
     Processes are started afresh, not forked, so a model on a GPU is nothing to fear; each does one part at a time.
 
@@ -44,28 +44,37 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None) -> Iterator
     if workers == 0:
         threads = torch.get_num_threads()
         try:
-            yield from map(Worker(job), map(Task, parts))
+            worker = job.worker()
+            for part in parts:
+                yield from worker(Task(part))
         finally:
             torch.set_num_threads(threads)
         return
     data = pickled(job)
     waiting, lock = iter(parts), threading.Lock()
-    ended: queue.SimpleQueue[Report | BaseException | None] = queue.SimpleQueue()
-    supervisors = [Supervisor(data, job.timeout) for _ in range(cpus() if workers is None else workers)]
+    count = cpus() if workers is None else workers
+    ended: queue.Queue[Report | Batch | BaseException | None] = queue.Queue(2 * count)
+    supervisors = [Supervisor(data, job.timeout) for _ in range(count)]
 
     def work(supervisor: Supervisor) -> None:
+        def put(outcome: Report | Batch | BaseException | None) -> None:
+            while True:  # whoever takes it may be gone
+                try:
+                    return ended.put(outcome, timeout=1)
+                except queue.Full:
+                    if supervisor.closed:
+                        return None
+
         try:
             while True:
                 with lock:
                     part = next(waiting, None)
                 if part is None or supervisor.closed:
                     break
-                ended.put(supervisor(part))
+                put(supervisor(part, put))
         except BaseException as error:
-            ended.put(error)
-        finally:
-            supervisor.close()
-            ended.put(None)
+            put(error)
+        put(None)
 
     try:
         for supervisor in supervisors:
@@ -75,10 +84,10 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None) -> Iterator
             outcome = ended.get()
             if outcome is None:
                 running -= 1
-            elif isinstance(outcome, Report):
-                yield outcome
-            else:
+            elif isinstance(outcome, BaseException):
                 raise outcome
+            else:
+                yield outcome
     finally:
         for supervisor in supervisors:
             supervisor.close()
@@ -98,7 +107,7 @@ class Supervisor:
     its entries is tried alone, and the one that ends the process alone, twice, is set aside.
 
     Args:
-        job: a pickled :class:`Job`.
+        job: a pickled :class:`Work`.
         timeout: seconds that a picture may take.
     """
 
@@ -109,14 +118,19 @@ class Supervisor:
         self.closed = False
         self.lost: list[PartLost] = []
 
-    def __call__(self, part: Part) -> Report:
+    def __call__(self, part: Part, give: "Callable[[Batch], object]" = lambda batch: None) -> Report:
         """Do a part; where that cannot be, note it in :attr:`lost` and report nothing done.
+
+        Args:
+            part: what is to be done.
+            give: called with what it gives before it is done, with each batch once.
 
         Raises:
             RuntimeError: if the process dies at its start.
             Exception: whatever the worker raises.
         """
         aside: dict[int, str] = {}
+        self._given, self._give = 0, give
         retries, rounds = 1, 2
         while True:
             outcome = self._ask(Task(part, aside))
@@ -173,6 +187,10 @@ class Supervisor:
                 until = None if place is None else time.monotonic() + self._timeout * count
             elif isinstance(message, bytes):
                 raise pickle.loads(message)
+            elif isinstance(message, Batch):
+                if message.number == self._given:  # those before it were given when the part was first begun
+                    self._given += 1
+                    self._give(message)
             else:
                 report: Report = message
                 return report
@@ -289,10 +307,10 @@ def _serve(connection: Connection, job: bytes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        found: Job = pickle.loads(job)
-        if found.memory is not None:
-            limit_memory(found.memory)
-        worker = Worker(found, lambda place, count: connection.send((place, count)))
+        work: Work = pickle.loads(job)
+        if work.memory is not None:
+            limit_memory(work.memory)
+        worker = work.worker(lambda place, count: connection.send((place, count)))
         connection.send(True)
     except Exception as error:
         connection.send(portable(error))
@@ -303,10 +321,10 @@ def _serve(connection: Connection, job: bytes) -> None:
         except EOFError:
             return
         try:
-            answer: Report | bytes = worker(task)
+            for message in worker(task):
+                connection.send(message)
         except Exception as error:
-            answer = portable(error)
-        connection.send(answer)
+            connection.send(portable(error))
 
 
 def _end_with_parent() -> None:
