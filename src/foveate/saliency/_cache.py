@@ -1,21 +1,30 @@
 """Saliency maps on disk: computed once, in batches, and read by any process without the network.
 
 A cache is a folder with one subfolder for each saliency, named by a hash of its identity (weights, layer, method,
-preprocessing) and Foveate's version, which holds ``saliency.json`` and shards ``*.safetensors`` of four tensors:
+preprocessing) and Foveate's version, which holds ``saliency.json`` and shards ``*.safetensors`` of five tensors:
 
 - ``keys`` (N, 16) uint8: the hash of each picture (:func:`foveate.images.picture_hash`), in rising order;
 - ``sizes`` (N, 2) int32: height and width of its map;
 - ``offsets`` (N,) int64: where its map begins in ``maps``;
+- ``sums`` (N, 8) uint8: how the SHA-256 of its map begins;
 - ``maps`` (bytes) uint8: the maps one after another, row by row, 255 for 1.
 
 A shard is named by a hash of its keys and appears whole or not at all, so any number of processes may write to a cache.
+Its metadata has ``sha256``, of all that is in it but the maps, which is checked when it is opened. A map is checked
+against its sum when it is asked for: a worker of a DataLoader reads only the maps that it serves.
+
+A shard that a disk, a power cut or somebody has damaged, or that has no checksums, as those of earlier versions, counts
+as absent. It is named in the log, and whoever adds maps removes it.
 """
 
 import hashlib
 import json
+import logging
 import threading
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,35 +34,147 @@ import torch
 from torch import Tensor
 
 from foveate import __version__
-from foveate._files import write_bytes, write_text
+from foveate._files import make_folder, write_bytes, write_text
 from foveate.identity import identity, refuse_subclass
 from foveate.images import check_tensor, picture_hash
 from foveate.saliency._protocol import Maps, as_saliency, check_maps
 
+logger = logging.getLogger(__name__)
+
 _ABOUT = "saliency.json"
+_INDEX = ("keys", "sizes", "offsets", "sums")
+_SUM = 8
+
+_Stamp = tuple[int, int, int]
+"""What tells a file from another that took its place: inode, size, and time of its last change."""
+
+
+class _DamagedError(ValueError):
+    """A file of a cache is not as it was written."""
 
 
 @dataclass(frozen=True)
 class _Shard:
     """One file, mapped into memory."""
 
+    path: Path
+    stamp: _Stamp
     keys: npt.NDArray[np.uint8]
     sizes: npt.NDArray[np.int32]
     offsets: npt.NDArray[np.int64]
+    sums: npt.NDArray[np.uint8]
     maps: Tensor
 
     @classmethod
-    def open(cls, path: Path) -> "_Shard":
-        from safetensors import safe_open
+    def open(cls, path: Path, stamp: _Stamp) -> "_Shard":
+        """Check all but the maps.
 
-        with safe_open(path, "pt") as file:
-            held = [file.get_tensor(name) for name in ("keys", "sizes", "offsets", "maps")]
-        return cls(held[0].numpy(), held[1].numpy(), held[2].numpy(), held[3])
+        Raises:
+            _DamagedError: if it is not as it was written.
+            FileNotFoundError: if there is none.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        _refuse_other_than_file(path)
+        try:
+            with safe_open(path, "pt") as file:
+                stated = (file.metadata() or {}).get("sha256")
+                if stated is None:
+                    raise _DamagedError("without a checksum, as those of earlier versions")
+                tensors = {name: file.get_tensor(name) for name in (*_INDEX, "maps")}
+        except SafetensorError as error:
+            raise _DamagedError(str(error)) from error
+        if stated != _checksum(path.parent.name, tensors):
+            raise _DamagedError("its checksum is that of something else")
+        keys, sizes, offsets, sums = (tensors[name].numpy() for name in _INDEX)
+        if path.stem != _shard_name(keys):
+            raise _DamagedError("its name is that of other pictures")
+        return cls(path, stamp, keys, sizes, offsets, sums, tensors["maps"])
+
+    def is_sound(self, row: int) -> bool:
+        """Whether a map is as it was written."""
+        return _sum(self._flat(row)) == self.sums[row].tobytes()
+
+    @cached_property
+    def all_sound(self) -> bool:
+        """Whether all maps are as they were written; reads the whole file, once."""
+        return all(self.is_sound(row) for row in range(len(self.keys)))
 
     def map_at(self, row: int) -> Tensor:
-        height, width = (int(side) for side in self.sizes[row])
-        start = int(self.offsets[row])
-        return self.maps[start : start + height * width].view(1, height, width)
+        height, width = self.sizes[row].tolist()
+        return self._flat(row).view(1, height, width)
+
+    def _flat(self, row: int) -> Tensor:
+        (height, width), start = self.sizes[row].tolist(), int(self.offsets[row])
+        return self.maps[start : start + height * width]
+
+
+def _sum(flat: Tensor) -> bytes:
+    return hashlib.sha256(flat.numpy().data).digest()[:_SUM]
+
+
+def _checksum(saliency: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of all tensors but the values of the maps, which have sums, and of the folder whose maps they are."""
+    found = hashlib.sha256(saliency.encode())
+    for name in (*_INDEX, "maps"):
+        found.update(f" {name} {tensors[name].dtype} {list(tensors[name].shape)} ".encode())
+        if name in _INDEX:
+            found.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _shard_name(keys: npt.NDArray[np.uint8]) -> str:
+    return hashlib.sha256(keys.tobytes().hex().encode()).hexdigest()[:16]
+
+
+def _folder_name(identity: str, version: str) -> str:
+    return hashlib.sha256(f"{identity} foveate {version}".encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> _Stamp:
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _refuse_other_than_file(path: Path) -> None:
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for who writes to it
+        raise _DamagedError("not a file")
+
+
+def _remove(path: Path, stamp: _Stamp) -> None:
+    """Remove a damaged file, unless another process has already replaced it; a folder is left under another name."""
+    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged")
+    try:
+        path.rename(aside)  # first, so that what is looked at is what is removed
+    except (FileNotFoundError, PermissionError):  # gone, or somebody else's: it counts as absent in any case
+        return
+    if _stamp(aside) != stamp:
+        aside.replace(path)
+    elif not aside.is_dir():
+        aside.unlink()
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    """Read what a folder's ``saliency.json`` says.
+
+    Raises:
+        _DamagedError: if that is not what the folder's name is of.
+        FileNotFoundError: if there is none.
+    """
+    path = folder / _ABOUT
+    try:
+        _refuse_other_than_file(path)
+        about = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {"identity": str, "foveate": str, "uses_labels": bool}
+        if not isinstance(about, dict) or any(not isinstance(about.get(name), kind) for name, kind in kinds.items()):
+            raise _DamagedError("without " + ", ".join(kinds))
+        if folder.name != _folder_name(about["identity"], about["foveate"]):
+            raise _DamagedError("its identity is not that which the folder is named by")
+    except ValueError as error:
+        raise _DamagedError(
+            f"cache: {path} is damaged ({error}); run 'foveate saliency' again to rewrite it"
+        ) from error
+    return about
 
 
 class MapCache:
@@ -61,71 +182,94 @@ class MapCache:
 
     Args:
         folder: the subfolder of this saliency, see :meth:`of`.
+        whole: check all maps of a shard when one of them is asked for, so that either all count as there or none: for
+            who makes the missing ones. False checks just the one.
 
     Raises:
-        ValueError: if it holds no maps of a saliency.
+        ValueError: if it holds no maps of a saliency, or its ``saliency.json`` is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, whole: bool = False) -> None:
+        self.folder, self._whole = folder.absolute(), whole  # as its name is checked
         try:
-            self.about: dict[str, Any] = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            self.about = _read_about(self.folder)
+        except OSError as error:
             raise ValueError(f"cache: {folder} holds no saliency maps ({error})") from error
         self._lock = threading.Lock()
         self._shards: dict[str, _Shard] = {}
+        self._damaged: dict[str, _Stamp] = {}
         self._index = _indexed([])
 
     @classmethod
     def of(cls, cache: str | Path, saliency: Maps) -> "MapCache":
-        """Return the part of a cache that holds the maps of a saliency, made where it is missing.
+        """Return the part of a cache that holds the maps of a saliency, made where it is missing or damaged.
 
         Raises:
             IdentityError: if the saliency has no identity.
         """
         saliency = as_saliency(saliency)
-        text = identity(saliency, "saliency")
-        name = hashlib.sha256(f"{text} foveate {__version__}".encode()).hexdigest()[:16]
-        folder = Path(cache) / name
-        if not (folder / _ABOUT).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            about = {
-                "identity": text,
-                "foveate": __version__,
-                "uses_labels": saliency.uses_labels,
-            }
-            write_text(folder / _ABOUT, json.dumps(about, indent=1) + "\n")
-        return cls(folder)
+        about: dict[str, Any] = {
+            "identity": identity(saliency, "saliency"),
+            "foveate": __version__,
+            "uses_labels": saliency.uses_labels,
+        }
+        folder = Path(cache) / _folder_name(about["identity"], __version__)
+        path = folder / _ABOUT
+        held = None
+        try:
+            held = _read_about(folder)
+            if held != about:
+                logger.warning("cache: %s says %s instead of %s and is rewritten", path, held, about)
+        except FileNotFoundError:
+            make_folder(folder)
+        except _DamagedError as error:
+            logger.warning("%s", error)
+            if path.is_dir():
+                _remove(path, _stamp(path))
+        if held != about:
+            write_text(path, json.dumps(about, indent=1) + "\n")
+        return cls(folder, whole=True)
 
     def add(self, maps: Mapping[str, Tensor]) -> None:
-        """Write a shard.
+        """Write a shard, and remove the damaged ones.
 
         Args:
             maps: by picture hash, (1, h, w) float in [0, 1]; they are rounded to 255 steps.
 
         Raises:
             ValueError: if something is not a map.
+            OSError: if it cannot be written; its ``filename`` is the shard's.
         """
         from safetensors.torch import save
 
-        if not maps:
-            return
         for saliency_map in maps.values():
             check_maps(saliency_map[None], 1)
+        self._refresh()
+        with self._lock:
+            while self._damaged:
+                name, stamp = self._damaged.popitem()
+                _remove(self.folder / name, stamp)
+        if not maps:
+            return
         keys = sorted(maps)
         rounded = [maps[key].detach().cpu().float().mul(255).round().to(torch.uint8) for key in keys]
-        counts = torch.tensor([one.numel() for one in rounded])
+        flat = [one.flatten() for one in rounded]
+        counts = torch.tensor([len(one) for one in flat])
         tensors = {
             "keys": torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8),
             "sizes": torch.tensor([one.shape[-2:] for one in rounded], dtype=torch.int32),
             "offsets": counts.cumsum(0) - counts,
-            "maps": torch.cat([one.flatten() for one in rounded]),
+            "sums": torch.tensor([list(_sum(one)) for one in flat], dtype=torch.uint8),
+            "maps": torch.cat(flat),
         }
-        name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
-        write_bytes(self.folder / f"{name}.safetensors", save(tensors))
+        path = self.folder / f"{_shard_name(tensors['keys'].numpy())}.safetensors"
+        write_bytes(path, save(tensors, {"sha256": _checksum(self.folder.name, tensors)}))
 
     def get(self, key: str) -> Tensor | None:
-        """Return the map (1, h, w), uint8, of the picture with this hash, or None; newly written shards are seen."""
+        """Return the map (1, h, w), uint8, of the picture with this hash, or None; newly written shards are seen.
+
+        A map that is not as it was written is not there, nor are the others of its shard from then on.
+        """
         found = self._look_up(key)
         if found is None and self._refresh():
             found = self._look_up(key)
@@ -142,18 +286,50 @@ class MapCache:
         for place in range(first, last):
             shard, row = index.shards[index.shard[place]], int(index.row[place])
             if shard.keys[row].tobytes() == raw:
-                return shard.map_at(row)
+                if shard.all_sound if self._whole else shard.is_sound(row):
+                    return shard.map_at(row)
+                self._drop(shard)
         return None
+
+    def _drop(self, shard: _Shard) -> None:
+        """Leave out a shard with a map that is not as it was written."""
+        with self._lock:
+            if self._shards.get(shard.path.name) is shard:
+                del self._shards[shard.path.name]
+                self._note_damaged(shard.path, shard.stamp, "a map's checksum is that of something else")
+                self._index = self._indexed_anew()
 
     def _refresh(self) -> bool:
         """Take in shards that were written meanwhile; return whether there were any."""
         with self._lock:
-            new = sorted(p for p in self.folder.glob("*.safetensors") if p.name not in self._shards)
-            for path in new:
-                self._shards[path.name] = _Shard.open(path)
-            if new:  # in the order of names, so that of two maps of one picture everyone takes the same
-                self._index = _indexed([self._shards[name] for name in sorted(self._shards)])
+            new = [p for p in self.folder.glob("*.safetensors") if p.name not in self._shards and self._take_in(p)]
+            if new:
+                self._index = self._indexed_anew()
             return bool(new)
+
+    def _take_in(self, path: Path) -> bool:
+        try:
+            stamp = _stamp(path)
+            if self._damaged.get(path.name) == stamp:
+                return False
+            self._shards[path.name] = _Shard.open(path, stamp)
+        except FileNotFoundError:  # another process has removed a damaged one
+            return False
+        except _DamagedError as error:
+            self._note_damaged(path, stamp, str(error))
+            return False
+        self._damaged.pop(path.name, None)
+        return True
+
+    def _note_damaged(self, path: Path, stamp: _Stamp, why: str) -> None:
+        self._damaged[path.name] = stamp
+        logger.warning(
+            "cache: %s is damaged (%s); its maps count as missing until 'foveate saliency' makes them anew", path, why
+        )
+
+    def _indexed_anew(self) -> "_Index":
+        # In the order of names, so that of two maps of one picture everyone takes the same.
+        return _indexed([self._shards[name] for name in sorted(self._shards)])
 
 
 @dataclass(frozen=True)
@@ -211,7 +387,12 @@ class CachedSaliency:
         self._open()
 
     def _open(self) -> None:
-        held = [MapCache(p.parent) for p in sorted(self.cache.glob(f"*/{_ABOUT}"))]
+        held, damaged = [], []
+        for path in sorted(self.cache.glob(f"*/{_ABOUT}")):
+            try:
+                held.append(MapCache(path.parent))
+            except ValueError as error:
+                damaged.append(str(error))
         fit = [one for one in held if self._wanted in one.about["identity"]]
         if len({one.about["identity"] for one in fit}) == 1:  # of several versions of Foveate: this one, or the last
             fit = [next((one for one in fit if one.about["foveate"] == __version__), fit[-1])]
@@ -219,7 +400,11 @@ class CachedSaliency:
             what = "; ".join(one.about["identity"] for one in held) or "none"
             asked = f" whose identity has {self._wanted!r}" if self._wanted else ""
             cure = "run 'foveate saliency' first" if not held else "choose one by identity="
-            raise ValueError(f"cache: {self.cache} has {len(fit)} saliencies{asked} ({what}); {cure}")
+            raise ValueError(
+                "; ".join([f"cache: {self.cache} has {len(fit)} saliencies{asked} ({what}); {cure}", *damaged])
+            )
+        for problem in damaged:
+            logger.warning("%s; it is left out", problem)
         self._maps = fit[0]
 
     @property
