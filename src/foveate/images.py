@@ -334,6 +334,28 @@ _WORK, _SEEK = 1 << 21, 24
 """How many reads Pillow may take for one file, or how many seeks, which stand for parsing. That is a second or two."""
 
 
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """Return Pillow's names of the formats that Pillow is to read, ``FORMATS`` and further ones.
+
+    Raises:
+        ValueError: if Pillow reads no format of such a name.
+
+    Example:
+        >>> "DDS" in check_formats(["dds"]), "DDS" in check_formats([])
+        (True, False)
+    """
+    if isinstance(formats, str):
+        raise ValueError(f"formats: expected a list of names, got {formats!r}; one format is [{formats!r}]")
+    further = [name for name in dict.fromkeys(map(str.upper, formats)) if name not in FORMATS]
+    if further:
+        Image.init()
+    for name in further:
+        if name not in Image.OPEN:
+            raise ValueError(f"formats: Pillow reads no format {name!r}; those it reads are {', '.join(Image.OPEN)}")
+    # Pillow itself finds out that a JPEG is an MPO.
+    return [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + further
+
+
 def read(file: str | Path | bytes, grey: bool = False, upright: bool = True, formats: Sequence[str] = ()) -> Tensor:
     """Read a picture file as uint8 RGB (3, H, W), as :func:`render` shows it; of several frames or pages the first.
 
@@ -406,30 +428,16 @@ def _decoding() -> Iterator[None]:
 
 @contextmanager
 def _opened(file: str | Path | bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
-    allowed = _allowed(formats)
+    allowed = check_formats(formats)
     data = file if isinstance(file, bytes) else _contents(file)
     _check_bytes(len(data))
     for begin, parts in _OFTEN.items():
         for part in parts if data.startswith(begin) else ():
             if (count := data.count(part)) > _MANY:
-                raise ValueError(f"{count} parts of the kind {part.decode().strip(chr(0))}, of which one is usual")
+                raise ValueError(f"{count} parts of the kind {part.decode().strip(chr(0))}, of which a few are usual")
     with _decoding(), _open(data, allowed) as picture:
         _check_size(picture, data)
         yield picture
-
-
-def _allowed(formats: Sequence[str]) -> list[str]:
-    """Pillow's names of the formats that Pillow is to read."""
-    if isinstance(formats, str):
-        raise ValueError(f"formats: expected a list of names, got {formats!r}; one format is [{formats!r}]")
-    further = [name.upper() for name in formats if name.upper() not in FORMATS]
-    if further:
-        Image.init()
-    for name in further:
-        if name not in Image.OPEN:
-            raise ValueError(f"formats: Pillow reads no format {name!r}; those it reads are {', '.join(Image.OPEN)}")
-    # Pillow itself finds out that a JPEG is an MPO.
-    return [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + further
 
 
 def _contents(file: str | Path) -> bytes:
@@ -519,7 +527,7 @@ class _Jxl(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         self._data: bytes | None = self.fp.read()
-        height, width, _ = _jxl.header(self._data)
+        height, width, *_ = _jxl.header(self._data)
         self._size, self._mode = (width, height), "RGB"
 
     def load(self) -> Any:
