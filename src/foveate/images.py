@@ -116,7 +116,8 @@ def as_tensor(picture: Picture, name: str = "picture") -> Tensor:
             )
             raise ValueError(f"{name}: expected a PIL image of mode RGB or L, got {picture.mode}; {cure}")
         with _decoding():  # it may be a file that is not read yet
-            picture = np.array(picture)
+            picture.load()
+        picture = np.array(picture)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8:
             raise TypeError(f"{name}: expected a uint8 array, got {picture.dtype}; pass floats as a tensor (C, H, W)")
@@ -429,7 +430,7 @@ def _decoding() -> Iterator[None]:
 @contextmanager
 def _opened(file: str | Path | bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
     allowed = check_formats(formats)
-    data = file if isinstance(file, bytes) else _contents(file)
+    data = file if isinstance(file, bytes) else contents(file)
     _check_bytes(len(data))
     for begin, parts in _OFTEN.items():
         for part in parts if data.startswith(begin) else ():
@@ -440,23 +441,31 @@ def _opened(file: str | Path | bytes, formats: Sequence[str]) -> Iterator[Image.
         yield picture
 
 
-def _contents(file: str | Path) -> bytes:
-    """What is in a regular file; opening one of another kind could wait for ever, and so does not."""
+def contents(file: str | Path) -> bytes:
+    """Return what is in a regular file; one of another kind could keep who reads it waiting for ever.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is a pipe, a socket or a device, or has more than ``MAX_BYTES`` bytes.
+    """
     try:
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(file, "rb", opener=_at_once) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(_NO_REGULAR_FILE)
+            _check_bytes(status.st_size)
+            return stream.read()
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
         raise ValueError(_NO_REGULAR_FILE) from error  # a socket, or a device that is not there
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(_NO_REGULAR_FILE)
-        _check_bytes(status.st_size)
-        return stream.read()
 
 
-_NO_REGULAR_FILE = "not a regular file, but a folder, a pipe, a socket or a device"
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+_NO_REGULAR_FILE = "not a regular file, but a pipe, a socket or a device"
 
 
 def _check_bytes(count: int) -> None:
