@@ -3,7 +3,10 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +18,18 @@ from PIL import Image, ImageFile
 from foveate.codecs import CODECS, CodecError, Jpeg2000
 from foveate.evaluation import PhotoFolder
 from foveate.evaluation.photos import as_photos
-from foveate.images import as_tensor, check_tensor, frames, read, render, strictly
+from foveate.images import (
+    FORMATS,
+    MAX_BYTES,
+    UNREADABLE,
+    as_tensor,
+    check_tensor,
+    frames,
+    lies_on_its_side,
+    read,
+    render,
+    strictly,
+)
 
 RAMP = np.linspace(0, 65535, 15 * 20).round().astype(np.uint16).reshape(15, 20)
 RIGHT = (RAMP.astype(np.int64) * 255 + 32767) // 65535
@@ -310,3 +324,325 @@ class TestLabels:
         assert len(PhotoFolder(tmp_path, np.int64(1))) == 1
         with pytest.raises(ValueError, match="limit: expected an integer of at least 1"):
             PhotoFolder(tmp_path, limit)
+
+
+NOISE = Image.fromarray(TestWholeFiles.NOISE)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def in_png(*chunks):
+    """A PNG of 8x8 with chunks before its samples."""
+    data = saved(Image.new("RGB", (8, 8)), "PNG")
+    at = data.index(b"IDAT") - 4
+    return data[:at] + b"".join(chunks) + data[at:]
+
+
+def in_jpeg(*segments):
+    data = saved(Image.new("RGB", (8, 8)), "JPEG")
+    return (
+        data[:2] + b"".join(b"\xff%c%b" % (mark, struct.pack(">H", len(s) + 2) + s) for mark, s in segments) + data[2:]
+    )
+
+
+def of_tags(tags, data=b"", following=0):
+    """A TIFF of one directory, behind its data at 8."""
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(tags)) + entries + struct.pack("<I", following)
+
+
+def pages(count):
+    tags = {256: 1, 257: 1, 273: 8}
+    size = len(of_tags(tags)) - 8
+    return b"II*\0\x08\0\0\0" + b"".join(of_tags(tags, following=8 + k * size)[8:] for k in range(1, count + 1))
+
+
+def gif(count):
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\0"
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + frame * count + b";"
+
+
+def progressive(scans, side=64):
+    data = saved(Image.new("L", (side, side)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
+
+
+JXL_KINDS = ["L", "LA", "RGB", "RGBA"]
+
+
+class TestFormats:
+    def test_another_decoder_is_never_asked(self, tmp_path, monkeypatch):
+        eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+        (tmp_path / "a.jpg").write_bytes(eps)
+        started = []
+        monkeypatch.setattr("subprocess.Popen", lambda *_, **__: started.append(1))
+        monkeypatch.setattr("subprocess.check_call", lambda *_, **__: started.append(1))
+        for ask in (lambda: read(tmp_path / "a.jpg"), lambda: frames(eps), lambda: lies_on_its_side(eps)):
+            with pytest.raises(OSError, match=r"no picture of an allowed format, .*\(JPEG, .*formats allows more"):
+                ask()
+        assert not started
+
+    @pytest.mark.parametrize("format", ["DDS", "TGA", "ICO", "PCX", "SGI", "IM"])
+    def test_others_on_request(self, format, tmp_path):
+        data = saved(NOISE, format)
+        (tmp_path / "a.jpg").write_bytes(data)
+        with pytest.raises(OSError, match="no picture of an allowed format"):
+            read(data)
+        for name in (format, format.lower()):
+            assert read(tmp_path / "a.jpg", formats=[name]).shape == ((3, 29, 32) if format == "ICO" else (3, 37, 41))
+            assert frames(data, formats=["PSD", name]) == 1
+            assert not lies_on_its_side(data, formats=(name,))
+
+    @pytest.mark.parametrize("format", [f for f in FORMATS if f not in ("JXL", "HEIF")])
+    def test_the_usual_ones(self, format):
+        assert read(saved(NOISE, format)).equal(read(saved(NOISE, format), formats=["PSD", format]))
+
+    @pytest.mark.parametrize(
+        ("formats", "words"), [(["PSD", "nonsense"], "no format 'NONSENSE'; .* PSD"), ("PSD", r"is \['PSD'\]")]
+    )
+    def test_a_format_that_is_none(self, formats, words):
+        with pytest.raises(ValueError, match=f"formats: .*{words}"):
+            read(saved(NOISE, "PNG"), formats=formats)
+
+    @pytest.mark.parametrize("mode", JXL_KINDS)
+    @pytest.mark.parametrize("grey", [True, False])
+    @pytest.mark.parametrize("bits", [8, 10, 16])
+    def test_jxl_is_shown_as_a_png_is(self, mode, grey, bits):
+        imagecodecs = pytest.importorskip("imagecodecs")
+        array = np.asarray(NOISE.convert("RGBA")).copy()
+        array[..., 3] = np.arange(41) * 6
+        array = array[..., {"L": [0], "LA": [0, 3], "RGB": [0, 1, 2], "RGBA": [0, 1, 2, 3]}[mode]]
+        array = np.ascontiguousarray(array.squeeze())
+        png = imagecodecs.png_encode(array)
+        if bits == 16:
+            array = array.astype(np.uint16) * 257
+            png = imagecodecs.png_encode(array)
+        elif bits == 10:
+            array = ((array.astype(np.uint32) * 1023 + 127) // 255).astype(np.uint16)
+        jxl = imagecodecs.jpegxl_encode(array, lossless=True, **({} if bits == 8 else {"bitspersample": bits}))
+        assert read(jxl, grey=grey).equal(read(png, grey=grey))
+        assert (frames(jxl), lies_on_its_side(jxl)) == (1, False)
+
+    def test_jxl_in_a_container_and_turned(self):
+        imagecodecs = pytest.importorskip("imagecodecs")
+        boxed = imagecodecs.jpegxl_encode(TestWholeFiles.NOISE, lossless=True, usecontainer=True)
+        assert (read(boxed).permute(1, 2, 0).numpy() == TestWholeFiles.NOISE).all()
+
+    def test_heif(self):
+        pillow_heif = pytest.importorskip("pillow_heif")
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        smooth = Image.linear_gradient("L").convert("RGB").crop((0, 0, 64, 100))
+        stream = io.BytesIO()
+        pillow_heif.from_pillow(smooth).save(stream, quality=95, exif=exif.tobytes())
+        data = stream.getvalue()
+        for upright in (True, False):  # a HEIF is turned by what is in its boxes
+            assert (
+                read(data, upright=upright).float() - read(saved(smooth.rotate(-90, expand=True), "PNG"))
+            ).abs().max() < 9
+        assert (frames(data), lies_on_its_side(data)) == (1, False)
+        stream = io.BytesIO()
+        pillow_heif.from_pillow(Image.new("RGBA", (64, 64))).save(stream)
+        assert read(stream.getvalue()).float().mean() == 255
+        assert "HEIF" not in Image.OPEN
+
+    @pytest.mark.parametrize(("codec", "module"), [("jxl", "imagecodecs"), ("hevc:container=heif", "pillow_heif")])
+    def test_what_is_not_installed_is_named(self, codec, module, monkeypatch):
+        from foveate.codecs import codec as codec_of
+
+        data = codec_of(codec).encode(TestWholeFiles.NOISE)
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(ValueError, match=rf'^{module} is not installed; pip install "foveate\[codecs\]"'):
+            read(data)
+
+
+BROKEN_EXIF = {
+    "garbage": b"garbage and no TIFF",
+    "header alone": b"MM\0*",
+    "a directory far away": b"MM\0*\xff\xff\xff\xff",
+    "breaks off": b"MM\0*\0\0\0\x08\0\x05\x01\x12",
+    "a text": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02zz\0\0\0\0\0\0",
+    "a fraction of nothing": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x05\0\0\0\x01\0\0\0\x1a\0\0\0\0" + bytes(8),
+    "no such turn": b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x4d\0\0\0\0\0\0",
+}
+
+
+class TestExif:
+    """What is damaged turns nothing, and hides nothing."""
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+    @pytest.mark.parametrize("kind", BROKEN_EXIF)
+    def test_damaged(self, format, kind):
+        data = saved(NOISE, format, exif=b"Exif\0\0" + BROKEN_EXIF[kind])
+        assert BROKEN_EXIF[kind] in data
+        assert read(data).equal(read(saved(NOISE, format)))
+        assert not lies_on_its_side(data)
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])
+    @pytest.mark.parametrize("turn", range(9))
+    def test_sound(self, format, turn):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        data = saved(NOISE, format, exif=exif)
+        assert lies_on_its_side(data) == (turn > 1)
+        wanted = {0: 0, 1: 0, 3: 180, 6: -90, 8: 90}
+        if turn in wanted and format == "PNG":
+            assert read(data).equal(as_tensor(NOISE.rotate(wanted[turn], expand=True)))
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+ERRORS = [
+    RuntimeError("no sound item"), struct.error("4 bytes"), TypeError("no int"), MemoryError(), zlib.error("-3"),
+    IndexError("9"), KeyError(45057), OverflowError("big"), AssertionError(), AttributeError("no fp"),
+    NotImplementedError(), RecursionError("deep"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"),
+    ZeroDivisionError("by 0"), OSError("truncated"), SyntaxError("bad"), EOFError(), SystemError("tile"),
+]  # fmt: skip
+
+
+class TestWhateverADecoderRaises:
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+    def test_it_is_one_of_the_unreadable(self, error, monkeypatch):
+        data = saved(NOISE, "JPEG")
+        with monkeypatch.context() as patch:
+            patch.setattr(ImageFile.ImageFile, "load", raising(error))
+            with pytest.raises(UNREADABLE) as caught:
+                read(data)
+            with pytest.raises(UNREADABLE):
+                as_tensor(Image.open(io.BytesIO(data)))
+        if not isinstance(error, UNREADABLE):
+            assert type(caught.value) is ValueError
+            assert str(caught.value) == f"{type(error).__name__}: {error}"
+            assert caught.value.__cause__ is error
+        assert read(data).shape == (3, 37, 41)
+
+    def test_being_interrupted_is_no_such_thing(self, monkeypatch):
+        monkeypatch.setattr(ImageFile.ImageFile, "load", raising(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            read(saved(NOISE, "JPEG"))
+
+    @pytest.mark.filterwarnings("ignore")
+    @pytest.mark.parametrize("format", [*(f for f in FORMATS if f not in ("JXL", "HEIF")), "DDS", "BLP", "JXL", "HEIF"])
+    def test_bytes_drawn_at_random(self, format):
+        if format in ("JXL", "HEIF"):
+            pytest.importorskip("imagecodecs")
+            from foveate.codecs import codec
+
+            data = codec({"JXL": "jxl", "HEIF": "hevc:container=heif"}[format]).encode(TestWholeFiles.NOISE)
+        else:
+            data = saved(NOISE.quantize() if format == "BLP" else NOISE, format)
+        rng = np.random.default_rng(0)
+        unreadable = 0
+        for _ in range(150):
+            damaged = np.frombuffer(data, np.uint8).copy()
+            where = rng.integers(0, rng.choice([40, len(data)]), rng.choice([1, 3, 20]))
+            damaged[where] = rng.integers(0, 256, len(where))
+            damaged = damaged.tobytes()[: len(data) if rng.random() < 0.8 else rng.integers(len(data))]
+            for ask in (read, frames, lies_on_its_side):
+                try:
+                    ask(damaged, formats=["DDS", "BLP"])
+                except UNREADABLE:
+                    unreadable += 1
+        assert unreadable
+
+
+class TestNoRegularFile:
+    def test_a_pipe_a_socket_and_a_device(self, tmp_path):
+        """In a process of its own, as what is tested is that it does not wait for ever."""
+        script = f"""
+import os, socket
+from foveate.images import read
+os.mkfifo({str(tmp_path / "pipe.jpg")!r})
+socket.socket(socket.AF_UNIX).bind({str(tmp_path / "socket")!r})
+for path in ({str(tmp_path / "pipe.jpg")!r}, {str(tmp_path / "socket")!r}, "/dev/zero"):
+    try:
+        read(path)
+    except ValueError as error:
+        assert "not a regular file" in str(error), error
+    else:
+        raise AssertionError(path)
+"""
+        subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
+
+    def test_what_is_not_there(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="gone.png"):
+            read(tmp_path / "gone.png")
+
+    def test_a_file_that_is_too_large_is_not_read(self, tmp_path):
+        with (tmp_path / "a.png").open("wb") as file:
+            file.truncate(MAX_BYTES + 1)
+        with pytest.raises(ValueError, match=f"{MAX_BYTES + 1} bytes are over the limit of {MAX_BYTES}"):
+            read(tmp_path / "a.png")
+
+
+BOMB = zlib.compress(bytes((1 << 20) - 1), 9)
+HOSTILE = {
+    "40,000 scans": (lambda: progressive(40_000), "a JPEG of 40000 scans"),
+    "200 scans of many pixels": (lambda: progressive(200, 8000), "a JPEG of 200 scans"),
+    "chunks of text that unpack": (lambda: in_png(chunk(b"zTXt", b"a\0\0" + BOMB) * 200), "text chunks"),
+    "chunks of text that nearly unpack": (
+        lambda: in_png(chunk(b"zTXt", b"a\0\0" + BOMB[:-4] + b"abcd") * 20_000), "20000 parts of the kind zTXt"),
+    "profiles that unpack": (lambda: in_png(chunk(b"iCCP", b"a\0\0" + BOMB) * 20_000), "20000 parts of the kind iCCP"),
+    "tiny chunks": (lambda: in_png(chunk(b"prIv", b"") * 2_000_000), "too many parts"),
+    "tiny segments": (lambda: in_jpeg(*[(0xE3, b"")] * 1_000_000), "too many parts"),
+    "pieces of EXIF": (lambda: in_jpeg(*[(0xE1, b"Exif\0\0" + bytes(60_000))] * 1000), "1000 parts of the kind Exif"),
+    "a tile larger than its picture": (
+        lambda: of_tags({256: 1, 257: 1, 258: 8, 259: 8, 262: 1, 277: 1, 322: 30_000, 323: 30_000, 324: 8, 325: 20},
+                        zlib.compress(bytes(900))), "tiles of 30000x30000"),
+    "comments": (lambda: b"P2 100 100 255\n" + b"#\n" * 5_000_000, "5000000 parts of the kind #"),
+    "a frame larger than its screen": (
+        lambda: gif(1).replace(b",\0\0\0\0\1\0\1\0", b",\0\0\0\0\xff\xff\xff\xff"), "pixels"),
+}  # fmt: skip
+
+
+class TestHostile:
+    """A small file takes little time and memory; the times that are allowed are many times those that are taken."""
+
+    @pytest.mark.parametrize("kind", HOSTILE)
+    def test_is_refused(self, kind):
+        make, words = HOSTILE[kind]
+        data = make()
+        begin = time.monotonic()
+        with pytest.raises(UNREADABLE, match=words):
+            read(data)
+        assert time.monotonic() - begin < 30
+
+    @pytest.mark.parametrize(
+        ("data", "count"),
+        [
+            (lambda: gif(1000), 1000),
+            (lambda: pages(1000)[:-4] + bytes(4), 1000),
+            (lambda: in_png(chunk(b"acTL", struct.pack(">II", 10**9, 0))), 10**9 + 1),
+            (lambda: pages(3)[:-4] + b"\x08\0\0\0", 3),  # and back to the first
+            (lambda: pages(1)[:-4] + b"\x08\0\0\0", 1),
+        ],
+    )
+    def test_frames_are_counted(self, data, count):
+        assert frames(data()) == count
+        assert read(data()).shape[0] == 3
+
+    @pytest.mark.parametrize("make", [gif, pages])
+    def test_a_million_frames_are_counted_up_to_some_thousands(self, make):
+        data = make(1_000_000 if make is gif else 200_000)
+        begin = time.monotonic()
+        assert 5000 < frames(data) < 200_000
+        assert read(data).shape == (3, 1, 1)
+        assert time.monotonic() - begin < 30
+
+    @pytest.mark.parametrize("scans", [11, 1000])
+    def test_scans_of_which_there_may_be_so_many(self, scans):
+        assert read(progressive(scans)).equal(torch.zeros(3, 64, 64, dtype=torch.uint8))
+
+    def test_a_picture_of_many_strips_is_read(self):
+        tall = NOISE.resize((3, 40_000))
+        assert read(saved(tall, "TIFF", tiffinfo={278: 1})).equal(as_tensor(tall))

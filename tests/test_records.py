@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -166,21 +167,95 @@ class TestOnlyWhatIsMissing:
         assert len((tmp_path / "records.jsonl").read_text().splitlines()) == 1 + 2 + 2
 
 
+NUL = bytes(4096)
+DAMAGE = {
+    "cut": (lambda lines: [*lines[:-1], lines[-1][:-9]], 7),
+    "cut before its newline": (lambda lines: [*lines[:-1], lines[-1][:-1]], 7),
+    "zeros": (lambda lines: [*lines[:-1], NUL], 7),
+    "zeros behind a sound line": (lambda lines: [*lines, NUL], 8),
+    "several": (lambda lines: [*lines[:-3], lines[-3][:40] + b"\n", b"\xff\xfe\n", lines[-1][:9]], 5),
+    "one in the middle": (lambda lines: [*lines[:3], lines[3][:50] + NUL + b"\n", *lines[4:]], 4),
+    "a digit": (lambda lines: [*lines[:3], lines[3].replace(b'"label":', b'"label":1'), *lines[4:]], 4),
+    "the first": (lambda lines: [NUL + lines[0], *lines[1:]], 1),
+    "the first, and only that is there": (lambda lines: [lines[0][:5]], 1),
+    "a key": (lambda lines: [lines[0], b"{}{}\n", *lines[2:]], 2),
+}
+
+
+class TestDamage:
+    @pytest.mark.parametrize("kind", DAMAGE)
+    def test_what_is_damaged_is_measured_anew(self, kind, judge, asked, tmp_path, caplog):
+        damage, number = DAMAGE[kind]
+        path = tmp_path / "records.jsonl"
+        whole = evaluate(Scenes(4), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
+        lines = path.read_bytes().splitlines(keepends=True)
+        assert len(lines) == 1 + 2 + 4
+        damaged = b"".join(damage(lines))
+        path.write_bytes(damaged)
+        del asked[:]
+        again = evaluate(Scenes(4), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
+        assert again.results == whole.results
+        assert len(asked) == 4 - sum(line in damaged for line in lines[3:])
+        assert f"damaged lines of {path} are left out, the first is line {number}:" in caplog.text
+        assert sorted(path.read_bytes().splitlines()) == sorted(b"".join(lines).splitlines())
+        caplog.clear()
+        Records.read(path)
+        assert not caplog.text
+
+    def test_reading_leaves_out_too_and_does_not_write(self, judge, tmp_path, caplog):
+        path = tmp_path / "records.jsonl"
+        evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
+        path.write_bytes(damaged := path.read_bytes()[:-5])
+        assert len(Records.read(path).pictures) == 1
+        assert f"of {path} are left out" in caplog.text
+        assert path.read_bytes() == damaged
+
+    def test_lines_without_sums_are_those_of_older_versions(self, judge, asked, tmp_path, caplog):
+        path = tmp_path / "records.jsonl"
+        evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
+        older = b"".join(re.sub(rb',"sum":"[0-9a-f]{8}"', b"", line) for line in path.read_bytes().splitlines(True))
+        path.write_bytes(older)
+        del asked[:]
+        evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
+        assert len(asked) == 1
+        assert path.read_bytes().startswith(older)
+        assert not caplog.text
+        path.write_bytes(older[:-20])
+        evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
+        assert len(asked) == 2
+
+    def test_what_is_written_is_on_the_disk_after_a_while_and_in_the_end(self, judge, tmp_path, monkeypatch):
+        synced = []
+        path = tmp_path / "records.jsonl"
+        fsync = os.fsync
+        monkeypatch.setattr(os, "fsync", lambda file: synced.append(path.stat().st_size) or fsync(file))
+        now = [0.0]
+        monkeypatch.setattr("foveate.evaluation.records.time.monotonic", lambda: now[0])
+        with Records.on_disk(path) as records:
+            records.add("a", {"label": 1})
+            assert synced == []
+            now[0] = 60.0
+            records.add("b", {"label": 1})
+            assert synced == [path.stat().st_size]
+            records.add("c", {"label": 1})
+        assert synced[1:] == [path.stat().st_size]
+
+
 class TestTheFile:
     def test_it_says_what_its_keys_are(self, judge, tmp_path):
         evaluate(Scenes(2), [judge], [Compressor("webp:20")], tmp_path)
         lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-        assert lines[0] == {"records": 2}
+        assert lines[0]["records"] == 2
         texts = {line["key"]: line["is"] for line in lines if "key" in line}
         picture = lines[-1]
         assert picture["size"] == [160, 160]
         assert texts[next(iter(picture["points"]))].startswith("webp:20 libwebp")
         assert texts[next(iter(picture["clean"]))].startswith("SceneNet(")
 
-    @pytest.mark.parametrize("text", ['{"records":3}\n', "nonsense\n", '{"records":2}\n{"picture":3\n', "[]\n"])
-    def test_a_damaged_one_is_named(self, text, judge, tmp_path):
+    @pytest.mark.parametrize("text", ['{"records":3}\n', "nonsense\n", "[]\n", '{"key":3}\n{"records":2}\n'])
+    def test_another_file_is_named_and_left_alone(self, text, judge, tmp_path):
         (tmp_path / "records.jsonl").write_text(text)
-        with pytest.raises(ValueError, match=r"records: line \d of .* delete the file to measure anew"):
+        with pytest.raises(ValueError, match=r"records: .*records.jsonl is .* delete the file to measure anew"):
             evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
         assert (tmp_path / "records.jsonl").read_text() == text
 

@@ -22,22 +22,23 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         ImportError: if imagecodecs is not installed.
     """
     library = require("imagecodecs", "codecs")
-    height, width, channels = header(data)
+    height, width, channels, bits = header(data)
     if height * width * max(channels, 4) > 4 * MAX_PIXELS:  # three colours and alpha are what is foreseen
         raise ValueError(f"{width}x{height} JPEG XL, {channels} channels, is over {MAX_PIXELS} pixels")
     try:
         pixels = library.jpegxl_decode(data, index=0, numthreads=1)
     except (RuntimeError, IndexError) as error:
         raise ValueError(str(error)) from error
-    if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    elif pixels.dtype != np.uint8:
+    if pixels.dtype.kind == "f":
         pixels = (pixels.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
+    elif bits != 8:  # 10 bits come as they are, in 16
+        white = (1 << min(bits, 8 * pixels.dtype.itemsize)) - 1
+        pixels = ((pixels.astype(np.uint32) * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
-def header(data: bytes) -> tuple[int, int, int]:
-    """Height, width and channels that decoding will take memory for: libjxl itself sets no limit.
+def header(data: bytes) -> tuple[int, int, int, int]:
+    """Height, width and channels that decoding will take memory for, as libjxl itself sets no limit; bits a sample.
 
     Raises:
         ValueError: if there is no header, or it announces an animation or a preview.
@@ -45,7 +46,7 @@ def header(data: bytes) -> tuple[int, int, int]:
     bits = _Bits(_codestream(data)[2:66])
     height, width = bits.size()
     if bits.u(1):  # all_default
-        return height, width, 3
+        return height, width, 3, 8
     if bits.u(1):  # extra_fields
         bits.u(3)  # orientation
         if bits.u(1):
@@ -53,12 +54,12 @@ def header(data: bytes) -> tuple[int, int, int]:
         if bits.u(1) or bits.u(1):
             raise ValueError("it has a preview or is an animation; a picture is expected")
     if bits.u(1):  # floating-point samples
-        bits.u32((32, 0), (16, 0), (24, 0), (1, 6))
+        depth = bits.u32((32, 0), (16, 0), (24, 0), (1, 6))
         bits.u(4)
     else:
-        bits.u32((8, 0), (10, 0), (12, 0), (1, 6))
+        depth = bits.u32((8, 0), (10, 0), (12, 0), (1, 6))
     bits.u(1)  # modular_16bit_buffers
-    return height, width, 3 + bits.u32((0, 0), (1, 0), (2, 4), (1, 12))
+    return height, width, 3 + bits.u32((0, 0), (1, 0), (2, 4), (1, 12)), depth
 
 
 class _Bits:

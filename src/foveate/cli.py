@@ -168,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("foveate-report"),
         help="folder to write to; a run that was interrupted goes on from what is there (default: %(default)s)",
     )
+    _add_formats(evaluate)
     _add_preprocessing(evaluate)
     evaluate.set_defaults(prepare=_evaluate)
 
@@ -191,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--limit", type=int, metavar="N", help="at most N photos, spread evenly over the folders")
     calibrate.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
     calibrate.add_argument("--out", type=Path, default=Path("calibration.json"), help="file (default: %(default)s)")
+    _add_formats(calibrate)
     _add_preprocessing(calibrate)
     calibrate.set_defaults(prepare=_calibrate)
 
@@ -313,6 +315,16 @@ def _add_saliency(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
 
 
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--formats",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAMES",
+        help="further formats of Pillow to read, such as PSD,DDS, where the files are trusted (default: none)",
+    )
+
+
 def _with_config(words: list[str]) -> list[str]:
     """The words of a command with those of its ``--config`` before its own, which then have the last say."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -387,7 +399,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     codecs = list(dict.fromkeys(_at_each_quality(args.codec or ["jpeg"], args.quality)))
     for each in codecs:
         each.library()
-    photos = PhotoFolder(args.images, args.limit)
+    photos = PhotoFolder(args.images, args.limit, args.formats)
     if args.resamples < 1:
         raise ValueError(f"--resamples: expected at least 1, got {args.resamples}")
     witnesses = (args.witness or [args.model]) if args.keep else []
@@ -482,7 +494,7 @@ def _calibrate(args: argparse.Namespace) -> Callable[[], None]:
     from foveate.rate_control import RateControl
     from foveate.saliency import GradCam
 
-    photos = PhotoFolder(args.images, args.limit)
+    photos = PhotoFolder(args.images, args.limit, args.formats)
     each = codec(args.codec)
     each.library()
     maker = _classifier(args.model or args.witness[0], args)
@@ -784,7 +796,9 @@ def _at_each_quality(texts: Sequence[str], qualities: Sequence[float] | None) ->
 
 
 def _say_where(out: Path) -> None:
-    print(f"wrote {out / 'report.html'} and {out / 'results.json'}")
+    from foveate.evaluation.photos import printable
+
+    print(printable(f"wrote {out / 'report.html'} and {out / 'results.json'}"))
 
 
 if __name__ == "__main__":

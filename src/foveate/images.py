@@ -116,7 +116,8 @@ def as_tensor(picture: Picture, name: str = "picture") -> Tensor:
             )
             raise ValueError(f"{name}: expected a PIL image of mode RGB or L, got {picture.mode}; {cure}")
         with _decoding():  # it may be a file that is not read yet
-            picture = np.array(picture)
+            picture.load()
+        picture = np.array(picture)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8:
             raise TypeError(f"{name}: expected a uint8 array, got {picture.dtype}; pass floats as a tensor (C, H, W)")
@@ -334,6 +335,28 @@ _WORK, _SEEK = 1 << 21, 24
 """How many reads Pillow may take for one file, or how many seeks, which stand for parsing. That is a second or two."""
 
 
+def check_formats(formats: Sequence[str]) -> list[str]:
+    """Return Pillow's names of the formats that Pillow is to read, ``FORMATS`` and further ones.
+
+    Raises:
+        ValueError: if Pillow reads no format of such a name.
+
+    Example:
+        >>> "DDS" in check_formats(["dds"]), "DDS" in check_formats([])
+        (True, False)
+    """
+    if isinstance(formats, str):
+        raise ValueError(f"formats: expected a list of names, got {formats!r}; one format is [{formats!r}]")
+    further = [name for name in dict.fromkeys(map(str.upper, formats)) if name not in FORMATS]
+    if further:
+        Image.init()
+    for name in further:
+        if name not in Image.OPEN:
+            raise ValueError(f"formats: Pillow reads no format {name!r}; those it reads are {', '.join(Image.OPEN)}")
+    # Pillow itself finds out that a JPEG is an MPO.
+    return [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + further
+
+
 def read(file: str | Path | bytes, grey: bool = False, upright: bool = True, formats: Sequence[str] = ()) -> Tensor:
     """Read a picture file as uint8 RGB (3, H, W), as :func:`render` shows it; of several frames or pages the first.
 
@@ -420,57 +443,43 @@ def _decoding() -> Iterator[None]:
 
 @contextmanager
 def _opened(file: str | Path | bytes, formats: Sequence[str]) -> Iterator[Image.Image]:
-    # Pillow itself finds out that a JPEG is an MPO.
-    allowed = [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + list(check_formats(formats))
-    data = file if isinstance(file, bytes) else _contents(file)
+    allowed = check_formats(formats)
+    data = file if isinstance(file, bytes) else contents(file)
     _check_bytes(len(data))
     for begin, parts in _OFTEN.items():
         for part in parts if data.startswith(begin) else ():
             if (count := data.count(part)) > _MANY:
-                raise ValueError(f"{count} parts of the kind {part.decode().strip(chr(0))}, of which one is usual")
+                raise ValueError(f"{count} parts of the kind {part.decode().strip(chr(0))}, of which a few are usual")
     with _decoding(), _open(data, allowed) as picture:
         _check_size(picture, data)
         yield picture
 
 
-def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
-    """Return names of formats as Pillow writes them, without those that are read in any case.
+def contents(file: str | Path) -> bytes:
+    """Return what is in a regular file; one of another kind could keep who reads it waiting for ever.
 
     Raises:
-        ValueError: if Pillow reads no such format.
-
-    Example:
-        >>> check_formats(["dds", "PNG"])
-        ('DDS',)
+        OSError: if it cannot be read.
+        ValueError: if it is a pipe, a socket or a device, or has more than ``MAX_BYTES`` bytes.
     """
-    if isinstance(formats, str):
-        raise ValueError(f"formats: expected a list of names, got {formats!r}; one format is [{formats!r}]")
-    further = [name.upper() for name in formats if name.upper() not in FORMATS]
-    if further:
-        Image.init()
-    for name in further:
-        if name not in Image.OPEN:
-            raise ValueError(f"formats: Pillow reads no format {name!r}; those it reads are {', '.join(Image.OPEN)}")
-    return tuple(further)
-
-
-def _contents(file: str | Path) -> bytes:
-    """What is in a regular file; opening one of another kind could wait for ever, and so does not."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(file, "rb", opener=_at_once) as stream:
+            status = os.fstat(stream.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(_NO_REGULAR_FILE)
+            _check_bytes(status.st_size)
+            return stream.read()
     except OSError as error:
         if error.errno != errno.ENXIO:
             raise
         raise ValueError(_NO_REGULAR_FILE) from error  # a socket, or a device that is not there
-    with open(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError(_NO_REGULAR_FILE)
-        _check_bytes(status.st_size)
-        return stream.read()
 
 
-_NO_REGULAR_FILE = "not a regular file, but a folder, a pipe, a socket or a device"
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+_NO_REGULAR_FILE = "not a regular file, but a pipe, a socket or a device"
 
 
 def _check_bytes(count: int) -> None:
@@ -541,7 +550,7 @@ class _Jxl(ImageFile.ImageFile):
     def _open(self) -> None:
         assert self.fp is not None
         self._data: bytes | None = self.fp.read()
-        height, width, _ = _jxl.header(self._data)
+        height, width, *_ = _jxl.header(self._data)
         self._size, self._mode = (width, height), "RGB"
 
     def load(self) -> Any:

@@ -1,5 +1,6 @@
 """The pictures of an evaluation: an ImageFolder tree, a Dataset, or what a DataLoader gives."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from foveate._checks import check_count
-from foveate.images import as_tensor, read, to_uint8
+from foveate.images import as_tensor, check_formats, read, to_uint8
 
 
 @dataclass(frozen=True)
@@ -132,23 +132,39 @@ def _photo(picture: Any, label: Any, number: int) -> Photo:
     )
 
 
+def printable(text: str) -> str:
+    r"""Return a text that any stream of UTF-8 takes, in one line: what is not printable as Python escapes it.
+
+    Names of files may hold any bytes, newlines and those that are no UTF-8 among them.
+
+    Example:
+        >>> print(printable("cat\udcff\n.jpg"))
+        cat\udcff\n.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode-escape").decode() for c in text)
+
+
 @dataclass
 class PhotoFolder:
     """The photos below a folder with one subfolder a class, each read when it is asked for.
 
-    Getting a file that is no readable picture raises :class:`Unreadable`.
+    Getting what is no readable picture raises :class:`Unreadable`: all that stands in a class folder counts, pipes and
+    folders that may not be read too.
 
     Args:
         root: the folder.
         limit: at most this many photos, spread evenly over all (so over the classes); None takes all.
+        formats: further formats of Pillow to read, see :func:`foveate.images.read`.
 
     Raises:
-        ValueError: if there is no such folder, no class folder or no file in one, or the limit is not an integer of at
-            least 1.
+        ValueError: if there is no such folder, no class folder or no file in one, the limit is not an integer of at
+            least 1, or Pillow knows no such format.
+        OSError: if the folder may not be read.
     """
 
     root: Path
     limit: int | None = None
+    formats: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
@@ -156,11 +172,11 @@ class PhotoFolder:
             raise ValueError(f"IMAGES: there is no folder {self.root}")
         if self.limit is not None:
             self.limit = check_count("limit", self.limit)
+        check_formats(self.formats)
         self.classes = sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
         if not self.classes:
             raise ValueError(f"IMAGES: {self.root} has no class folders; expected {self.root}/<class>/<photo>")
-        found = [p for c in self.classes for p in sorted((self.root / c).rglob("*")) if p.is_file()]
-        found = [p for p in found if not p.name.startswith(".")]
+        found = [p for c in self.classes for p in sorted(_below(self.root / c)) if not p.name.startswith(".")]
         if not found:
             raise ValueError(f"IMAGES: the class folders of {self.root} are empty")
         count = len(found) if self.limit is None else min(self.limit, len(found))
@@ -200,7 +216,7 @@ class PhotoFolder:
             from torchvision.models import ResNet18_Weights  # any ImageNet weights know the names
 
             return dict(enumerate(ResNet18_Weights.DEFAULT.meta["categories"]))
-        return {number: name for name, number in self._labels.items()}
+        return {number: printable(name) for name, number in self._labels.items()}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -213,11 +229,20 @@ class PhotoFolder:
             IndexError: if there are not so many.
         """
         path = self.paths[index]
-        name = path.relative_to(self.root).as_posix()
+        relative = path.relative_to(self.root)
+        name = printable(relative.as_posix().replace("\\", r"\\"))  # doubled, so that no two names become one
         try:
-            return Photo(read(path), self._labels[name.partition("/")[0]], name)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise Unreadable(name, str(error)) from error
+            return Photo(read(path, formats=self.formats), self._labels[relative.parts[0]], name)
+        except Exception as error:
+            raise Unreadable(name, printable(str(error)) or type(error).__name__) from error
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All that is no folder below one, and the folders that may not be read."""
+    unread: list[str] = []
+    for parent, _, names in os.walk(folder, onerror=lambda error: unread.append(error.filename)):
+        yield from (Path(parent, name) for name in names)
+    yield from map(Path, unread)
 
 
 def wnids() -> Sequence[str]:

@@ -13,22 +13,69 @@
   picture's, ``donor`` is that picture; where a control chose, ``chosen`` has the ``quality``, ``strength`` and
   ``scale``, whether the criterion was ``met``, the candidates ``tried`` and the ``encodes``, and the witnesses'
   ``clean`` and ``final`` confidence. Later lines of a picture add to earlier ones.
+
+Each line ends with ``"sum"``, the CRC-32 of the line without it, by which one that a power cut or a full disk left
+damaged is told from a sound one; lines of older versions have none. A damaged line is left out, and what it held is
+measured anew. The file is on the disk, and not in a cache only, some seconds after a line was written and when the
+evaluation has ended.
 """
 
 import hashlib
 import json
+import logging
 import os
+import re
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from foveate._files import write_bytes
+
+logger = logging.getLogger(__name__)
+
 FORMAT = 2
+_SUMMED = re.compile(rb'(.*),"sum":"([0-9a-f]{8})"}\n', re.DOTALL)
+_SYNC_EVERY = 5.0
+"""Seconds: how much work a power cut may undo."""
+_CURE = "delete the file to measure anew"
 
 
 def hash_of(text: str) -> str:
     """Return 12 hexadecimal digits for a text."""
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _text(line: dict[str, Any]) -> bytes:
+    """A line of the file."""
+    text = json.dumps(line, separators=(",", ":")).encode()
+    return b'%b,"sum":"%08x"}\n' % (text[:-1], zlib.crc32(text))
+
+
+def _parsed(raw: bytes) -> tuple[dict[str, Any], bool]:
+    """What a line of the file holds, and whether it has a sum, which is right.
+
+    Raises:
+        ValueError: if the line is damaged.
+    """
+    if not raw.endswith(b"\n"):
+        raise ValueError("it breaks off")
+    summed = _SUMMED.fullmatch(raw)
+    if summed is not None:
+        raw = summed[1] + b"}"
+        if zlib.crc32(raw) != int(summed[2], 16):
+            raise ValueError("its sum is another")
+    line = json.loads(raw)
+    if not (
+        isinstance(line, dict)
+        and all(isinstance(line.get(name, ""), str) for name in ("picture", "key", "is"))
+        and all(isinstance(line.get(name, {}), dict) for name in ("clean", "points"))
+        and ("key" in line) == ("is" in line)
+    ):
+        raise ValueError("it holds something else")
+    return line, summed is not None
 
 
 class Records:
@@ -41,7 +88,8 @@ class Records:
     def __init__(self) -> None:
         self.pictures: dict[str, dict[str, Any]] = {}
         self._keys: dict[str, str] = {}
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
+        self._synced = 0.0
 
     @property
     def lasting(self) -> bool:
@@ -74,38 +122,52 @@ class Records:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+            self._file.write(_text(line))
             self._file.flush()
+            if time.monotonic() >= self._synced + _SYNC_EVERY:
+                self._sync(self._file)
 
-    def _read(self, path: Path) -> int:
-        """Take over what a file holds; return how many of its bytes are whole lines."""
-        whole = 0
+    def _sync(self, file: IO[bytes]) -> None:
+        os.fsync(file.fileno())
+        self._synced = time.monotonic()
+
+    def _read(self, path: Path) -> set[int]:
+        """Take over what a file holds; return the numbers of the damaged lines, which are left out and spoken of."""
+        damaged: set[int] = set()
+        foreign = False
         with path.open("rb") as stream:
             for number, raw in enumerate(stream, 1):
-                if not raw.endswith(b"\n"):
-                    break  # the line that was being written when the run was killed
                 try:
-                    line = json.loads(raw)
-                    if number == 1 and line["records"] != FORMAT:
-                        raise ValueError(f"format {line['records']}, expected {FORMAT}")
-                    if "picture" in line:
-                        self._merge(line.pop("picture"), line)
-                    elif "key" in line:
-                        self._keys[line["key"]] = line["is"]
-                except (ValueError, KeyError, TypeError, AttributeError) as error:
-                    raise ValueError(
-                        f"records: line {number} of {path} is damaged ({error}); delete the file to measure anew"
-                    ) from error
-                whole += len(raw)
-        return whole
+                    line, certain = _parsed(raw)
+                except ValueError:
+                    damaged.add(number)
+                    foreign |= number == 1 and raw.endswith(b"\n")
+                    continue
+                foreign &= not certain
+                if line.get("records", FORMAT) != FORMAT:
+                    raise ValueError(f"records: {path} is of format {line['records']}, expected {FORMAT}; {_CURE}")
+                if "picture" in line:
+                    self._merge(line.pop("picture"), line)
+                elif "key" in line:
+                    self._keys[line["key"]] = line["is"]
+        if foreign:
+            raise ValueError(f"records: line 1 of {path} is damaged, and none says that these are records; {_CURE}")
+        if damaged:
+            logger.warning(
+                "records: %d damaged lines of %s are left out, the first is line %d: to be measured anew",
+                len(damaged),
+                path,
+                min(damaged),
+            )
+        return damaged
 
     @classmethod
     def read(cls, path: Path) -> "Records":
-        """Read records without writing to them.
+        """Read records without writing to them; damaged lines are left out, and spoken of in the log.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if a line of it is damaged.
+            ValueError: if it is of another format.
         """
         records = cls()
         records._read(path)
@@ -116,11 +178,12 @@ class Records:
     def on_disk(cls, path: Path) -> Iterator["Records"]:
         """Open records to add to, made where the file is missing.
 
-        Only one process at a time has them open; the lock goes with the process, also with one that is killed.
+        Only one process at a time has them open; the lock goes with the process, also with one that is killed. Damaged
+        lines are taken out of the file, and spoken of in the log.
 
         Raises:
             RuntimeError: if another process has them open.
-            ValueError: if a line of the file is damaged.
+            ValueError: if the file is of another format.
         """
         from filelock import FileLock, Timeout
 
@@ -131,12 +194,23 @@ class Records:
             raise RuntimeError(f"out: another evaluation is writing to {path.parent}; choose another folder") from None
         try:
             records = cls()
-            if path.exists():
-                os.truncate(path, records._read(path))
-            with path.open("a", encoding="utf-8") as records._file:
-                if path.stat().st_size == 0:
-                    records._write({"records": FORMAT})
-                yield records
-            records._file = None
+            if path.exists() and (damaged := records._read(path)):
+                _take_out(damaged, path)
+            with path.open("ab") as file:
+                records._file = file
+                try:
+                    if path.stat().st_size == 0:
+                        records._write({"records": FORMAT})
+                    yield records
+                finally:
+                    records._file = None
+                    records._sync(file)
         finally:
             lock.release()
+
+
+def _take_out(damaged: set[int], path: Path) -> None:
+    with path.open("rb") as stream:
+        sound = [raw for number, raw in enumerate(stream, 1) if number not in damaged]
+    head = [_text({"records": FORMAT})] if 1 in damaged else []
+    write_bytes(path, b"".join([*head, *sound]))

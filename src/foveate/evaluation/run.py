@@ -97,7 +97,8 @@ def evaluate(
         names = _class_names(source) if class_names is None else class_names
         text = lead if lead is not None else _lead(measured)
         html = page(results, measured, choose_exhibits(pictures, measured), title, text, names, metric)
-        write_text(folder / "report.html", html)
+        # Paths among the settings may be no UTF-8.
+        write_text(folder / "report.html", html.encode(errors="backslashreplace").decode())
     return Evaluation(results, measured)
 
 

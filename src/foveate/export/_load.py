@@ -5,15 +5,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from foveate.codecs import codec
+from foveate.codecs import Hevc
 from foveate.export._sources import SUFFIXES
-from foveate.images import read, to_array
-
-_NOT_PILLOW = {".jxl": "jxl", ".hevc": "hevc", ".heic": "hevc:container=heif", ".heif": "hevc:container=heif"}
+from foveate.images import contents, read, to_array
 
 
 def load(file: str | Path) -> Image.Image:
-    """Read a picture that any codec of Foveate wrote, or any that Pillow knows, as an 8-bit RGB image.
+    """Read a picture that any codec of Foveate wrote, or any that :func:`foveate.images.read` reads, as 8-bit RGB.
 
     It is shown as :func:`compress_dataset` sees it: turned as EXIF says, on white where it is transparent, 16-bit
     samples scaled from their whole range, and of several frames the first.
@@ -23,9 +21,9 @@ def load(file: str | Path) -> Image.Image:
         ImageFolder(root, transform, loader=load, is_valid_file=is_picture)
 
     Raises:
-        OSError, ValueError, SyntaxError, EOFError: if it is no readable picture.
-        CodecError: if it is a damaged bitstream.
-        ImportError: if the codec's library is not installed.
+        OSError, ValueError, SyntaxError, EOFError: if it is no readable picture, or needs a library that is not
+            installed; ``foveate.images.UNREADABLE`` has them all.
+        ImportError: if the library for a bare HEVC stream is not installed.
 
     Example:
         >>> import tempfile, numpy as np
@@ -37,9 +35,8 @@ def load(file: str | Path) -> Image.Image:
         ((5, 4), True)
     """
     path = Path(file)
-    name = _NOT_PILLOW.get(path.suffix.lower())
-    if name is not None:
-        array = codec(name).decode(path.read_bytes())
+    if path.suffix.lower() == ".hevc":  # a bare stream, which has no signature to be told by
+        array = Hevc().decode(contents(path))
         return Image.fromarray(np.broadcast_to(array, (*array.shape[:2], 3)).copy())
     return Image.fromarray(to_array(read(path)))
 

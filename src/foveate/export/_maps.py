@@ -75,9 +75,10 @@ def cache_maps(
         (Cached(pictures=3, made=3, unreadable=0), Cached(pictures=4, made=1, unreadable=0))
     """
     batch, workers = check_count("batch", batch), check_count("workers", workers, 0)
+    check_formats(formats)
     found = as_source(source, follow_links)
     units = [Unit(name, name, stamp) for name, stamp in found.units()]
-    return fill(found, units, cache, saliency, batch, workers, device, progress, check_formats(formats))
+    return fill(found, units, cache, saliency, batch, workers, device, progress, tuple(formats))
 
 
 def fill(

@@ -138,7 +138,7 @@ def compress_dataset(
         )
     timeout = check_number("timeout", timeout, 0, above=True)
     memory = None if memory is None else check_count("memory", memory)
-    formats = check_formats(formats)
+    check_formats(formats)
     found, store = as_source(source, follow_links), Store(target)
     stored = [found.store] if isinstance(found, Folder | Shards) else []
     for one in stored:
@@ -170,7 +170,7 @@ def compress_dataset(
         device = "cuda" if device is None and gpus else device
         if memory is None and engine == "local" and device is None:
             memory = local.memory_of_each(local.cpus() if workers is None else workers)
-        job = Job(found, store, compressor, shards, others, only_if_smaller, device, timeout, memory, formats)
+        job = Job(found, store, compressor, shards, others, only_if_smaller, device, timeout, memory, tuple(formats))
         if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
             units = [unit for part in todo.parts() for unit in part.units]
             reading = local.cpus() if workers is None else workers
