@@ -138,6 +138,10 @@ class Store:
             return os.path.lexists(self.local / name)
         return bool(self._ask(lambda: self._fs.exists(self.path(name))))
 
+    def is_link(self, name: str) -> bool:
+        """Whether a file, or a folder that it lies in, is a link."""
+        return self.local is not None and os.path.realpath(self.local / name) != os.path.join(self._real, name)
+
     def is_file(self) -> bool:
         """Whether the root itself is a file."""
         if self.local is not None:
@@ -171,7 +175,10 @@ class Store:
     def size(self, name: str) -> int | None:
         """Return the bytes of a file, or None where the driver does not say; raises as :meth:`open` does."""
         if self.local is not None:
-            return os.stat(self._inside(name)).st_size
+            status = os.stat(self._inside(name))
+            if not stat.S_ISREG(status.st_mode):
+                raise NotAFile(f"{self.local / name} is not a regular file")
+            return status.st_size
         self._check(name)
         size = self._ask(lambda: self._fs.info(self.path(name))).get("size")
         return None if size is None else int(size)
@@ -196,7 +203,7 @@ class Store:
                 self._put(name, lambda path: self._fs.put_file(stream.name, path))
             return
         partial = self.local / STATE / "tmp" / uuid.uuid4().hex
-        path = self._inside(name)
+        path = self._place(name)
         try:
             with _new(partial) as stream:
                 yield stream
@@ -207,7 +214,10 @@ class Store:
                 os.replace(partial, path)
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(partial, self._inside(name))
+                os.replace(partial, self._place(name))
+            except IsADirectoryError:
+                os.rmdir(path)  # of what is in it nothing is ours to remove
+                os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -236,7 +246,7 @@ class Store:
         """Remove a file or a folder, if it is there, for good."""
         self._check(name)
         if self.local is not None:
-            path = self._inside(name)
+            path = self._place(name)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif not os.path.lexists(path):
@@ -266,6 +276,14 @@ class Store:
         path = self.local / name
         if not self.follow_links:
             self._check_link(str(path), name)
+        return path
+
+    def _place(self, name: str) -> Path:
+        """The path where a local file is to be, in a folder that lies below the root: a link there is replaced."""
+        assert self.local is not None
+        self._check(name)
+        path = self.local / name
+        self._check_link(str(path.parent), name)
         return path
 
     def _check_link(self, path: str, name: str) -> None:
@@ -449,7 +467,14 @@ def _within(question: Callable[[], T], seconds: float) -> T:
 
 def _regular(path: Path) -> int:
     """Open a regular file for reading and nothing else: a FIFO would wait for a writer, for ever."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket, or a device that is not there
+            raise NotAFile(f"{path} is not a regular file") from error
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(errno.ENOENT, "A link in a circle", str(path)) from error
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise NotAFile(f"{path} is not a regular file")
@@ -464,7 +489,14 @@ def _version(info: dict[str, Any]) -> str:
     version = next((info[key] for key in _VERSIONS if info.get(key) is not None), None)
     if version is None:
         return ""
-    return sha256(repr((info.get("size"), str(version))).encode()).hexdigest()[:16]
+    size = info.get("size")
+    return f"{'' if size is None else f'{size:x}'}-{sha256(str(version).encode()).hexdigest()[:16]}"
+
+
+def size_of(stamp: str) -> int | None:
+    """Return the bytes that a file had when it got its stamp; None where it tells of none."""
+    size, dash, _ = stamp.partition("-")
+    return int(size, 16) if size and dash else None
 
 
 def _new(path: Path) -> IO[bytes]:
