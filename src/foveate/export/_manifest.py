@@ -220,8 +220,10 @@ def is_sound(target: Store, parts: PartsFile) -> bool:
     """Whether summary, manifest and parts of a finished target belong together."""
     try:
         about = read_summary(target)
-        return (about["parts_sha256"], about["manifest_sha256"]) == (parts.sha256, hash_of(target, MANIFEST))
-    except (FileNotFoundError, Torn):
+        head = Head(about["settings"], about["source"], tuple(about["classes"]))
+        hashes = (about["parts_sha256"], about["manifest_sha256"])
+        return head == parts.head and hashes == (parts.sha256, hash_of(target, MANIFEST))
+    except (FileNotFoundError, NotAFile, Torn):
         return False
 
 
