@@ -2,18 +2,24 @@
 
 import bz2
 import contextlib
+import ctypes
 import errno
 import gzip
 import http.server
 import io
+import json
 import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import uuid
 import zipfile
 from pathlib import Path
@@ -23,9 +29,11 @@ import fsspec
 import pytest
 from exporting import content, snapshot
 from fsspec.implementations.memory import MemoryFile
+from mutations import mutations
 from PIL import Image
 
-from foveate import Compressor
+from foveate import Compressor, Prefilter
+from foveate.cli import main
 from foveate.export import compress_dataset, manifest, verify
 
 WEBP = Compressor("webp")
@@ -851,3 +859,232 @@ class TestSourcesThatChange:
             self.run(source, out)
         assert (out / "a" / "2.webp" / "mine.txt").read_text() == "mine"
         assert "a/2.webp/mine.txt" in {problem.name for problem in verify(out)}
+
+
+class Hostile:
+    """Pictures with labels, of which some do something to the process that asks for them.
+
+    Args:
+        how: what each does, by its number.
+        markers: a folder of files that say that they did, and will not do so again; None lets them each time.
+    """
+
+    classes = ("even", "odd")
+
+    def __init__(self, how=(), markers=None):
+        self.how, self.markers = dict(how), markers
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, k):
+        marker = None if self.markers is None else Path(self.markers) / str(k)
+        if k in self.how and not (marker is not None and marker.exists()):
+            if marker is not None:
+                marker.touch()
+            {
+                "exit": lambda: os._exit(3),
+                "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+                "fault": lambda: ctypes.string_at(0),
+                "sleep": lambda: time.sleep(3600),
+                "raise": lambda: 1 // 0,
+            }[self.how[k]]()
+        return Image.open(io.BytesIO(png(10 * k))), k % 2
+
+
+class Odd:
+    """A saliency that raises on pictures of some width, or on all."""
+
+    def __init__(self, width=None):
+        self.width, self.identity = width, "odd"
+
+    def __call__(self, images):
+        if self.width in (None, images.shape[-1]):
+            raise ArithmeticError("no map of such a picture")
+        return images[:, :1].float() / 255
+
+
+def workers_of(pid):
+    """The processes that another started and that are alive, by what Linux says."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid and fields[0] != "Z" and b"spawn_main" in (path.parent / "cmdline").read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+STOPPED = """
+import sys
+from test_export_hostile import Hostile, WEBP
+from foveate.export import compress_dataset
+if __name__ == "__main__":
+    def say(report, total):
+        print("begun", flush=True)
+    compress_dataset(Hostile({3: "sleep"}), sys.argv[1], WEBP, workers=2, part=1, progress=say)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to find workers")
+class TestWorkers:
+    def run(self, source, out, **how):
+        return compress_dataset(source, out, WEBP, **{"workers": 2, "part": 2, **how})
+
+    @pytest.fixture
+    def undisturbed(self, tmp_path):
+        self.run(Hostile(), tmp_path / "undisturbed", workers=0)
+        return content(snapshot(tmp_path / "undisturbed"))
+
+    def test_pictures_that_end_their_reader_are_set_aside(self, undisturbed, tmp_path):
+        out = tmp_path / "out"
+        summary = self.run(Hostile({0: "exit", 2: "kill", 3: "fault", 6: "sleep"}), out, timeout=2)
+        assert summary.kinds == {"compressed": 4, "failed": 4}
+        assert [reason.partition(":")[0] for reason in summary.failed] == ["0", "2", "3", "6"]
+        for reason, words in zip(
+            summary.failed,
+            (
+                "ended itself over it, with code 3",
+                "ended by SIGKILL over it, as for want of memory",
+                "ended by SIGSEGV over it",
+                "took more than 2 s; timeout= allows more",
+            ),
+            strict=True,
+        ):
+            assert words in reason
+        pictures = {name for name in snapshot(out) if name.endswith(".webp")}
+        assert pictures == {f"{'even' if k % 2 == 0 else 'odd'}/0000000{k}.webp" for k in (1, 4, 5, 7)}
+        assert verify(out) == []
+        assert not workers_of(os.getpid())
+        assert self.run(Hostile(), out, workers=0).kinds == {"compressed": 8}  # they are tried again
+        assert content(snapshot(out)) == undisturbed
+        assert verify(out) == []
+
+    def test_deaths_by_chance_leave_no_trace(self, undisturbed, tmp_path):
+        (tmp_path / "markers").mkdir()
+        summary = self.run(Hostile({0: "exit", 3: "kill", 7: "fault"}, tmp_path / "markers"), tmp_path / "out")
+        assert len(list((tmp_path / "markers").iterdir())) == 3
+        assert summary.kinds == {"compressed": 8}
+        assert content(snapshot(tmp_path / "out")) == undisturbed
+
+    def test_the_command_says_what_failed(self, tmp_path, capsys, monkeypatch):
+        """Files end no reader that Foveate has; it is the reading that is made to."""
+        source = in_folder(tmp_path, ["0.png", "1.png"])
+        (tmp_path / "sitecustomize.py").write_text(
+            "import foveate.export._worker as worker, os\n"
+            "read = worker.read\n"
+            f"worker.read = lambda data, **how: os._exit(5) if data == {png(1)!r} else read(data, **how)\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        words = ["compress", str(source), str(tmp_path / "out"), "--workers", "1"]
+        assert main(words) == 1
+        said = capsys.readouterr()
+        assert "1 compressed, 1 failed" in said.out
+        assert "failed 1.png: a worker process ended itself over it, with code 5" in said.err
+        monkeypatch.undo()
+        assert main([*words[:-1], "0"]) == 0
+
+    def test_interrupted(self, tmp_path):
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+        command = [sys.executable, "-c", STOPPED, str(tmp_path / "out")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env) as process:
+            process.stdout.readline()  # at the start
+            process.stdout.readline()  # of a part that is done, so that workers are there
+            below = workers_of(process.pid)
+            assert below
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) != 0
+            deadline = time.monotonic() + 60
+            while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+    def test_stopped_by_who_looks_on(self, error, undisturbed, tmp_path):
+        def look(report, total):
+            if report.units:
+                raise error
+
+        with pytest.raises(error):
+            self.run(Hostile(), tmp_path / "out", part=1, progress=look)
+        assert not workers_of(os.getpid())
+        self.run(Hostile(), tmp_path / "out", part=1, workers=0)
+        assert verify(tmp_path / "out") == []
+
+    def test_a_generator_that_is_left(self, tmp_path):
+        from foveate.export import local
+        from foveate.export._plan import Part, Unit
+        from foveate.export._sources import Items
+        from foveate.export._store import Store
+        from foveate.export._worker import Job
+
+        job = Job(Items(Hostile()), Store(tmp_path / "out"), WEBP)
+        parts = (Part(k, (Unit(str(k), f"{k:08}", ""),)) for k in range(8))
+        reports = local.run(job, parts, 2)
+        next(reports)
+        assert workers_of(os.getpid())
+        reports.close()
+        assert not workers_of(os.getpid())
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_compressor_that_fails_on_every_picture_stops_the_run(self, workers, tmp_path):
+        with pytest.raises(ArithmeticError, match="no map of such a picture"):
+            compress_dataset(Hostile(), tmp_path / "out", Compressor("webp", Prefilter(Odd())), workers=workers)
+        assert not [name for name in snapshot(tmp_path / "out") if name.endswith(".webp")]
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_one_that_fails_on_an_odd_picture_sets_that_aside(self, workers, tmp_path):
+        pictures = [Image.new("RGB", (16 + (k == 2), 16), (k, k, k)) for k in range(4)]
+        compressor = Compressor("webp", Prefilter(Odd(17)))
+        summary = compress_dataset(pictures, tmp_path / "out", compressor, workers=workers)
+        assert summary.kinds == {"compressed": 3, "failed": 1}
+        assert summary.failed == ("2: it cannot be compressed: ArithmeticError: no map of such a picture",)
+        assert verify(tmp_path / "out") == []
+
+    def test_an_item_that_raises_is_unreadable(self, tmp_path):
+        summary = self.run(Hostile({3: "raise"}), tmp_path / "out", workers=0)
+        assert summary.kinds == {"compressed": 7, "unreadable": 1}
+        assert "ZeroDivisionError" in list(manifest(tmp_path / "out"))[3]["reason"]
+
+
+MUTATED = """
+import json, resource, sys
+from test_export_hostile import Compressor, compress_dataset
+if __name__ == "__main__":
+    how = {"workers": 2, "memory": 2 << 30, "shards": sys.argv[3] == "shards", "part": 100}
+    kinds = compress_dataset(sys.argv[1], sys.argv[2], Compressor("webp:40,method=0"), **how).kinds
+    print(json.dumps([kinds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10]))
+"""
+WATCHING = """
+import os, sys
+def watch(event, arguments):
+    if event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "os.startfile", "pty.spawn"):
+        # Importing torch has ldconfig asked for a library, before there are pictures.
+        if "spawn_main" in " ".join(sys.orig_argv) and "ldconfig" not in str(arguments):
+            open(os.path.join(os.path.dirname(__file__), "started"), "a").write(event)
+sys.addaudithook(watch)
+"""
+
+
+def test_two_thousand_mutated_pictures(shards, tmp_path):
+    """None stops the run, each is counted, and no worker starts a program or takes more memory than it may."""
+    (tmp_path / "in").mkdir()
+    for name, data in mutations(1000, 1 + shards):
+        (tmp_path / "in" / name).write_bytes(data)
+    (tmp_path / "sitecustomize.py").write_text(WATCHING)
+    (tmp_path / "bin").mkdir()
+    for program in ("gs", "gswin32c", "djpeg", "dwebp", "sh", "convert"):
+        (tmp_path / "bin" / program).write_text(f"#!{sys.executable}\nopen({str(tmp_path / 'started')!r}, 'w')\n")
+        (tmp_path / "bin" / program).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", MUTATED, tmp_path / "in", tmp_path / "out", "shards" if shards else "tree"]
+    env = {**os.environ, "PYTHONPATH": path, "PATH": str(tmp_path / "bin")}
+    ended = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, check=True)
+    kinds, peak = json.loads(ended.stdout)
+    assert sum(kinds.values()) == 1000
+    assert kinds.keys() <= {"compressed", "unreadable", "failed"}
+    assert min(kinds["compressed"], kinds["unreadable"]) > 100  # a mutation is neither always seen nor never
+    assert len(sources(tmp_path / "out")) == 1000 - kinds.get("failed", 0)
+    assert peak < 2 << 30
+    assert not (tmp_path / "started").exists()
+    assert verify(tmp_path / "out") == []
