@@ -114,16 +114,15 @@ def _base(target: Store, unfinished: PartsFile | None) -> PartsFile | None:
     return base if base is not None and base.sha256 == unfinished.head.base else None
 
 
-def _copy(target: Store, name: str, copy: str) -> None:
+def _copy(target: Store, name: str, to: str) -> None:
     """Copy a file of the bookkeeping, an empty one where it is gone: its parts are then done again."""
-    with target.writing(copy, own=True) as stream:
+    with target.writing(to, own=True) as stream:
         try:
             source = target.open(name)
         except FileNotFoundError:
             return
         with source:
-            while block := source.read(1 << 20):
-                stream.write(block)
+            copy(source, stream)
 
 
 @dataclass

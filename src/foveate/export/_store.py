@@ -105,10 +105,6 @@ class Store:
                 self._check(name, "it has a file whose name")
                 yield name, _version(info)
 
-    def names(self) -> list[str]:
-        """Return the files' names, sorted."""
-        return sorted(name for name, _ in self.files())
-
     def stamps(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the stamps of files by asking for each, where a listing tells of none, as on the web."""
         with ThreadPoolExecutor(16, "foveate-stamps") as pool:
@@ -370,6 +366,17 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
+def copy(source: IO[bytes], target: IO[bytes] | None = None) -> tuple[int, str]:
+    """Read a stream to its end, into another if there is one; return its bytes and their SHA-256."""
+    digest, size = sha256(), 0
+    while block := source.read(1 << 20):
+        if target is not None:
+            target.write(block)
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()
+
+
 def _within(question: Callable[[], T], seconds: float) -> T:
     """Return an answer that comes in time.
 
@@ -409,10 +416,10 @@ def _regular(path: Path) -> int:
 
 def _version(info: dict[str, Any]) -> str:
     """What a driver says about a file, as a stamp; empty where it says nothing that changes with the file."""
-    version = next((info[key] for key in _VERSIONS if info.get(key) is not None), None)
-    if version is None:
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), None)
+    if version is None and info.get("size") is None:
         return ""
-    return sha256(repr((info.get("size"), str(version))).encode()).hexdigest()[:16]
+    return sha256(repr((info.get("size"), version)).encode()).hexdigest()[:16]
 
 
 def _new(path: Path) -> IO[bytes]:
