@@ -643,6 +643,14 @@ class TestOddPictures:
         named = [p["name"] for p in Records.read(out / "records.jsonl").pictures.values()]
         assert r"arrow/sound\udcff.png" in named
 
+    @pytest.mark.parametrize("command", [["evaluate", "--model"], ["calibrate", "--witness"]])
+    def test_a_format_that_is_none(self, command, tmp_path, capsys):
+        (tmp_path / "cat").mkdir()
+        Image.new("RGB", (8, 6)).save(tmp_path / "cat" / "a.png")
+        words = [*command, "foveate.demo:scene_net", str(tmp_path), "--formats", "dds,word"]
+        assert main(words) == 2
+        assert "formats: Pillow reads no format 'WORD'" in capsys.readouterr().err
+
 
 class TestRead:
     def test_pictures_of_any_mode_come_as_rgb(self, tmp_path):

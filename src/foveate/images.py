@@ -364,7 +364,8 @@ def read(file: str | Path | bytes, grey: bool = False, upright: bool = True, for
         file: its path, or what is in it; of any of ``FORMATS``, whatever it is called.
         grey: return a picture without colours as (1, H, W).
         upright: turn it as EXIF says it is to be seen, as people see it; many loaders of data sets do not. EXIF that
-            cannot be made sense of turns nothing, as in browsers. JPEG XL and HEIF are upright as they are.
+            cannot be made sense of turns nothing, as in browsers (but of an AVIF it is refused, by libavif). JPEG XL
+            and HEIF are upright as they are.
         formats: names of further formats of Pillow to read, such as ``"PSD"``, for files that are trusted.
 
     Raises:
