@@ -433,7 +433,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
         saliency(first.pixels[None])  # a model or a layer without a map is found out now, not midway
 
     def job() -> None:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "prepare"}
+        settings = {k: _as_recorded(v) for k, v in vars(args).items() if k != "prepare"}
         settings |= {"codec": [str(each) for each in codecs], "layer": saliency.layer_name}
         for name in ("quality", "out", "device", "config"):  # the first is in the codecs; the others change no figure
             del settings[name]
@@ -447,11 +447,20 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
         for name, reason in found.results.skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
         print(text_table(found.results))
-        if found.results.skipped:
-            print(f"{len(found.results.skipped)} of {len(photos)} files could not be read and were left out")
+        if skipped := len(found.results.skipped):
+            print(f"{skipped} of {len(photos)} files could not be read, or not compressed, and were left out")
         _say_where(args.out)
 
     return job
+
+
+def _as_recorded(value: Any) -> Any:
+    """An option's value for the results: paths, which may be no UTF-8, as text that is."""
+    from foveate.evaluation.photos import printable
+
+    if isinstance(value, list):
+        return [_as_recorded(one) for one in value]
+    return printable(str(value)) if isinstance(value, Path | str) else value
 
 
 def _controlled(
