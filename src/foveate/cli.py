@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate import __version__
+from foveate._files import printable
 
 if TYPE_CHECKING:
     import torch
@@ -456,8 +457,6 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
 
 def _as_recorded(value: Any) -> Any:
     """An option's value for the results: paths, which may be no UTF-8, as text that is."""
-    from foveate.evaluation.photos import printable
-
     if isinstance(value, list):
         return [_as_recorded(one) for one in value]
     return printable(str(value)) if isinstance(value, Path | str) else value
@@ -722,7 +721,7 @@ def _verify(args: argparse.Namespace) -> Callable[[], int]:
 
 def _complain(text: str) -> None:
     """Say something on standard error, whatever bytes a file's name in it has."""
-    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def _saliency(args: argparse.Namespace) -> Callable[[], int]:
@@ -805,8 +804,6 @@ def _at_each_quality(texts: Sequence[str], qualities: Sequence[float] | None) ->
 
 
 def _say_where(out: Path) -> None:
-    from foveate.evaluation.photos import printable
-
     print(printable(f"wrote {out / 'report.html'} and {out / 'results.json'}"))
 
 
