@@ -709,7 +709,8 @@ def _verify(args: argparse.Namespace) -> Callable[[], int]:
         for problem in problems:
             _complain(str(problem))
         if problems:
-            print(f"{len(problems)} problems with {total} files; the same 'foveate compress' again repairs what it can")
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            print(f"{count} with {total} files; the same 'foveate compress' again repairs what it can")
             return 1
         print(f"{total} files are as the manifest says, 0 are not")
         summary = Summary.read(args.target)

@@ -6,14 +6,14 @@ from typing import Self
 
 
 class Index:
-    """Names, each with a text, in a temporary SQLite database that goes with this object.
+    r"""Names, each with a text, in a temporary SQLite database that goes with this object.
 
     Example:
         >>> index = Index([("b", "1"), ("a", "2")])
         >>> list(index), "b" in index, index.pop("a"), index.pop("a"), len(index)
         ([('a', '2'), ('b', '1')], True, '2', None, 1)
-        >>> index.add("b"), index.add("c")
-        (False, True)
+        >>> index.add("b"), index.add("\udcff", "\udcfe"), index.get("\udcff") == "\udcfe"
+        (False, True, True)
     """
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
@@ -21,20 +21,22 @@ class Index:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "" is a file of its own
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
             self._database.execute(f"PRAGMA {pragma}")
-        self._database.execute("CREATE TABLE names (name BLOB PRIMARY KEY, text TEXT) WITHOUT ROWID")
+        self._database.execute("CREATE TABLE names (name BLOB PRIMARY KEY, text BLOB) WITHOUT ROWID")
         self._database.execute("BEGIN")
         self._database.executemany(
-            "INSERT OR REPLACE INTO names VALUES (?, ?)", ((_raw(name), text) for name, text in items)
+            "INSERT OR REPLACE INTO names VALUES (?, ?)", ((_raw(name), _raw(text)) for name, text in items)
         )
 
     def add(self, name: str, text: str = "") -> bool:
         """Add a name; return whether it is new."""
-        return self._database.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (_raw(name), text)).rowcount == 1
+        return (
+            self._database.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (_raw(name), _raw(text))).rowcount == 1
+        )
 
     def get(self, name: str) -> str | None:
         """Return the text of a name, or None where it is not there."""
         row = self._database.execute("SELECT text FROM names WHERE name = ?", (_raw(name),)).fetchone()
-        return None if row is None else row[0]
+        return None if row is None else _text(row[0])
 
     def pop(self, name: str) -> str | None:
         """Take a name out; return its text, or None where it is not there."""
@@ -60,7 +62,7 @@ class Index:
 
     def _sorted(self, by: str) -> Iterator[tuple[str, str]]:
         for name, text in self._database.execute(f"SELECT name, text FROM names ORDER BY {by}"):
-            yield name.decode("utf-8", "surrogatepass"), text
+            yield _text(name), _text(text)
 
     def close(self) -> None:
         """Give back the disk space."""
@@ -75,3 +77,7 @@ class Index:
 
 def _raw(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass")  # a file's name may be any bytes, which Python shows as surrogates
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")

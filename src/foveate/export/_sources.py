@@ -17,7 +17,7 @@ from foveate._checks import check_count
 from foveate._extras import require
 from foveate.export._names import Names, proper
 from foveate.export._plan import Unit
-from foveate.export._store import NotAFile, Store, own
+from foveate.export._store import NotAFile, Store, own, size_of
 from foveate.images import MAX_BYTES, UNREADABLE, as_tensor, format_of, picture_hash
 
 SUFFIXES = frozenset(
@@ -180,15 +180,14 @@ class Folder:
 
     def entries(self, units: Sequence[Unit], ending: str) -> Iterator[Entry]:
         numbers = {name: k for k, name in enumerate(self.classes)}
-        for name, stem, _ in units:
+        for name, stem, stamp in units:
             picture = self.is_picture(name)
             label = numbers.get(name.partition("/")[0]) if picture else None
-            opened = partial(self._whole, name) if picture else partial(self.store.open, name)
+            opened = partial(self._whole, name, stamp) if picture else partial(self.store.open, name)
             yield Entry(name, stem, PurePosixPath(name).suffix, opened, picture, label)
 
-    def _whole(self, name: str) -> IO[bytes]:
-        size = self.store.size(name) if self.store.local is not None else None
-        if size is not None and size > MAX_BYTES:
+    def _whole(self, name: str, stamp: str) -> IO[bytes]:
+        if (size := size_of(stamp)) is not None and size > MAX_BYTES:
             raise TooMany(f"has {size} bytes, over the limit of {MAX_BYTES} for a picture")
         return io.BytesIO(self.store.read(name))  # behind a URL one question, where a stream takes two
 

@@ -155,14 +155,6 @@ class Store:
         data: bytes = self._ask(lambda: self._fs.cat_file(self.path(name)))
         return data
 
-    def size(self, name: str) -> int | None:
-        """Return the bytes of a file, or None where the driver does not say; raises as :meth:`open` does."""
-        if self.local is not None:
-            return os.stat(self._inside(name)).st_size
-        self._check(name)
-        size = self._ask(lambda: self._fs.info(self.path(name))).get("size")
-        return None if size is None else int(size)
-
     @contextmanager
     def writing(self, name: str, own: bool = False) -> Iterator[IO[bytes]]:
         """Give a stream to write to; the file appears, whole, when the block ends, and not at all if it fails.
@@ -284,7 +276,7 @@ class Store:
                 try:
                     found = entry.stat()
                 except OSError:  # a link to nothing, or in a circle
-                    yield name, "gone"
+                    yield name, "-gone"
                     continue
                 yield name, f"{found.st_size:x}-{found.st_mtime_ns:x}"
 
@@ -407,19 +399,29 @@ def _regular(path: Path) -> int:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotAFile(f"{path} is not a regular file")
+            raise NotAFile("is not a regular file, but a folder, a FIFO, a socket or a device")
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
+def size_of(stamp: str) -> int | None:
+    """Return the bytes of a file that a stamp tells of, or None.
+
+    Example:
+        >>> size_of("1f-18b2"), size_of("")
+        (31, None)
+    """
+    digits = stamp.partition("-")[0]
+    return int(digits, 16) if digits and not digits.strip("0123456789abcdef") else None
+
+
 def _version(info: dict[str, Any]) -> str:
     """What a driver says about a file, as a stamp; empty where it says nothing that changes with the file."""
-    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), None)
-    if version is None and info.get("size") is None:
-        return ""
-    return sha256(repr((info.get("size"), version)).encode()).hexdigest()[:16]
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
+    size = "" if info.get("size") is None else f"{int(info['size']):x}"
+    return f"{size}-{sha256(version.encode()).hexdigest()[:16] if version else ''}".removesuffix("-")
 
 
 def _new(path: Path) -> IO[bytes]:
