@@ -290,7 +290,7 @@ class Store:
         """Let a driver put a file where it is seen only when it is whole."""
         path = self.path(name)
         if self._objects:
-            self._ask(lambda: put(path), None)
+            self._ask(lambda: put(path), however_long=True)
             return
 
         def renamed() -> None:
@@ -305,9 +305,9 @@ class Store:
                     self._fs.rm_file(partial)
                 raise
 
-        self._ask(renamed, None)
+        self._ask(renamed, however_long=True)
 
-    def _ask(self, question: Callable[[], T], patience: float | None = PATIENCE) -> T:
+    def _ask(self, question: Callable[[], T], however_long: bool = False) -> T:
         """Ask the driver, and not what it remembers, again where it fails or takes too long.
 
         Raises:
@@ -317,7 +317,7 @@ class Store:
         while True:
             self._fs.invalidate_cache()
             try:
-                return question() if patience is None else _within(question, patience)
+                return question() if however_long else _within(question, PATIENCE)
             except (FileNotFoundError, PermissionError, IsADirectoryError, ImportError):
                 raise
             except Exception as error:
@@ -388,7 +388,7 @@ def _within(question: Callable[[], T], seconds: float) -> T:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise TimeoutError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
+        raise TimeoutError(f"no answer within {seconds:g} s")
     if errors:
         raise errors[0]
     return answers[0]
