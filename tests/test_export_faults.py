@@ -127,7 +127,7 @@ class Trial:
         return totals[-1], self.whole.differs(target)
 
 
-LIVES = range(0, 120, 4)
+LIVES = range(1, 120, 6)
 """Operations after which processes are killed."""
 
 UNREAD = ("out/.foveate/tmp/", "out/.foveate/holder.json", "out/.foveate.lock")
