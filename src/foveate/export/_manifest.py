@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def parted(target: Store, name: str, parts: PartsFile) -> Iterator[tuple[Done, l
         return
     with stream:
         for done in parts.done():
-            yield done, [line for line, _ in zip(stream, range(done.lines), strict=False)]
+            yield done, list(islice(stream, done.lines))
 
 
 def is_whole(done: Done, lines: list[bytes]) -> bool:

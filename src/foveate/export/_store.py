@@ -218,11 +218,10 @@ class Store:
             path = self._inside(name)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif not os.path.lexists(path):
-                return
-            else:
+            elif os.path.lexists(path):
                 path.unlink()
-            sync_folder(path.parent)
+            if path.parent.is_dir():  # also for what is gone: whoever removed it may have died before this
+                sync_folder(path.parent)
         elif self.exists(name):
             self._ask(lambda: self._fs.rm(self.path(name), recursive=True))
 
@@ -230,6 +229,7 @@ class Store:
         """Make a local folder where there is none, and its way to it last."""
         if self.local is not None:
             make_folder(self.local)
+            sync_folder(self.local.parent)  # also where it is there: whoever made it may have died before this
             self._real = os.path.realpath(self.local)
 
     def _check(self, name: str, whose: str = "the name") -> None:
