@@ -13,8 +13,12 @@ _PATH = 900
 """Bytes of a whole name; an object's key may have 1024."""
 
 
-def check_inside(name: str) -> None:
+def check_inside(name: str, drives: bool = True) -> None:
     """Raise unless a name with ``/`` leads to something below the folder that it is of, on any system.
+
+    Args:
+        name: to be checked.
+        drives: whether what looks like a drive is one, as on Windows.
 
     Raises:
         ValueError: if it is empty, absolute or has a drive, a part that is empty or ``..``, or a NUL.
@@ -25,7 +29,7 @@ def check_inside(name: str) -> None:
         ValueError: 'a/../../b' leads out of its folder
     """
     parts = name.split("/")
-    if ".." in parts or name.startswith("/") or PureWindowsPath(parts[0]).drive:
+    if ".." in parts or name.startswith("/") or (drives and PureWindowsPath(parts[0]).drive):
         raise ValueError(f"{name!r} leads out of its folder")
     if "" in parts or "\0" in name:
         raise ValueError(f"{name!r} is not the name of a file: it has an empty part or a NUL")

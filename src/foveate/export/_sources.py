@@ -253,7 +253,7 @@ class Shards:
     ) -> Entry:
         name = member.name.lstrip("/")
         if ".." in PurePosixPath(name).parts:
-            raise Damaged(f"source: {shard} has a member {member.name}, which leads out of any folder")
+            raise Damaged(f"source: {shard} has a member {member.name!r}, which leads out of any folder")
         inside = PurePosixPath(name)
         picture = inside.suffix.lower() in SUFFIXES
         given = names.picture(name, (ending, inside.suffix)) if picture else names.other(name)

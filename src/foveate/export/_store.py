@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
+from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar, cast
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from foveate._files import make_folder, sync, sync_folder
 from foveate.export._names import check_inside, is_own
@@ -95,20 +96,27 @@ class Store:
         if self.local is not None:
             yield from self._walk(str(self.local), "", ())
             return
+        if self._web:
+            yield from self._linked("")
+            return
         found: dict[str, dict[str, Any]] = self._ask(lambda: self._fs.find(self.root, detail=True))
         for path, info in found.items():
-            if self._web and "?" in path:  # a listing's own links, to other orders of it, are taken for files
-                continue
             name = path.removeprefix(self.path("x").removesuffix("x"))
-            name = unquote(name) if self._web else name
             if name:
                 self._check(name, "it has a file whose name")
                 yield name, _version(info)
 
     def stamps(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the stamps of files by asking for each, where a listing tells of none, as on the web."""
+
+        def stamp(name: str) -> str:
+            try:
+                return _version(self._ask(lambda: self._fs.info(self.path(name))))
+            except FileNotFoundError:  # a link to nothing
+                return "-gone"
+
         with ThreadPoolExecutor(16, "foveate-stamps") as pool:
-            yield from pool.map(lambda name: _version(self._ask(lambda: self._fs.info(self.path(name)))), names)
+            yield from pool.map(stamp, names)
 
     @property
     def lists_stamps(self) -> bool:
@@ -118,7 +126,8 @@ class Store:
     def path(self, name: str) -> str:
         if not name:
             return self.root
-        return f"{self.root}{'' if self.root in ('', '/') else '/'}{quote(name) if self._web else name}"
+        name = quote(name, errors="surrogateescape") if self._web else name
+        return f"{self.root}{'' if self.root in ('', '/') else '/'}{name}"
 
     def exists(self, name: str = "") -> bool:
         if self.local is not None:
@@ -234,7 +243,7 @@ class Store:
 
     def _check(self, name: str, whose: str = "the name") -> None:
         try:
-            check_inside(name)
+            check_inside(name, drives=self.local is not None and os.name == "nt")
         except ValueError as error:
             raise ValueError(f"{self.url}: {whose} {error}; rename it or leave it out") from None
 
@@ -279,6 +288,30 @@ class Store:
                     yield name, "-gone"
                     continue
                 yield name, f"{found.st_size:x}-{found.st_mtime_ns:x}"
+
+    def _linked(self, folder: str) -> Iterator[tuple[str, str]]:
+        """List what the page of a folder, and those of the folders below it, have links to."""
+        page = self.path(f"{folder}x").removesuffix("x")
+        try:
+            links = self._ask(lambda: _links(self._fs.cat_file(page).decode("utf-8", "surrogateescape")))
+        except FileNotFoundError:
+            return
+        for link in dict.fromkeys(links):
+            address = urlsplit(link)
+            plain, path = unquote(address.path), urljoin(page, link)
+            if "%2f" in address.path.lower() or "//" in plain:
+                raise ValueError(f"{self.url}: it has a file whose name {address.path!r} has a part that is none")
+            is_folder = plain.endswith(("/", "/..")) or plain == ".."
+            if address.query or path == page or not path.startswith(page):  # another order of it, or elsewhere
+                if ".." in plain.split("/") and not is_folder:
+                    self._check(plain, "it has a file whose name")
+                continue
+            name = folder + unquote(path.partition("#")[0].removeprefix(page), errors="surrogateescape")
+            self._check(name.removesuffix("/"), "it has a file whose name")
+            if is_folder:
+                yield from self._linked(name)
+            else:
+                yield name, ""
 
     def _sync_folders(self, names: Iterable[str]) -> None:
         assert self.local is not None
@@ -367,6 +400,25 @@ def copy(source: IO[bytes], target: IO[bytes] | None = None) -> tuple[int, str]:
         digest.update(block)
         size += len(block)
     return size, digest.hexdigest()
+
+
+class _Anchors(HTMLParser):
+    """Collects what a page has links to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note the link of an anchor."""
+        if tag == "a":
+            self.links += [value for name, value in attrs if name == "href" and value]
+
+
+def _links(page: str) -> list[str]:
+    anchors = _Anchors()
+    anchors.feed(page)
+    return anchors.links
 
 
 def _within(question: Callable[[], T], seconds: float) -> T:
