@@ -35,6 +35,9 @@ PATIENCE = 60.0
 TRIES = 3
 """and how often it is asked before that is an error."""
 
+_DEPTH = 64
+"""Folders that a web server shows within one another: one may make them up without end."""
+
 _OBJECTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
 _VERSIONS = (
@@ -300,7 +303,7 @@ class Store:
             address = urlsplit(link)
             plain, path = unquote(address.path), urljoin(page, link)
             if "%2f" in address.path.lower() or "//" in plain:
-                raise ValueError(f"{self.url}: it has a file whose name {address.path!r} has a part that is none")
+                raise ValueError(f"{self.url}: it has a file whose name {address.path!r} is not the name of a file")
             is_folder = plain.endswith(("/", "/..")) or plain == ".."
             if address.query or path == page or not path.startswith(page):  # another order of it, or elsewhere
                 if ".." in plain.split("/") and not is_folder:
@@ -309,6 +312,8 @@ class Store:
             name = folder + unquote(path.partition("#")[0].removeprefix(page), errors="surrogateescape")
             self._check(name.removesuffix("/"), "it has a file whose name")
             if is_folder:
+                if name.count("/") > _DEPTH:
+                    raise ValueError(f"{self.url}: its folders are more than {_DEPTH} deep, such as {name:.60}…")
                 yield from self._linked(name)
             else:
                 yield name, ""
