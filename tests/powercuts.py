@@ -2,13 +2,20 @@
 
 A disk owes nothing but what was synced. Of a file that is its content at its last fsync; of a folder, its names at its
 last fsync. What came later may be there or not, each file and each folder for itself, and of a file a part of it.
+
+A real file system is in a file, mounted: what its kernel has not written to that file yet is what a power cut takes. A
+disk that keeps what it took but was not told to flush is assumed; that ext4 tells disks so is not ours to test.
 """
 
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +25,7 @@ from typing import Any
 import torch
 from exporting import snapshot
 
-from foveate.export import verify
+from foveate.export import Report, verify
 from foveate.export._manifest import parted
 from foveate.export._plan import PartsFile
 from foveate.export._store import MANIFEST, PARTS, STATE, Store
@@ -220,6 +227,130 @@ def lay_out(files: Files, root: Path) -> None:
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+
+
+class Images:
+    """Files with an ext4 file system in each, mounted below a folder; closing this unmounts them.
+
+    Raises:
+        OSError: if this machine does not let us mount them.
+    """
+
+    OPTIONS = "loop,commit=1,noauto_da_alloc"
+    """Names go to the disk every second, and no file's bytes go with its new name: all that ext4 is allowed to do."""
+
+    def __init__(self, folder: Path, megabytes: int = 24) -> None:
+        self._folder, self._mounted = folder, list[Path]()
+        folder.mkdir()
+        self.empty = folder / "empty.img"
+        with self.empty.open("wb") as file:
+            file.truncate(megabytes << 20)
+        try:
+            now = "lazy_itable_init=0,lazy_journal_init=0"  # nothing is left for the kernel to write later
+            _command("mkfs.ext4", "-q", "-E", now, self.empty)
+            self.unmount(self.mount(self.empty))
+        except BaseException:
+            self.close()
+            raise
+
+    def mount(self, image: Path) -> Path:
+        """Mount an image; return the folder."""
+        folder = image.with_suffix("")
+        folder.mkdir(exist_ok=True)
+        _command("mount", "-t", "ext4", "-o", self.OPTIONS, image, folder)
+        self._mounted.append(folder)
+        return folder
+
+    def unmount(self, folder: Path) -> None:
+        _command("umount", folder)
+        self._mounted.remove(folder)
+
+    def copy(self, image: Path, name: str) -> Path:
+        """Return a copy of an image, as it was at one moment: it is read until it is twice the same."""
+        before, now = b"", image.read_bytes()
+        while before != now:
+            before, now = now, image.read_bytes()
+        copy = self._folder / f"{name}.img"
+        copy.write_bytes(now)
+        return copy
+
+    def close(self) -> None:
+        for folder in reversed(self._mounted):
+            subprocess.run(["umount", "--lazy", folder], check=False)
+        self._mounted.clear()
+
+
+def _command(*words: str | Path) -> None:
+    found = subprocess.run([*words], capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise OSError(f"{words[0]}: {found.stderr.strip()}")
+
+
+class Running:
+    """An export in a process of its own, which can be stopped in its tracks.
+
+    Args:
+        export: does it; takes a function for its progress.
+        syncs: whether it may sync.
+    """
+
+    _context = multiprocessing.get_context("forkserver")  # the package is imported once for all of them
+    _context.set_forkserver_preload(["foveate.export"])
+
+    def __init__(self, export: Callable[[Callable[[Report, int], None]], object], syncs: bool = True) -> None:
+        self._ours, theirs = self._context.Pipe(duplex=False)
+        self._process = self._context.Process(target=_reporting, args=(theirs, export, syncs))
+        self.reported: set[int] = set()
+        self.returned = False
+        self._process.start()
+        theirs.close()
+
+    def wait(self, parts: float) -> None:
+        """Wait until so many parts were reported done, or the process has ended, as it should."""
+        while len(self.reported) < parts and not self.returned:
+            self._hear(None)
+        if self.returned:
+            self._process.join()
+            assert self._process.exitcode == 0
+
+    def stop(self) -> None:
+        """Stop it, and hear what it reported before."""
+        if self._process.is_alive():
+            os.kill(self._process.pid, signal.SIGSTOP)
+            stat = Path(f"/proc/{self._process.pid}/stat")
+            while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "TZ":
+                time.sleep(0.001)
+        while self._hear(0):
+            pass
+
+    def _hear(self, timeout: float | None) -> bool:
+        """Take a report; return whether there was one."""
+        if self.returned or not self._ours.poll(timeout):
+            return False
+        number = self._ours.recv()
+        if number is None:
+            self.returned = True
+        else:
+            self.reported.add(number)
+        return True
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._ours.close()
+
+
+def _reporting(connection: Any, export: Callable[[Callable[[Report, int], None]], object], syncs: bool) -> None:
+    """Export, and send the numbers of parts that are reported done, and None at the end."""
+    if not syncs:
+        os.fsync = lambda descriptor: None
+
+    def progress(report: Report, total: int) -> None:
+        if report.units:
+            connection.send(report.number)
+
+    export(progress)
+    connection.send(None)
 
 
 class Whole:

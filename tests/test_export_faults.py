@@ -1,13 +1,16 @@
 """Power cuts and kills: what was reported done is there, and the same call ends as an undisturbed run."""
 
+import functools
+import math
 import os
 import shutil
+import time
 
 import pytest
 import torch
 from exporting import snapshot
 from PIL import Image
-from powercuts import Disk, Whole, lay_out
+from powercuts import Disk, Images, Running, Whole, lay_out
 
 from foveate import Compressor
 from foveate.export import compress_dataset
@@ -55,8 +58,8 @@ class Trial:
         begun: whether the target was finished before, and pictures came to the source or changed since.
     """
 
-    def __init__(self, folder, shards, begun=False):
-        self.shards, self.source = shards, pictures(folder / "in", 12)
+    def __init__(self, folder, shards, begun=False, count=12, size=(16, 24)):
+        self.shards, self.source = shards, pictures(folder / "in", count, size)
         self.before, self.root, self.resumed = folder / "before", folder / "disk", folder / "resumed"
         self.before.mkdir()
         if begun:
@@ -93,24 +96,32 @@ class Trial:
         generator = torch.Generator().manual_seed(0)
         for moment in range(first, self.disk.moments):
             for names, contents in cuts:
-                wrong = self._wrong(moment, self.disk.left(moment, names, contents, generator))
-                if wrong:
+                files = self.disk.left(moment, names, contents, generator)
+                target = {name.removeprefix("out/"): data for name, data in files.items()}
+                reported, outcome = self.disk.reported(moment), functools.partial(self._outcome, files)
+                if wrong := self.judged(target, reported, moment >= self.returned, outcome):
                     yield f"after {moment} of {self.disk.moments} moments, {names}, {contents}: {wrong}"
 
-    def _wrong(self, moment, files):
-        target = {name.removeprefix("out/"): data for name, data in files.items() if name != "out"}
-        reported = self.disk.reported(moment)
+    def judged(self, target, reported, returned, outcome):
+        """Say what is wrong with a target after a power cut, and with what became of it then; nothing if all is well.
+
+        Args:
+            target: its files.
+            reported: the parts that were reported done before.
+            returned: whether the call had returned.
+            outcome: goes on from it, and returns what :meth:`go_on` does.
+        """
         lost = self.whole.lost(target, self.untouched | reported)
         if lost:
             return f"lost {sorted(lost)}"
-        if moment >= self.returned and any(target.get(name) != data for name, data in self.whole.files.items()):
+        if returned and any(target.get(name) != data for name, data in self.whole.files.items()):
             return "it had returned, and is not whole"
-        left, wrong = self._outcome(files)
+        left, wrong = outcome()
         again = left - self.total + sum(self.whole.units[number] for number in reported)
         return wrong or (f"{again} units of parts that were reported done are done again" if again > 0 else "")
 
     def _outcome(self, files):
-        """Go on from what is left: return how many units there were to be done, and what went wrong, in words."""
+        """Go on from what is left, once where that is the same."""
         key = frozenset((name, data) for name, data in files.items() if not name.startswith(UNREAD))
         if key not in self.outcomes:
             shutil.rmtree(self.resumed, ignore_errors=True)
@@ -119,6 +130,7 @@ class Trial:
         return self.outcomes[key]
 
     def go_on(self, target):
+        """Export again: return how many units there were to be done, and what is wrong then."""
         totals = [0]
         try:
             export(self.source, target, self.shards, lambda report, total: totals.append(total))
@@ -183,3 +195,61 @@ class TestSimulated:
         trial.start(deaf)
         trial.record(monkeypatch)
         assert next(trial.wrongs([SYNCED]), None)
+
+
+@pytest.fixture
+def images(tmp_path):
+    try:
+        images = Images(tmp_path / "images")
+    except OSError as error:
+        pytest.skip(f"needs ext4 in a file to be mounted: {error}")
+    yield images
+    images.close()
+
+
+class Mounted:
+    """Exports to a file system in a file, of which a copy is what a power cut leaves."""
+
+    def __init__(self, images, trial):
+        self.images, self.trial = images, trial
+        self.begun = images.copy(images.empty, "begun")
+        root = images.mount(self.begun)
+        shutil.copytree(trial.before, root, dirs_exist_ok=True)
+        images.unmount(root)
+
+    def cut(self, parts, delay, syncs=True):
+        """Export, cut the power a while after so many parts were done, or after all is, and say what is wrong then."""
+        trial, images = self.trial, self.images
+        image = images.copy(self.begun, "disk")
+        root = images.mount(image)
+        running = Running(functools.partial(export, trial.source, root / "out", trial.shards), syncs)
+        try:
+            running.wait(parts)
+            time.sleep(delay)
+            running.stop()
+            left = images.copy(image, "left")
+        finally:
+            running.kill()
+        images.unmount(root)
+        target = images.mount(left) / "out"
+        wrong = trial.judged(snapshot(target), running.reported, running.returned, lambda: trial.go_on(target))
+        images.unmount(target.parent)
+        return wrong
+
+
+class TestMounted:
+    @pytest.mark.parametrize("begun", [False, True], ids=["new", "added"])
+    @each_kind
+    def test_power_cuts_at_random_moments(self, tmp_path, images, shards, begun):
+        trial, generator = Trial(tmp_path, shards, begun, 18, (160, 240)), torch.Generator().manual_seed(os.getpid())
+        mounted = Mounted(images, trial)
+        assert not mounted.cut(math.inf, 0)  # as soon as it has ended
+        for _ in range(4):
+            parts = int(torch.randint(trial.total // 3 + 1, (), generator=generator))
+            delay = float(torch.rand((), generator=generator)) / 20
+            assert not mounted.cut(parts, delay), f"{parts} parts and {delay:.3f} s"
+
+    @each_kind
+    def test_it_is_seen_where_nothing_is_synced(self, tmp_path, images, shards):
+        mounted = Mounted(images, Trial(tmp_path, shards, count=18, size=(160, 240)))
+        assert any(mounted.cut(math.inf, 0, syncs=False) for _ in range(3))
