@@ -60,7 +60,7 @@ def check_line(line: Any) -> None:
     if line["kind"] == "compressed":
         settings = line.get("settings")
         scale = settings.get("scale") if isinstance(settings, dict) else None
-        fits = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale) and scale > 0
+        fits = isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf
         _expect(line, "settings", fits and isinstance(cast(dict[str, Any], settings).get("codec"), str))
 
 
@@ -93,6 +93,12 @@ def check_files(store: Store, line: Mapping[str, Any], decode: bool) -> Iterator
     for put in puts(line):
         name = name_of(put)
         try:
+            if store.is_link(put["target"]):
+                yield Problem(name, "is a link, which no export writes")
+                continue
+            if store.local is not None and (size := store.size(put["target"])) != put["bytes"]:  # of any size
+                yield Problem(name, f"has {size} bytes, the manifest says {put['bytes']}")
+                continue
             data = store.read(put["target"])
         except FileNotFoundError:
             yield Problem(name, "is missing")
@@ -113,6 +119,8 @@ def check_shard(
     """Check a tar file: its bytes and SHA-256 (``whole``, where they are known), and its members, in their order."""
     expected = deque((line, put) for line in lines for put in puts(line))
     try:
+        if store.is_link(shard):
+            yield Problem(shard, "is a link, which no export writes")
         with store.open(shard) as stream:
             if whole is not None:
                 size, digest = copy(stream)
@@ -122,16 +130,20 @@ def check_shard(
                     return
         with store.open(shard) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
-                if not expected or (expected[0][1].get("member") != member.name or not member.isreg()):
+                plain = member.isreg() and not member.issparse()
+                if not expected or expected[0][1].get("member") != member.name or not plain:
                     later = next((k for k, (_, put) in enumerate(expected) if put.get("member") == member.name), None)
-                    if later is None or not member.isreg():
+                    if later is None or not plain:
                         yield Problem(f"{shard}:{member.name}", "is not of this export")
                         continue
                     for _ in range(later):
                         yield Problem(name_of(expected.popleft()[1]), "is missing, or not in its place")
                 line, put = expected.popleft()
-                data = cast(IO[bytes], tar.extractfile(member)).read()
-                yield from _check_data(line, put, data, decode and put is line)
+                if member.size != put["bytes"]:
+                    yield Problem(name_of(put), f"has {member.size} bytes, the manifest says {put['bytes']}")
+                else:
+                    data = cast(IO[bytes], tar.extractfile(member)).read()
+                    yield from _check_data(line, put, data, decode and put is line)
                 if put is line:
                     progress()
     except FileNotFoundError:

@@ -94,16 +94,26 @@ def read_summary(target: Store) -> dict[str, Any]:
     """
     try:
         about = json.loads(target.read(SUMMARY))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Torn(f"target: {target.url}: {SUMMARY} is damaged ({error}); the same export again repairs it") from None
     if isinstance(about, dict) and "foveate" in about and about.get("format") != FORMAT:
         raise ValueError(
             f"target: {target.url} was written by foveate {about['foveate']}, in another format than this version's; "
             "choose another folder"
         )
-    if not isinstance(about, dict) or about.get("root") != _root(about):
+    if not isinstance(about, dict) or about.get("root") != _root(about) or not _fits(about):
         raise Torn(f"target: {target.url}: {SUMMARY} is not as it was written; the same export again repairs it")
     return about
+
+
+def _fits(about: dict[str, Any]) -> bool:
+    kinds: dict[type, tuple[str, ...]] = {
+        dict: ("kinds", "settings"),
+        list: ("classes", "missing", "failed"),
+        int: ("source_bytes", "bytes", "multiframe"),
+        str: ("source", "manifest_sha256", "parts_sha256"),
+    }
+    return all(isinstance(about.get(name), kind) for kind, names in kinds.items() for name in names)
 
 
 def manifest(target: "str | Path | Store") -> Iterator[dict[str, Any]]:
@@ -130,7 +140,7 @@ def manifest(target: "str | Path | Store") -> Iterator[dict[str, Any]]:
         for number, line in enumerate(stream, 1):
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"target: {target.url}: line {number} of {MANIFEST} is damaged ({error}); the same export again "
                     "repairs it"

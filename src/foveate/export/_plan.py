@@ -213,7 +213,7 @@ def compact(value: Any) -> bytes:
 def _parsed(line: bytes, name: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Torn(f"{name}: {error}") from None
     if not isinstance(value, dict):
         raise Torn(f"{name}: expected an object, got {value!r}")

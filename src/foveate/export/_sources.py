@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -187,7 +188,8 @@ class Folder:
             yield Entry(name, stem, PurePosixPath(name).suffix, opened, picture, label)
 
     def _whole(self, name: str, stamp: str) -> IO[bytes]:
-        if (size := size_of(stamp)) is not None and size > MAX_BYTES:
+        size = self.store.size(name) if self.store.local is not None else size_of(stamp)
+        if size is not None and size > MAX_BYTES:
             raise TooMany(f"has {size} bytes, over the limit of {MAX_BYTES} for a picture")
         return io.BytesIO(self.store.read(name))  # behind a URL one question, where a stream takes two
 
@@ -245,6 +247,7 @@ class Shards:
             with opened as stream, _damage_of(shard), _Tar.open(fileobj=stream, mode=mode) as tar:  # type: ignore[call-overload]
                 tar.shard = shard
                 for member in tar:
+                    tar.note(member)
                     if not member.isdir():
                         yield self._member(tar, member, shard, folder, names, ending)
 
@@ -267,18 +270,16 @@ class Shards:
         )
 
     def _content(self, tar: "_Tar", member: tarfile.TarInfo, picture: bool) -> IO[bytes]:
+        if member.islnk() and self.store.local is None:
+            raise NotAFile("is a hard link in a tar, which is followed in local tars only")
+        member = tar.behind(member)
         if member.issparse():  # a few bytes may stand for as many as they like
             raise TooMany("is a sparse file in a tar, whose size may be anything; pack it as a plain one")
         if picture and member.size > MAX_BYTES:
             raise TooMany(f"has {member.size} bytes, over the limit of {MAX_BYTES} for a picture")
-        if member.islnk() and self.store.local is None:
-            raise NotAFile("is a hard link in a tar, which is followed in local tars only")
-        if not (member.isreg() or member.islnk()):
+        if not member.isreg():
             raise NotAFile("is a link, or something else than a file, in a tar")
-        try:
-            content = tar.extractfile(member)
-        except KeyError as error:
-            raise NotAFile(f"is a link in a tar to what is not there ({error})") from error
+        content = tar.extractfile(member)
         assert content is not None
         return content
 
@@ -308,7 +309,7 @@ def _damage_of(shard: str) -> Iterator[None]:
     """Say of which shard it is that it is damaged."""
     try:
         yield
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OverflowError, RecursionError) as error:  # offsets and headers without end
         raise Damaged(f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out") from error
 
 
@@ -330,11 +331,14 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_Member":
         try:
-            return super().fromtarfile(tar)
+            member = super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
-        except tarfile.HeaderError as error:
+        except (tarfile.HeaderError, ValueError) as error:
             raise tarfile.ReadError(f"{error} after {tar.offset} bytes") from error
+        if member.size < 0:  # tarfile would go back, and round for ever
+            raise tarfile.ReadError(f"a member of {member.size} bytes")
+        return member
 
 
 class _Content(tarfile.ExFileObject):
@@ -353,6 +357,30 @@ class _Tar(tarfile.TarFile):
     shard = ""
     tarinfo = _Member
     fileobject = _Content
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        self._behind: dict[str | None, tarfile.TarInfo] = {}
+        super().__init__(*args, **how)
+
+    def note(self, member: tarfile.TarInfo) -> None:
+        """Note a member, so that hard links after it find it: tarfile would look through all, for each."""
+        if member.isreg() or member.islnk():
+            self._behind[posixpath.normpath(member.name)] = self._behind.get(_linked(member), member)
+
+    def behind(self, member: tarfile.TarInfo) -> tarfile.TarInfo:
+        """The member that a hard link leads to; any other itself.
+
+        Raises:
+            NotAFile: if it leads to nothing before it.
+        """
+        found = self._behind.get(_linked(member), member)
+        if found.islnk():
+            raise NotAFile(f"is a link in a tar to what is not there ({member.linkname!r})")
+        return found
+
+
+def _linked(member: tarfile.TarInfo) -> str | None:
+    return posixpath.normpath(member.linkname) if member.islnk() else None
 
 
 class Items:

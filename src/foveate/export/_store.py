@@ -52,6 +52,9 @@ def own(name: str) -> bool:
     return name in (MANIFEST, PARTS, SUMMARY, LOCK) or name.partition("/")[0] == STATE
 
 
+_NO_FILE = "is not a regular file, but a folder, a FIFO, a socket or a device"
+
+
 class NotAFile(ValueError):
     """A FIFO, a socket, a device, a folder: nothing to be read to its end."""
 
@@ -137,6 +140,10 @@ class Store:
             return os.path.lexists(self.local / name)
         return bool(self._ask(lambda: self._fs.exists(self.path(name))))
 
+    def is_link(self, name: str) -> bool:
+        """Whether a file, or a folder that it lies in, is a link."""
+        return self.local is not None and os.path.realpath(self.local / name) != os.path.join(self._real, name)
+
     def is_file(self) -> bool:
         """Whether the root itself is a file."""
         if self.local is not None:
@@ -167,6 +174,17 @@ class Store:
         data: bytes = self._ask(lambda: self._fs.cat_file(self.path(name)))
         return data
 
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file, or None where the driver does not say; raises as :meth:`open` does."""
+        if self.local is not None:
+            status = os.stat(self._inside(name))
+            if not stat.S_ISREG(status.st_mode):
+                raise NotAFile(_NO_FILE)
+            return status.st_size
+        self._check(name)
+        size = self._ask(lambda: self._fs.info(self.path(name))).get("size")
+        return None if size is None else int(size)
+
     @contextmanager
     def writing(self, name: str, own: bool = False) -> Iterator[IO[bytes]]:
         """Give a stream to write to; the file appears, whole, when the block ends, and not at all if it fails.
@@ -187,7 +205,7 @@ class Store:
                 self._put(name, lambda path: self._fs.put_file(stream.name, path))
             return
         partial = self.local / STATE / "tmp" / uuid.uuid4().hex
-        path = self._inside(name)
+        path = self._place(name)
         try:
             with _new(partial) as stream:
                 yield stream
@@ -198,7 +216,10 @@ class Store:
                 os.replace(partial, path)
             except FileNotFoundError:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(partial, self._inside(name))
+                os.replace(partial, self._place(name))
+            except IsADirectoryError:
+                os.rmdir(path)  # of what is in it nothing is ours to remove
+                os.replace(partial, path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -227,7 +248,7 @@ class Store:
         """Remove a file or a folder, if it is there, for good."""
         self._check(name)
         if self.local is not None:
-            path = self._inside(name)
+            path = self._place(name)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             elif os.path.lexists(path):
@@ -257,6 +278,14 @@ class Store:
         path = self.local / name
         if not self.follow_links:
             self._check_link(str(path), name)
+        return path
+
+    def _place(self, name: str) -> Path:
+        """The path where a local file is to be, in a folder that lies below the root: a link there is replaced."""
+        assert self.local is not None
+        self._check(name)
+        path = self.local / name
+        self._check_link(str(path.parent), name)
         return path
 
     def _check_link(self, path: str, name: str) -> None:
@@ -453,10 +482,17 @@ def _within(question: Callable[[], T], seconds: float) -> T:
 
 def _regular(path: Path) -> int:
     """Open a regular file for reading and nothing else: a FIFO would wait for a writer, for ever."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket, or a device that is not there
+            raise NotAFile(_NO_FILE) from error
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(errno.ENOENT, "A link in a circle", str(path)) from error
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotAFile("is not a regular file, but a folder, a FIFO, a socket or a device")
+            raise NotAFile(_NO_FILE)
     except BaseException:
         os.close(descriptor)
         raise

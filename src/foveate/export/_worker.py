@@ -37,7 +37,9 @@ def no_note(place: int | None, count: int) -> None:
 _TOGETHER = 64
 """At most so many pictures are compressed at once,"""
 _PIXELS = 1 << 24
-"""and about so many pixels: the memory that a worker takes does not grow with the part."""
+"""and about so many pixels,"""
+_BYTES = 1 << 26
+"""or bytes of files: the memory that a worker takes does not grow with the part."""
 _SMALL = 1 << 20
 """Other files of up to so many bytes wait in memory for the pictures before them."""
 
@@ -372,18 +374,19 @@ def groups(
 ) -> Iterator[list[_Held]]:
     """Read entries in groups of which the pictures fit in memory together."""
     group: list[_Held] = []
-    pixels = 0
+    pixels = size = 0
     for entry in entries:
         held = entry if isinstance(entry, _Held) else _read(entry, formats, note)
         if held.stream is not None:  # to be copied before the next entry is taken
             yield [*group, held]
-            group, pixels = [], 0
+            group, pixels, size = [], 0, 0
             continue
         group.append(held)
         pixels += 0 if held.pixels is None else held.pixels.shape[-2] * held.pixels.shape[-1]
-        if len(group) >= together or pixels >= _PIXELS:
+        size += 0 if held.data is None else len(held.data)
+        if len(group) >= together or pixels >= _PIXELS or size >= _BYTES:
             yield group
-            group, pixels = [], 0
+            group, pixels, size = [], 0, 0
     if group:
         yield group
 
