@@ -1,10 +1,16 @@
 """Data sets that mean harm, and operators without luck: nothing outside the target, nothing lost, an end in time."""
 
+import bz2
 import contextlib
+import errno
+import gzip
 import http.server
 import io
 import os
 import re
+import resource
+import socket
+import stat
 import tarfile
 import threading
 import uuid
@@ -262,3 +268,443 @@ def test_names(place, kind, shards, tmp_path, request):
     assert verify(out) == []
     assert outside() == before
     assert not Path("/abs").exists()
+
+
+def header(name, size=0, kind=tarfile.REGTYPE, linkname="", sizes=None):
+    """A block of a tar, of its own making: whatever is said about what follows."""
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = size, kind, linkname
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    if sizes is not None:
+        block[124:136] = sizes
+        block[148:156] = b" " * 8
+        block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def member(name, data, kind=tarfile.REGTYPE, linkname=""):
+    return header(name, len(data), kind, linkname) + data + bytes(-len(data) % 512)
+
+
+END = bytes(1024)
+MUCH = 40 << 30
+
+
+def pax(**records):
+    """An extended header, before the one that it is about."""
+    text = b""
+    for key, value in records.items():
+        line = f" {key.replace('_', '.')}={value}\n".encode()
+        length = len(line) + len(str(len(line) + 3))
+        text += str(length + (len(str(length + len(line) - len(line))) > len(str(len(line) + 3)))).encode() + line
+    return member("pax", text, tarfile.XHDTYPE)
+
+
+def gnu_sparse(name, size):
+    """A member that says that a few bytes are all of so many that are not zero."""
+    block = bytearray(header(name, 512, tarfile.GNUTYPE_SPARSE))
+    block[386:398], block[398:410] = b"%011o\0" % 0, b"%011o\0" % 512
+    block[483:495] = (b"\x80" + size.to_bytes(11, "big")) if size >= 1 << 33 else b"%011o\0" % size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + bytes(512)
+
+
+class TestTars:
+    @pytest.fixture(params=[False, True], ids=["tree", "shards"])
+    def run(self, request, tmp_path):
+        """Exports one tar with these bytes; gives the kinds, and the sources with their reasons and targets."""
+        (tmp_path / "in").mkdir()
+
+        def export(*blocks, name="s.tar", end=END):
+            (tmp_path / "in" / name).write_bytes(b"".join(blocks) + end)
+            out = tmp_path / "out"
+            summary = compress_dataset(tmp_path / "in", out, WEBP, shards=request.param, workers=0)
+            assert verify(out) == []
+            seen = stamps(out)
+            assert compress_dataset(tmp_path / "in", out, WEBP, shards=request.param, workers=0) == summary
+            assert stamps(out) == seen
+            return summary.kinds, list(manifest(out))
+
+        return export
+
+    def test_names_that_come_twice_or_are_none(self, run):
+        names = ["a.png", "a.png", "./a.png", "", "b.txt", "b.txt", "A.png"]
+        kinds, lines = run(*(member(name, png(k)) for k, name in enumerate(names)))
+        assert kinds == {"compressed": 4, "copied": 3}
+        assert len({(line["target"], line.get("member")) for line in lines}) == len(names)
+        assert len({line["sha256"] for line in lines}) == len(names)  # each has its own content
+
+    def test_hard_links(self, run):
+        links = [
+            header(name, kind=tarfile.LNKTYPE, linkname=to) for name, to in (("b.png", "a.png"), ("c.png", "b.png"))
+        ]
+        nowhere = [
+            header(name, kind=tarfile.LNKTYPE, linkname=to) for name, to in (("d.png", "d.png"), ("e.png", "../a"))
+        ]
+        kinds, lines = run(member("a.png", png()), *links, *nowhere)
+        assert kinds == {"compressed": 3, "unreadable": 2}
+        assert len({line["sha256"] for line in lines[:3]}) == 1
+        assert all("is a link in a tar to what is not there" in line["reason"] for line in lines[3:])
+
+    def test_a_hundred_thousand_hard_links_are_found_in_one_step_each(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(tarfile.TarFile, "_getmember", None)  # it looks through all members
+        links = b"".join(header(f"{k}.txt", kind=tarfile.LNKTYPE, linkname="a.txt") for k in range(2000))
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "s.tar").write_bytes(member("a.txt", b"text") + links + END)
+        summary = compress_dataset(tmp_path / "in", tmp_path / "out", WEBP, shards=True, workers=0)
+        assert summary.kinds == {"copied": 2001}
+
+    def test_links_devices_and_fifos(self, run):
+        kinds = {"a.png": tarfile.SYMTYPE, "b.txt": tarfile.SYMTYPE, "c.png": tarfile.CHRTYPE, "d.png": tarfile.BLKTYPE}
+        kinds |= {"e.png": tarfile.FIFOTYPE, "f.txt": tarfile.FIFOTYPE, "g.png": tarfile.CONTTYPE}
+        blocks = (header(name, kind=kind, linkname="/etc/passwd") for name, kind in kinds.items())
+        counted, lines = run(*blocks, member("plain.png", png()))
+        assert counted == {"compressed": 1, "unreadable": 7}
+        assert ["target" in line for line in lines] == [False] * 6 + [True] * 2  # g is an empty file
+
+    @pytest.mark.parametrize("name", ["big.png", "big.txt"])
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_a_sparse_member_of_40_gigabytes(self, run, name, linked):
+        links = [header(f"linked-{name}", kind=tarfile.LNKTYPE, linkname=name)] if linked else []
+        kinds, lines = run(gnu_sparse(name, MUCH), *links, member("plain.png", png()))
+        assert kinds == {"compressed": 1, "unreadable": 1 + linked}
+        assert all("sparse file" in line["reason"] for line in lines[: 1 + linked])
+
+    @pytest.mark.parametrize(
+        "blocks",
+        [
+            [header("a.png", MUCH)],
+            [header("a.txt", MUCH)],
+            [header("a.png", sizes=b"\xff" * 10 + b"\xfc\0")],  # -1024: tarfile would read the same for ever
+            [header("a.png", sizes=b"\x80" + b"\x7f" * 11)],
+            [pax(size="-1024"), member("a.png", png())],
+            [header("././@LongLink", MUCH, tarfile.GNUTYPE_LONGNAME)],
+            [header("pax", MUCH, tarfile.XHDTYPE)],
+            [member("././@LongLink", b"x" * (2 << 20), tarfile.GNUTYPE_LONGNAME), member("a.png", png())],
+            [pax(path="b.png")] * 3000,
+            [pax(GNU_sparse_map="none"), member("a.png", png())],
+            [gzip.compress(bytes(64 << 20))],
+            [bz2.compress(bytes(1 << 20))],
+            [b"\x1f\x8b"],
+        ],
+        ids=lambda blocks: f"{blocks[0][:12]!r}x{len(blocks)}",
+    )
+    def test_damage_is_an_error_that_names_the_shard(self, run, blocks, tmp_path):
+        with pytest.raises(ValueError, match="source: s.tar is no whole tar file"):
+            run(member("first.png", png()) if blocks[0][:2] not in (b"\x1f\x8b", b"BZ") else b"", *blocks)
+        assert not (tmp_path / "out" / "foveate-manifest.jsonl").exists()
+
+    def test_a_long_name_is_cut(self, run):
+        name = "x" * 5000 + ".png"
+        kinds, lines = run(member("././@LongLink", name.encode() + b"\0", tarfile.GNUTYPE_LONGNAME), member("x", png()))
+        assert kinds == {"compressed": 1}
+        assert lines[0]["source"] == f"s.tar:{name}"
+
+    def test_a_tar_in_a_name_and_a_name_in_a_tar(self, tmp_path):
+        """``a.tar:b/0.png`` may be a member, and a file."""
+        for name in ("a.tar", "a.tar:b", "a/b.tar"):
+            path = tmp_path / "in" / f"{name}{'' if name.endswith('.tar') else '.tar'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(member("b/0.png" if name == "a.tar" else "0.png", png(len(name))) + END)
+        out = tmp_path / "out"
+        assert compress_dataset(tmp_path / "in", out, WEBP, workers=0).kinds == {"compressed": 3}
+        assert len({line["target"] for line in manifest(out)}) == 3
+        assert verify(out) == []
+        path = tmp_path / "files" / "a.tar:b" / "0.png"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(png())
+        assert compress_dataset(tmp_path / "files", tmp_path / "two", WEBP, workers=0).kinds == {"compressed": 1}
+        assert sources(tmp_path / "two") == ["a.tar:b/0.png"]
+        assert verify(tmp_path / "two") == []
+
+
+class TestWhatFilesStandBeside:
+    def test_a_picture_of_40_gigabytes_of_nothing(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.png").write_bytes(png())
+        with (tmp_path / "in" / "big.png").open("wb") as stream:
+            stream.truncate(MUCH)
+        summary = compress_dataset(tmp_path / "in", tmp_path / "out", WEBP, workers=0)
+        assert summary.kinds == {"compressed": 1, "unreadable": 1}
+        assert "over the limit" in list(manifest(tmp_path / "out"))[1]["reason"]
+        assert verify(tmp_path / "out") == []
+
+    def test_a_picture_that_unpacks_to_more_than_a_picture_has(self, tmp_path):
+        from foveate.images import MAX_BYTES
+
+        with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.png", png())
+            with archive.open("big.png", "w", force_zip64=True) as stream:
+                for _ in range(65):
+                    stream.write(bytes(MAX_BYTES // 64))
+        before = peak_memory()
+        summary = compress_dataset(f"zip://::{tmp_path / 'in.zip'}", tmp_path / "out", WEBP, workers=0)
+        assert summary.kinds == {"compressed": 1, "unreadable": 1}
+        assert peak_memory() - before < MAX_BYTES // 2
+        assert verify(tmp_path / "out") == []
+
+    def test_many_large_files_that_are_no_pictures(self, tmp_path):
+        """They are not held together: the memory of a worker does not grow with the part."""
+        (tmp_path / "in").mkdir()
+        for k in range(24):
+            with (tmp_path / "in" / f"{k}.png").open("wb") as stream:
+                stream.truncate(32 << 20)
+        before = peak_memory()
+        summary = compress_dataset(tmp_path / "in", tmp_path / "out", WEBP, workers=0, others="skip")
+        assert summary.kinds == {"unreadable": 24}
+        assert peak_memory() - before < 400 << 20
+
+    @pytest.mark.parametrize("shards", [False, True])
+    def test_a_file_and_a_folder_of_one_name(self, shards, tmp_path):
+        source = in_memory(tmp_path, ["a", "a/b.png", "a.png", "a.png/c.png"])
+        summary = compress_dataset(source, tmp_path / "out", WEBP, shards=shards, workers=0)
+        fsspec.filesystem("memory").store.clear()
+        assert summary.kinds == {"compressed": 3, "copied": 1}
+        assert sorted(sources(tmp_path / "out")) == ["a", "a.png", "a.png/c.png", "a/b.png"]
+        assert verify(tmp_path / "out") == []
+
+    def test_on_s3_too(self, s3, tmp_path):
+        source = s3(tmp_path, ["a", "a/b.png", "a.png", "a.png/c.png"])
+        assert compress_dataset(source, tmp_path / "out", WEBP, workers=0).kinds == {"compressed": 3, "copied": 1}
+        assert sorted(sources(tmp_path / "out")) == ["a", "a.png", "a.png/c.png", "a/b.png"]
+        assert verify(tmp_path / "out") == []
+
+    @pytest.mark.parametrize("shards", [False, True])
+    def test_names_that_the_export_would_give(self, shards, tmp_path):
+        names = ["x/a.png", "x/a.webp/b.png", "x/a.cls", "x/a.webp.txt", "x/a.jpg", "x/a"]
+        source = in_folder(tmp_path, names)
+        summary = compress_dataset(source, tmp_path / "out", WEBP, shards=shards, workers=0)
+        assert sum(summary.kinds.values()) == len(names)
+        assert sorted(sources(tmp_path / "out")) == sorted(names)
+        assert verify(tmp_path / "out") == []
+        if not shards:
+            return
+        with tarfile.open(tmp_path / "out" / "part-000000.tar") as tar:
+            assert len(set(tar.getnames())) == len(tar.getnames()) == len(names) + 3
+        for line in manifest(tmp_path / "out"):
+            assert [put["member"] for put in line.get("sidecars", ())] == (
+                [line["member"].removesuffix(".webp") + ".cls"] if line["kind"] == "compressed" else []
+            )
+
+
+def peak_memory():
+    """The most bytes that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def fifo(path):
+    os.mkfifo(path)
+
+
+def unix_socket(path):
+    """A socket, which is made by a short name: Linux has 107 bytes for that."""
+    before = os.getcwd()
+    os.chdir(path.parent)
+    try:
+        socket.socket(socket.AF_UNIX).bind(path.name)
+    finally:
+        os.chdir(before)
+
+
+def device(path):
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))  # zeros without end
+    except OSError:
+        pytest.skip("making devices is not allowed here")
+
+
+SPECIAL = [fifo, unix_socket, device]
+
+
+class TestSpecialFiles:
+    @pytest.mark.parametrize("shards", [False, True])
+    @pytest.mark.parametrize("make", SPECIAL)
+    def test_in_a_source(self, make, shards, tmp_path):
+        source = in_folder(tmp_path, ["a/plain.png"])
+        make(source / "a" / "b.png")
+        make(source / "c.txt")
+        for _ in range(2):
+            summary = compress_dataset(source, tmp_path / "out", WEBP, shards=shards, workers=0)
+            assert summary.kinds == {"compressed": 1, "unreadable": 2}
+            assert all(
+                "not a regular file" in line["reason"] for line in manifest(tmp_path / "out") if "reason" in line
+            )
+            assert verify(tmp_path / "out") == []
+
+    @pytest.mark.parametrize("make", SPECIAL)
+    def test_in_a_target(self, make, tmp_path):
+        source, out = in_folder(tmp_path, ["a/0.png", "a/1.png"]), tmp_path / "out"
+        compress_dataset(source, out, WEBP, workers=0)
+        whole = snapshot(out)
+        make(out / "planted.webp")
+        (out / "a" / "1.webp").unlink()
+        make(out / "a" / "1.webp")
+        assert {problem.name for problem in verify(out)} == {"planted.webp", "a/1.webp"}
+        compress_dataset(source, out, WEBP, workers=0)
+        assert snapshot(out) == whole
+        assert [problem.name for problem in verify(out)] == ["planted.webp"]
+
+    @pytest.mark.parametrize("name", ["foveate-manifest.jsonl", "foveate-parts.jsonl", "foveate-summary.json"])
+    @pytest.mark.parametrize("make", [*SPECIAL, Path.mkdir])
+    def test_for_the_bookkeeping(self, make, name, tmp_path):
+        source, out = in_folder(tmp_path, ["a/0.png", "a/1.png"]), tmp_path / "out"
+        compress_dataset(source, out, WEBP, workers=0)
+        whole = snapshot(out)
+        (out / name).unlink()
+        make(out / name)
+        assert name in {problem.name for problem in verify(out)}
+        compress_dataset(source, out, WEBP, workers=0)
+        assert snapshot(out) == whole
+        assert verify(out) == []
+
+
+class TestLinks:
+    @pytest.fixture
+    def tree(self, tmp_path):
+        """A source with a picture, and a folder of secrets beside it."""
+        in_folder(tmp_path, ["a/plain.png"])
+        (tmp_path / "secrets").mkdir()
+        (tmp_path / "secrets" / "key.txt").write_text("secret")
+        (tmp_path / "secrets" / "face.png").write_bytes(png(7))
+        return tmp_path / "in"
+
+    @pytest.mark.parametrize("shards", [False, True])
+    @pytest.mark.parametrize("to", ["key.txt", "face.png", ".", "none.png"])
+    def test_out_of_the_source(self, tree, to, shards, tmp_path):
+        (tree / "a" / "link.png").symlink_to(tmp_path / "secrets" / to)
+        how, out = {"shards": shards, "workers": 0}, tmp_path / "out"
+        if to == "none.png":  # nothing is there to be had
+            assert compress_dataset(tree, out, WEBP, **how).kinds == {"compressed": 1, "unreadable": 1}
+            assert "outside of the folder" in next(manifest(out))["reason"]
+            return
+        with pytest.raises(ValueError, match=r"a/link\.png is a link .* outside .* follow_links=True .* leave it out"):
+            compress_dataset(tree, out, WEBP, **how)
+        assert snapshot(out) == {}
+        kinds = {"key.txt": {"compressed": 1, "unreadable": 1}, "face.png": {"compressed": 2}}
+        kinds["."] = {"compressed": 2, "copied": 1}
+        assert compress_dataset(tree, out, WEBP, follow_links=True, **how).kinds == kinds[to]
+        assert verify(out) == []
+
+    @pytest.mark.parametrize("follow_links", [False, True])
+    def test_in_circles(self, tree, follow_links, tmp_path):
+        (tree / "b").mkdir()
+        (tree / "b" / "x.png").write_bytes(png(3))
+        for path, to in (("a/x", "b"), ("b/y", "a"), ("a/up", "."), ("b/me", "b")):
+            (tree / path).symlink_to(tree / to, target_is_directory=True)
+        (tree / "self.png").symlink_to(tree / "self.png")
+        (tree / "one.png").symlink_to(tree / "two.png")
+        (tree / "two.png").symlink_to(tree / "one.png")
+        (tree / "dangling").symlink_to(tree / "nowhere", target_is_directory=True)
+        how = {"workers": 0, "follow_links": follow_links}
+        summary = compress_dataset(tree, tmp_path / "out", WEBP, **how)
+        assert summary.kinds == {"compressed": 4, "missing": 4}
+        assert sorted(summary.missing) == ["dangling", "one.png", "self.png", "two.png"]
+        (tree / "self.png").unlink()
+        (tree / "self.png").write_bytes(png(9))
+        assert compress_dataset(tree, tmp_path / "out", WEBP, **how).kinds == {"compressed": 5, "missing": 3}
+        assert verify(tmp_path / "out") == []
+
+    def test_a_few_links_that_stand_for_a_billion_files(self, tree, tmp_path, monkeypatch):
+        """Two links in each of thirty folders to the next one."""
+        monkeypatch.setattr("foveate.export._store._VISITS", 50)
+        for k in range(30):
+            (tree / f"{k}").mkdir()
+            for name in "xy":
+                (tree / f"{k}" / name).symlink_to(tree / f"{k + 1}", target_is_directory=True)
+        (tree / "30").mkdir()
+        (tree / "30" / "a.png").write_bytes(png())
+        with pytest.raises(ValueError, match="links lead to .* again and again"):
+            compress_dataset(tree, tmp_path / "out", WEBP, workers=0)
+        assert snapshot(tmp_path / "out") == {}
+
+    def test_in_a_target(self, tree, tmp_path):
+        (tree / "b.txt").write_text("text")
+        out = tmp_path / "out"
+        compress_dataset(tree, out, WEBP, workers=0)
+        whole = snapshot(out)
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "same.webp").write_bytes((out / "a" / "plain.webp").read_bytes())
+        for to in (outside / "same.webp", out / "same.webp"):
+            (out / "a" / "plain.webp").replace(out / "same.webp")
+            (out / "a" / "plain.webp").symlink_to(to)
+            (out / "b.txt").unlink()
+            (out / "b.txt").symlink_to(tmp_path / "secrets" / "key.txt")
+            assert {problem.name for problem in verify(out)} == {"a/plain.webp", "b.txt", "same.webp"}
+            compress_dataset(tree, out, WEBP, workers=0)
+            (out / "same.webp").unlink()
+            assert snapshot(out) == whole
+            assert verify(out) == []
+        (out / "planted").symlink_to(outside, target_is_directory=True)
+        (out / "stray").write_bytes(b"")
+        assert {problem.name for problem in verify(out)} == {"planted", "stray"}
+        assert (tmp_path / "secrets" / "key.txt").read_text() == "secret"
+        assert [path.name for path in outside.iterdir()] == ["same.webp"]
+
+    def test_a_folder_of_a_target_that_leads_elsewhere(self, tree, tmp_path):
+        out, outside = tmp_path / "out", tmp_path / "outside"
+        compress_dataset(tree, out, WEBP, workers=0)
+        (out / "a").rename(outside)
+        (out / "a").symlink_to(outside, target_is_directory=True)
+        before = snapshot(outside)
+        assert "a/plain.webp" in {problem.name for problem in verify(out)}
+        (outside / "plain.webp").write_bytes(b"")
+        with pytest.raises(ValueError, match="outside of the folder"):
+            compress_dataset(tree, out, WEBP, workers=0)
+        assert snapshot(outside) == dict.fromkeys(before, b"")
+
+    def test_rows_of_hugging_face_with_paths(self, tree, tmp_path):
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+        paths = [tmp_path / "secrets" / "face.png", tree / "a" / "plain.png", tmp_path / "none.png", "../../face.png"]
+        rows = [{"image": {"bytes": png(k), "path": str(path)}} for k, path in enumerate(paths)]
+        data = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+        out = tmp_path / "bytes"
+        assert compress_dataset(data, out, WEBP, workers=0).kinds == {"compressed": 4}  # a path is but a name here
+        for row in rows:
+            row["image"]["bytes"] = None
+        data = datasets.Dataset.from_list([{"image": {"bytes": png(9), "path": None}}, *rows])
+        data = data.cast_column("image", datasets.Image())
+        summary = compress_dataset(data, tmp_path / "out", WEBP, workers=0)
+        assert summary.kinds == {"compressed": 1, "unreadable": 4}
+        assert all("follow_links=True" in line["reason"] for line in manifest(tmp_path / "out") if "reason" in line)
+        summary = compress_dataset(data, tmp_path / "followed", WEBP, workers=0, follow_links=True)
+        assert summary.kinds == {"compressed": 3, "missing": 2}
+
+
+class TestDenied:
+    @pytest.mark.parametrize("shards", [False, True])
+    def test_a_file(self, shards, tmp_path, monkeypatch):
+        source, out = in_folder(tmp_path, ["a/0.png", "a/1.png"]), tmp_path / "out"
+        (source / "c.txt").write_text("text")
+        open_, denied = os.open, {str(source / "a" / "1.png"), str(source / "c.txt")}
+
+        def opening(path, *args, **how):
+            if str(path) in denied:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return open_(path, *args, **how)
+
+        def run():
+            return compress_dataset(source, out, WEBP, shards=shards, workers=0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", opening)
+            for _ in range(2):
+                assert run().kinds == {"compressed": 1, "unreadable": 2}
+                assert all("Permission denied" in line["reason"] for line in manifest(out) if "reason" in line)
+                assert verify(out) == []
+        assert run().kinds == {"compressed": 2, "copied": 1}
+        assert verify(out) == []
+
+    def test_a_folder(self, tmp_path, monkeypatch):
+        source, scandir = in_folder(tmp_path, ["a/0.png", "b/1.png"]), os.scandir
+
+        def listing(path):
+            if Path(path).name == "b":
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", listing)
+        with pytest.raises(PermissionError, match="in/b"):  # what is in it would be lost in silence
+            compress_dataset(source, tmp_path / "out", WEBP, workers=0)
+        assert snapshot(tmp_path / "out") == {}

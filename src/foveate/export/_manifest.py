@@ -19,7 +19,7 @@ from typing import Any
 from foveate import __version__
 from foveate.export._check import puts
 from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, Torn, read_record, write_parts
-from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, Store, copy
+from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, copy
 
 BASE_PARTS, BASE_MANIFEST = f"{STATE}/base-parts.jsonl", f"{STATE}/base-manifest.jsonl"
 _SAID = 100
@@ -151,7 +151,7 @@ def parted(target: Store, name: str, parts: PartsFile) -> Iterator[tuple[Done, l
     """Yield what is known of each part that was done, and its lines in a manifest, which may be damaged."""
     try:
         stream = target.open(name)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotAFile):
         yield from ((done, []) for done in parts.done())
         return
     with stream:
@@ -220,8 +220,10 @@ def is_sound(target: Store, parts: PartsFile) -> bool:
     """Whether summary, manifest and parts of a finished target belong together."""
     try:
         about = read_summary(target)
-        return (about["parts_sha256"], about["manifest_sha256"]) == (parts.sha256, hash_of(target, MANIFEST))
-    except (FileNotFoundError, Torn):
+        head = Head(about["settings"], about["source"], tuple(about["classes"]))
+        hashes = (about["parts_sha256"], about["manifest_sha256"])
+        return head == parts.head and hashes == (parts.sha256, hash_of(target, MANIFEST))
+    except (FileNotFoundError, NotAFile, Torn):
         return False
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from foveate.export._store import STATE, Store
+from foveate.export._store import STATE, NotAFile, Store
 
 FORMAT = 2
 PLAN = f"{STATE}/plan.jsonl"
@@ -155,7 +155,7 @@ class PartsFile:
         """Return the file, or None where it is not there or torn."""
         try:
             return cls(store, name)
-        except (FileNotFoundError, Torn):
+        except (FileNotFoundError, NotAFile, Torn):
             return None
 
 

@@ -336,7 +336,8 @@ class _Member(tarfile.TarInfo):
             raise
         except (tarfile.HeaderError, ValueError) as error:
             raise tarfile.ReadError(f"{error} after {tar.offset} bytes") from error
-        if member.size < 0:  # tarfile would go back, and round for ever
+        forth = member.offset_data <= tar.offset < 1 << 60  # or tarfile would go back, and round for ever
+        if member.size < 0 or not forth:
             raise tarfile.ReadError(f"a member of {member.size} bytes")
         return member
 

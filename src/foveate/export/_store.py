@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ PATIENCE = 60.0
 """Seconds that a question to another machine may take,"""
 TRIES = 3
 """and how often it is asked before that is an error."""
+_VISITS = 1000
+"""So often may links lead to one folder."""
 
 _DEPTH = 64
 """Folders that a web server shows within one another: one may make them up without end."""
@@ -91,16 +94,19 @@ class Store:
         place = os.path.abspath(self.local) if self.local is not None else self.url.partition("?")[0].rstrip("/")
         return f"{PurePosixPath(place).name} {sha256(os.fsencode(place)).hexdigest()[:12]}".strip()
 
-    def files(self) -> Iterator[tuple[str, str]]:
+    def files(self, links: bool = True) -> Iterator[tuple[str, str]]:
         """Yield the name of each file and a stamp that changes with it (empty where the driver tells of none).
 
-        Links to folders are followed, but not in circles. There are none where there is no such folder.
+        There are none where there is no such folder.
+
+        Args:
+            links: follow links to folders, but not in circles; if False any link is listed as if it were a file.
 
         Raises:
             ValueError: if a name leads out of the folder, or a link does and such are not to be followed.
         """
         if self.local is not None:
-            yield from self._walk(str(self.local), "", ())
+            yield from self._walk(str(self.local), "", (), Counter(), links)
             return
         if self._web:
             yield from self._linked("")
@@ -177,7 +183,8 @@ class Store:
     def size(self, name: str) -> int | None:
         """Return the bytes of a file, or None where the driver does not say; raises as :meth:`open` does."""
         if self.local is not None:
-            status = os.stat(self._inside(name))
+            with _circles_lead_nowhere():
+                status = os.stat(self._inside(name))
             if not stat.S_ISREG(status.st_mode):
                 raise NotAFile(_NO_FILE)
             return status.st_size
@@ -296,7 +303,14 @@ class Store:
                 "takes that for a part of a source, or leave it out"
             )
 
-    def _walk(self, folder: str, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[tuple[str, str]]:
+    def _walk(
+        self,
+        folder: str,
+        below: str,
+        above: tuple[tuple[int, int], ...],
+        visits: Counter[tuple[int, int]],
+        links: bool,
+    ) -> Iterator[tuple[str, str]]:
         """List a folder and those below it, but none that it lies in, by whatever link."""
         try:
             status = os.stat(folder)
@@ -305,18 +319,26 @@ class Store:
             entries = os.scandir(folder)
         except FileNotFoundError:  # gone meanwhile, or not there yet
             return
-        above = (*above, (status.st_dev, status.st_ino))
+        identity = (status.st_dev, status.st_ino)
+        visits[identity] += 1
+        if visits[identity] > _VISITS:  # two links in each of thirty folders to the next make a billion of them
+            raise ValueError(f"{self.url}: links lead to the same folder again and again, as {below}; leave them out")
         with entries:
             for entry in entries:
                 name = below + entry.name
+                if not links and entry.is_symlink():
+                    yield name, ""
+                    continue
                 if entry.is_symlink() and not self.follow_links and os.path.lexists(os.path.realpath(entry.path)):
                     self._check_link(entry.path, name)
-                if entry.is_dir():
-                    yield from self._walk(entry.path, f"{name}/", above)
-                    continue
                 try:
+                    if entry.is_dir():
+                        yield from self._walk(entry.path, f"{name}/", (*above, identity), visits, links)
+                        continue
                     found = entry.stat()
-                except OSError:  # a link to nothing, or in a circle
+                except OSError as error:  # a link to nothing, or in a circle
+                    if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
+                        raise
                     yield name, "-gone"
                     continue
                 yield name, f"{found.st_size:x}-{found.st_mtime_ns:x}"
@@ -480,16 +502,26 @@ def _within(question: Callable[[], T], seconds: float) -> T:
     return answers[0]
 
 
+@contextmanager
+def _circles_lead_nowhere() -> Iterator[None]:
+    """Have a link in a circle be one to nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FileNotFoundError(errno.ENOENT, "A link in a circle", error.filename) from error
+
+
 def _regular(path: Path) -> int:
     """Open a regular file for reading and nothing else: a FIFO would wait for a writer, for ever."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with _circles_lead_nowhere():
+            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except OSError as error:
-        if error.errno in (errno.ENXIO, errno.ENODEV):  # a socket, or a device that is not there
-            raise NotAFile(_NO_FILE) from error
-        if error.errno == errno.ELOOP:
-            raise FileNotFoundError(errno.ENOENT, "A link in a circle", str(path)) from error
-        raise
+        if error.errno not in (errno.ENXIO, errno.ENODEV):  # of a socket, or a device that is not there
+            raise
+        raise NotAFile(_NO_FILE) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise NotAFile(_NO_FILE)

@@ -172,7 +172,7 @@ def _strangers(store: Store, written: Index) -> Iterator[Problem]:
     """What is in the target and not of the export."""
     own = {MANIFEST, PARTS, SUMMARY, LOCK}
     try:
-        for name, _ in store.files():
+        for name, _ in store.files(links=False):
             if name not in written and name not in own and name != PLAN:
                 yield Problem(name, "is not of this export")
     except (OSError, ValueError) as error:
