@@ -9,6 +9,7 @@ import io
 import os
 import re
 import resource
+import shutil
 import socket
 import stat
 import tarfile
@@ -20,7 +21,7 @@ from urllib.parse import quote, unquote
 
 import fsspec
 import pytest
-from exporting import snapshot
+from exporting import content, snapshot
 from fsspec.implementations.memory import MemoryFile
 from PIL import Image
 
@@ -708,3 +709,145 @@ class TestDenied:
         with pytest.raises(PermissionError, match="in/b"):  # what is in it would be lost in silence
             compress_dataset(source, tmp_path / "out", WEBP, workers=0)
         assert snapshot(tmp_path / "out") == {}
+
+
+@pytest.fixture(params=[False, True], ids=["tree", "shards"])
+def shards(request):
+    return request.param
+
+
+class TestSourcesThatChange:
+    @pytest.fixture
+    def source(self, tmp_path):
+        return in_folder(tmp_path, [f"{'ab'[k % 2]}/{k}.png" for k in range(7)])
+
+    def run(self, source, out, shards=False, **how):
+        return compress_dataset(source, out, WEBP, shards=shards, part=3, workers=0, **how)
+
+    def undisturbed(self, source, tmp_path, shards):
+        """What an export of the source as it is now comes to."""
+        self.run(source, tmp_path / "undisturbed", shards)
+        return content(snapshot(tmp_path / "undisturbed"))
+
+    def test_a_picture_that_changed(self, source, shards, tmp_path):
+        out = tmp_path / "out"
+        self.run(source, out, shards)
+        seen = stamps(out)
+        (source / "a" / "2.png").write_bytes(png(77))
+        (source / "b" / "3.png").write_bytes(b"no picture any more")
+        self.run(source, out, shards)
+        assert content(snapshot(out)) == self.undisturbed(source, tmp_path, shards)
+        assert verify(out) == []
+        assert any(seen.get(path) == stamp for path, stamp in stamps(out).items() if path.is_file())  # of other parts
+        (source / "b" / "3.png").write_bytes(png(3))
+        self.run(source, out, shards)
+        shutil.rmtree(tmp_path / "undisturbed")
+        assert content(snapshot(out)) == self.undisturbed(source, tmp_path, shards)
+        assert verify(out) == []
+
+    def test_one_of_its_time_is_not_seen_to_have_changed(self, source, tmp_path):
+        """Of files a change is seen by size and time, as is said."""
+        path, out = source / "a" / "2.png", tmp_path / "out"
+        self.run(source, out)
+        before, stat_before = snapshot(out), path.stat()
+        data = bytearray(path.read_bytes())
+        data[-20] ^= 1
+        path.write_bytes(data)
+        os.utime(path, ns=(stat_before.st_atime_ns, stat_before.st_mtime_ns))
+        self.run(source, out)
+        assert snapshot(out) == before
+
+    def test_a_picture_that_is_gone_is_kept(self, source, shards, tmp_path):
+        out = tmp_path / "out"
+        self.run(source, out, shards)
+        before = snapshot(out)
+        (source / "a" / "2.png").unlink()
+        self.run(source, out, shards)
+        assert snapshot(out) == before
+
+    def test_a_shard_that_is_gone_when_one_of_its_files_is_damaged(self, tmp_path):
+        """What cannot be made again and is sound stays."""
+        out = tmp_path / "out"
+        (tmp_path / "in").mkdir()
+        for k, name in enumerate("ab"):
+            blocks = (member(f"{n}.png", png(10 * k + n)) for n in range(3))
+            (tmp_path / "in" / f"{name}.tar").write_bytes(b"".join(blocks) + END)
+        self.run(tmp_path / "in", out)
+        before = snapshot(out)
+        (tmp_path / "in" / "b.tar").unlink()
+        (out / "b" / "1.webp").write_bytes(b"damaged")
+        assert self.run(tmp_path / "in", out).kinds == {"compressed": 6}
+        assert {problem.name for problem in verify(out)} == {"b/1.webp"}
+        assert {name: before[name] for name in ("b/0.webp", "b/2.webp")}.items() <= snapshot(out).items()
+
+    def test_another_source_is_refused(self, source, shards, tmp_path):
+        out, other = tmp_path / "out", tmp_path / "other"
+        self.run(source, out, shards)
+        before = snapshot(out)
+        shutil.copytree(source, other)
+        with pytest.raises(ValueError, match="made from another source .*moved=True"):
+            self.run(other, out, shards)
+        with pytest.raises(ValueError, match="made from another source"):
+            self.run([Image.new("L", (8, 8))], out, shards)
+        assert snapshot(out) == before
+        assert self.run(other, out, shards, moved=True).kinds == {"compressed": 7}
+        assert content(snapshot(out)) == content(before)
+        assert verify(out) == []
+        with pytest.raises(ValueError, match="made from another source"):
+            self.run(source, out, shards)  # it is bound to where it is now
+
+    @pytest.mark.parametrize("how", [{"others": "skip"}, {"only_if_smaller": True}, {"shards": True}, {"part": 4}])
+    def test_other_settings_are_refused(self, source, how, tmp_path):
+        out = tmp_path / "out"
+        self.run(source, out)
+        before = snapshot(out)
+        with pytest.raises(ValueError, match=f"made with other settings .*{next(iter(how))}"):
+            compress_dataset(source, out, WEBP, **{"part": 3, "workers": 0, **how})
+        assert snapshot(out) == before
+
+    def test_without_parts_and_manifest_it_is_made_anew(self, source, shards, tmp_path):
+        out = tmp_path / "out"
+        self.run(source, out, shards)
+        before = snapshot(out)
+        for name in ("foveate-manifest.jsonl", "foveate-parts.jsonl"):
+            (out / name).unlink()
+        self.run(source, out, shards)
+        assert snapshot(out) == before
+        assert verify(out) == []
+
+    def test_without_all_bookkeeping_the_files_are_somebody_s(self, source, shards, tmp_path):
+        out = tmp_path / "out"
+        self.run(source, out, shards)
+        for path in out.glob("foveate-*"):
+            path.unlink()
+        before = snapshot(out)
+        with pytest.raises(ValueError, match="holds files of its own, .* choose an empty folder"):
+            self.run(source, out, shards)
+        assert snapshot(out) == before
+
+    def test_parts_lost_after_something_was_added(self, source, shards, tmp_path):
+        """Names are given anew; what has one that nothing has now is left, and named."""
+        out = tmp_path / "out"
+        self.run(source, out, shards)
+        (source / "a" / "0.bmp").write_bytes(png(50))
+        (source / "a" / "00.png").write_bytes(png(51))
+        self.run(source, out, shards)
+        (out / "foveate-parts.jsonl").unlink()
+        assert self.run(source, out, shards).kinds == {"compressed": 9}
+        strays = {problem.name for problem in verify(out)}
+        assert strays == ({"part-000003.tar"} if shards else {"a/0.bmp.webp"})
+        assert {problem.what for problem in verify(out)} == {"is not of this export"}
+        for name in strays:
+            (out / name).unlink()
+        assert content(snapshot(out)) == self.undisturbed(source, tmp_path, shards)
+
+    def test_a_folder_with_files_in_place_of_a_picture(self, source, tmp_path):
+        out = tmp_path / "out"
+        self.run(source, out)
+        (out / "a" / "2.webp").unlink()
+        (out / "a" / "2.webp").mkdir()
+        (out / "a" / "2.webp" / "mine.txt").write_text("mine")
+        with pytest.raises(OSError, match=re.escape("a/2.webp")):
+            self.run(source, out)
+        assert (out / "a" / "2.webp" / "mine.txt").read_text() == "mine"
+        assert "a/2.webp/mine.txt" in {problem.name for problem in verify(out)}

@@ -472,9 +472,9 @@ def test_the_same_export_again_repairs_it(target, name, exported, request):
             export(source, target, layout)
         return
     export(source, target, layout)
-    strays = (
-        names if name.startswith("a stray") else {"moved"} if name == "a link within to the same content" else set()
-    )
+    strays = {"moved"} if name == "a link within to the same content" else set()
+    if name.startswith("a stray") and name != "a stray in the bookkeeping":  # which goes with the end of the run
+        strays = names
     assert {problem.name for problem in verify(target)} == strays
     assert {k: v for k, v in snapshot(target).items() if k not in strays} == snapshot(whole)
 

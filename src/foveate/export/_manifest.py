@@ -279,7 +279,7 @@ def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[D
         if old is not None and old[0].part.number == part.number:
             replaced = old[1] if is_whole(*old) else []
             old = next(before, None)
-        lines = _counted(_with_those_gone(record[0], replaced), counts)
+        lines = _counted(_with_those_gone(record[0], replaced, len(part.units) == 1), counts)
         yield record[1], lines, _left_over(replaced, lines)
     while old is not None:
         yield old[0], _counted(old[1], counts), []
@@ -297,13 +297,19 @@ def _counted(lines: list[bytes], counts: _Counts) -> list[bytes]:
     return kept
 
 
-def _with_those_gone(lines: list[bytes], replaced: list[bytes]) -> list[bytes]:
-    """Keep the lines of files of a tree whose sources are gone: what became of them is still there."""
-    if not replaced:
-        return lines
+def _with_those_gone(lines: list[bytes], replaced: list[bytes], alone: bool) -> list[bytes]:
+    """Keep the lines of files of a tree whose sources are gone: what became of them is still there.
+
+    Args:
+        lines: of a part as it was done now.
+        replaced: its lines before.
+        alone: whether the part is of one unit, which may be a shard of the source.
+    """
     before = {line["source"]: raw for raw in replaced if "member" not in (line := json.loads(raw))}
-    gone = ((raw, json.loads(raw)) for raw in lines)
-    return [before.get(line["source"], raw) if line["kind"] == "missing" else raw for raw, line in gone]
+    gone = [(raw, line["source"] if line["kind"] == "missing" else None) for raw in lines if (line := json.loads(raw))]
+    if alone and before and all(source is not None for _, source in gone):
+        return list(before.values())
+    return [raw if source is None else before.get(source, raw) for raw, source in gone]
 
 
 def _left_over(replaced: list[bytes], lines: list[bytes]) -> list[str]:

@@ -84,7 +84,8 @@ def planned(source: Source, target: Store, head: Head, ending: str, size: int, m
         again = (part for part, whole in before if not whole)
         parts = chain(again, planning.new())
         first = next(parts, None)
-        if first is None and unfinished is None and base is not None and is_sound(target, base):
+        nothing_new = first is None and unfinished is None
+        if nothing_new and base is not None and base.head.source == head.source and is_sound(target, base):
             return None
         if unfinished is None:
             for name in (f"{STATE}/parts", PLAN, BASE_PARTS, BASE_MANIFEST):
