@@ -254,7 +254,9 @@ def _add_export(commands: Any) -> None:
     compress.add_argument(
         "--cache", type=Path, metavar="DIR", help="make the maps first, in batches, and keep them there"
     )
-    compress.add_argument("--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU)")
+    compress.add_argument(
+        "--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU; with Ray, less one)"
+    )
     compress.add_argument("--device", help="of the models, such as cuda (default: cpu)")
     compress.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
     compress.add_argument(

@@ -85,7 +85,8 @@ def compress_dataset(
         part: pictures in a unit of work, and in a shard; None takes 64, or 1000 in shards. Tar shards of the source are
             units as they are.
         cache: folder of saliency maps to use, and to add to where some are missing.
-        workers: processes; None takes one a CPU, of the cluster with Ray; 0 does all in this process.
+        workers: processes; None takes one a CPU, and with Ray what the cluster has room for, less one CPU; 0 does all
+            in this process, where neither ``timeout`` nor ``memory`` can be kept.
         device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
@@ -108,6 +109,7 @@ def compress_dataset(
         IdentityError: if the compressor has no identity for the target to be bound to.
         RuntimeError: if another run is writing to the target, or workers die at their start, or again and again over a
             part and none of its pictures.
+        ImportError: if a node of Ray lacks a module.
         OSError: if the disk is full or fails; the same call goes on once there is room.
 
     Example:
