@@ -1,5 +1,10 @@
+import errno
+import io
 import json
+import os
 import re
+import shutil
+import struct
 from html.parser import HTMLParser
 
 import numpy as np
@@ -9,11 +14,13 @@ from conftest import RECIPES
 from PIL import Image
 
 from foveate import Compressor, GradCam, Jpeg, Prefilter, TargetSize
+from foveate.cli import main
 from foveate.demo import CLASSES, PREPROCESS, Scenes, scene_net
 from foveate.evaluation import (
     Judge,
     Photo,
     PhotoFolder,
+    Records,
     Results,
     Unreadable,
     as_photos,
@@ -502,6 +509,72 @@ class TestPhotoFolder:
         assert [name for name, _ in measured.skipped] == ["cat/0.png", "cat/1.png", "dog/notes.txt"]
         assert all(reason for _, reason in measured.skipped)
 
+    @pytest.mark.parametrize("error", [RuntimeError("odd"), MemoryError(), struct.error("4 bytes"), EOFError()])
+    def test_whatever_reading_raises_is_unreadable(self, error, tree, monkeypatch):
+        def fail(*_, **__):
+            raise error
+
+        monkeypatch.setattr("foveate.evaluation.photos.read", fail)
+        with pytest.raises(Unreadable) as told:
+            PhotoFolder(tree)[0]
+        assert (told.value.name, told.value.reason) == ("cat/0.png", str(error) or type(error).__name__)
+
+    def test_what_is_no_file_is_counted(self, tree):
+        os.mkfifo(tree / "cat" / "pipe.png")
+        (tree / "dog" / "gone.png").symlink_to(tree / "nowhere")
+        (tree / "emu" / "folder").mkdir()
+        names = {}
+        photos = PhotoFolder(tree)
+        for k in range(len(photos)):
+            try:
+                names[photos[k].name] = None
+            except Unreadable as error:
+                names[error.name] = error.reason
+        assert len(names) == 6 + 2
+        assert "not a regular file" in names["cat/pipe.png"]
+        assert "No such file" in names["dog/gone.png"]
+
+    def test_a_folder_that_may_not_be_read_is_said(self, tree, monkeypatch):
+        """Whoever runs the tests may read everything, so it is the system that refuses."""
+        (tree / "dog" / "locked").mkdir()
+        scandir, opened = os.scandir, os.open
+
+        def refuse(path, *rest, **how):
+            if str(path).endswith("locked"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return opened(path, *rest, **how) if rest else scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        monkeypatch.setattr(os, "open", refuse)
+        photos = PhotoFolder(tree)
+        assert [p.name for p in photos.paths[3:6]] == ["0.png", "1.png", "locked"]
+        with pytest.raises(Unreadable, match="dog/locked: .*Permission denied"):
+            photos[5]
+
+    def test_names_that_are_no_text_are_printable_and_stay_apart(self, tree):
+        names = [
+            b"a\xff.png",
+            b"a\\udcff.png",
+            b"a\\\\udcff.png",
+            b"a\n.png",
+            b"a\\n.png",
+            "a\u00e9 \u732b.png".encode(),
+        ]
+        for name in names:
+            shutil.copy(tree / "cat" / "0.png", os.fsencode(tree) + b"/dog/" + name)
+        shown = {photo.name for photo in PhotoFolder(tree) if photo.name.startswith("dog/a")}
+        assert len(shown) == len(names)
+        assert all(name.isprintable() and name.encode() for name in shown)
+        assert {r"dog/a\udcff.png", r"dog/a\\udcff.png", "dog/a\u00e9 \u732b.png"} <= shown
+
+    def test_further_formats_on_request(self, tree):
+        Image.new("RGB", (8, 6)).save(tree / "cat" / "0.dds")
+        with pytest.raises(Unreadable, match=r"cat/0.dds: no picture of an allowed format"):
+            PhotoFolder(tree)[0]
+        assert PhotoFolder(tree, formats=["dds"])[0].pixels.shape == (3, 6, 8)
+        with pytest.raises(ValueError, match="formats: Pillow reads no format 'WORD'"):
+            PhotoFolder(tree, formats=["word"])
+
     @pytest.mark.parametrize("kind", ["missing", "empty", "flat", "hollow"])
     def test_what_is_no_tree(self, kind, tmp_path):
         root = tmp_path / "root"
@@ -520,6 +593,63 @@ class TestPhotoFolder:
             PhotoFolder(tree).number_classes(10)
         with pytest.raises(ValueError, match="limit"):
             PhotoFolder(tree, 0)
+
+
+class TestOddPictures:
+    """The command on a tree with one of everything: each is named, and none stops it."""
+
+    @pytest.mark.filterwarnings("ignore")
+    def test_evaluate(self, tmp_path, capsys):
+        root = tmp_path / os.fsdecode(b"images\xfe")
+        for scene, label in Scenes(10, seed=21):
+            (root / Scenes.classes[label]).mkdir(parents=True)
+            scene.save(root / Scenes.classes[label] / "scene.png")
+        scene.save(root / "ring" / "late.dds")
+        odd = os.fsencode(root / "arrow")
+        scene.rotate(90).save(odd + b"/sound\xff.png", "PNG")
+        scene.resize((17_000, 2)).save(root / "arrow" / "too wide.png")
+
+        def cut(format, **how):
+            stream = io.BytesIO()
+            scene.save(stream, format, **how)
+            return stream.getvalue()[:-40]
+
+        files = {
+            b"broken\xff.avif": cut("AVIF"), b"a\nb.jpg": cut("JPEG"), b"late.psd": b"8BPS", b"eps.jpg": b"%!PS-Adobe",
+            b"heif.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", b"jxl.jxl": b"\xff\x0a\0\0", b"empty.png": b"",
+            b"webp.webp": cut("WEBP"), b"tiff.tif": cut("TIFF"), b"gif.gif": cut("GIF"), b"jp2.jp2": cut("JPEG2000"),
+        }  # fmt: skip
+        for name, data in files.items():
+            with open(odd + b"/" + name, "wb") as file:
+                file.write(data)
+        os.mkfifo(odd + b"/pipe.jpg")
+        own = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
+        out = tmp_path / os.fsdecode(b"out\xfd")
+        how = ["--codec", "webp:20", "--formats", "dds,PSD", "--resamples", "5", "--strength", "0", "--out", str(out)]
+        for _ in range(2):  # the second time from the records
+            assert main(["evaluate", str(root), "--model", "foveate.demo:scene_net", *how, *own]) == 0
+            said = capsys.readouterr()
+            said.out.encode()
+            assert said.err.count("skipped arrow/") == len(files) + 2
+            assert r"skipped arrow/broken\udcff.avif: " in said.err
+            assert r"skipped arrow/a\nb.jpg: " in said.err
+            assert "pipe.jpg: not a regular file" in said.err
+            assert "too wide.png: image: WEBP holds at most" in said.err
+            assert f"{len(files) + 2} of {14 + len(files)} files could not be read, or not compressed" in said.out
+        results = Results.read(out / "results.json")
+        assert len(results.skipped) == len(files) + 2
+        assert results.points[0].n == 10 + 2
+        assert r"broken\udcff.avif" in (out / "report.html").read_text()
+        named = [p["name"] for p in Records.read(out / "records.jsonl").pictures.values()]
+        assert r"arrow/sound\udcff.png" in named
+
+    @pytest.mark.parametrize("command", [["evaluate", "--model"], ["calibrate", "--witness"]])
+    def test_a_format_that_is_none(self, command, tmp_path, capsys):
+        (tmp_path / "cat").mkdir()
+        Image.new("RGB", (8, 6)).save(tmp_path / "cat" / "a.png")
+        words = [*command, "foveate.demo:scene_net", str(tmp_path), "--formats", "dds,word"]
+        assert main(words) == 2
+        assert "formats: Pillow reads no format 'WORD'" in capsys.readouterr().err
 
 
 class TestRead:

@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -424,7 +425,16 @@ class TestGoingOn:
         (tmp_path / "out").mkdir()
         with FileLock(tmp_path / "out" / ".foveate.lock"), pytest.raises(RuntimeError, match="another run is writing"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
-        compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
+        complaints = []
+
+        def again(report, total):
+            with pytest.raises(RuntimeError, match="another run is writing") as error:
+                compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
+            complaints.append(str(error.value))
+
+        compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0, progress=again)
+        assert f"(process {os.getpid()} on {socket.gethostname()}, since 2" in complaints[0]
+        assert not (tmp_path / "out" / ".foveate").exists()
 
     def test_a_full_disk(self, tree, tmp_path):
         """A limit on the size of files is met by the same call that a full disk fails: write."""

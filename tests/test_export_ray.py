@@ -1,36 +1,48 @@
 """The engine for many machines: what Ray does is what one machine does, also when something dies."""
 
+import fcntl
 import logging
 import os
+import pickle
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from conftest import RECIPES
-from exporting import NET, Troubled, scenes_tree, snapshot
+from deadly import Deadly, Observed
+from exporting import NET, Troubled, content, scenes_tree, snapshot
 
+import foveate
 from foveate import Compressor, GradCam, Prefilter, RateControl, Witness
 from foveate.demo import PREPROCESS, Scenes
-from foveate.export import Refused, compress_dataset, verify
-from foveate.export.ray import _matters, _portable
+from foveate.export import Refused, Report, compress_dataset, verify
+from foveate.export import ray as engine
+from foveate.export._worker import portable
+from foveate.export.local import PartLost
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytest.importorskip("ray.data", reason="Ray Data is not installed")
 
 CAM = GradCam(NET, preprocess=PREPROCESS)
 TESTS = Path(__file__).parent
+CPUS = 3.0
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster as a user would have it: started before, with a GPU that exists only in its books."""
+    """A cluster as a user would have it: started before, with CPUs and a GPU that exist only in its books."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(TESTS))  # as if what the tests define were installed on all nodes
-        ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+        # As if Foveate, as it is tested, and what the tests define were installed on all nodes.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(foveate.__file__).parents[1]), str(TESTS)]))
+        ray.init("local", num_cpus=int(CPUS), num_gpus=1, include_dashboard=False, log_to_driver=False)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
@@ -40,14 +52,26 @@ def tree(tmp_path):
     return scenes_tree(tmp_path / "tree")
 
 
-def idle(cpus=2.0, seconds=20):
-    """Whether the cluster has all its CPUs back, soon."""
+def soon(true, seconds=20):
+    """Whether something comes true in so many seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if ray.available_resources().get("CPU") == cpus:
+        if true():
             return True
         time.sleep(0.2)
     return False
+
+
+def idle():
+    """Whether the cluster has all its CPUs back, soon."""
+    return soon(lambda: ray.available_resources().get("CPU") == CPUS)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @pytest.mark.usefixtures("cluster")
@@ -67,46 +91,56 @@ class TestSameAsOneMachine:
         assert many == one
         assert not (tmp_path / "ray" / ".foveate").exists()
         processes = [path.name.split("-")[0] for path in (tmp_path / "built").iterdir()]
-        assert 1 <= len(processes) == len(set(processes)) <= 2  # once an actor, of which there is one a CPU
+        assert 1 <= len(processes) == len(set(processes)) <= CPUS - 1  # once an actor, which leave a CPU free
         assert str(os.getpid()) not in processes
         assert sum(report.units for report, _ in seen) == 13
         assert {total for _, total in seen} == {13}
         assert ray.is_initialized()
         assert idle()
+        assert soon(lambda: not any(map(alive, processes)))
 
     def test_shards_with_rate_control_though_an_actor_is_killed(self, tmp_path):
-        """It is killed by SIGKILL in the middle of a part; two actors share the GPU that the cluster says it has."""
+        """It is killed by SIGKILL in the middle of a part; it takes half of the GPU that the cluster says it has."""
         control = RateControl(Witness(NET, PREPROCESS), strengths=(0, 0.5), as_stored=True)
         compressor = Compressor("jpeg", Prefilter(CAM), control=control)
-        compress_dataset(Troubled(10), tmp_path / "local", compressor, part=3, workers=0, shards=True)
+        compress_dataset(Observed(10), tmp_path / "local", compressor, part=3, workers=0, shards=True)
         source = Observed(10, 7, tmp_path / "killed")
+        free = []
         compress_dataset(
-            source, tmp_path / "ray", compressor, part=3, shards=True, engine="ray", gpus=0.5, device="cpu"
-        )
+            source, tmp_path / "ray", compressor, part=3, shards=True, engine="ray", gpus=0.5, workers=1, device="cpu",
+            progress=lambda *args: free.append(ray.available_resources()),
+        )  # fmt: skip
         assert int((tmp_path / "killed").read_text()) != os.getpid()
         assert snapshot(tmp_path / "ray") == snapshot(tmp_path / "local")
         assert sum(name.endswith(".tar") for name in snapshot(tmp_path / "ray")) == 4
-        assert ray.available_resources()["GPU"] <= 1
-        assert float((tmp_path / "killed.gpu").read_text()) == 0.5
-
-
-class Observed(Troubled):
-    """Writes down the share of a GPU that Ray gave to the actor that will be killed."""
-
-    def __getitem__(self, k):
-        if k == self.at:
-            assigned = ray.get_runtime_context().get_assigned_resources()
-            self.marker.with_suffix(".gpu").write_text(str(assigned["GPU"]))
-        return super().__getitem__(k)
+        assert 0.5 in {now.get("GPU", 0) for now in free}
+        assert (tmp_path / "killed.gpu").read_text() == "0"
 
 
 @pytest.mark.usefixtures("cluster")
 class TestTrouble:
-    def test_a_picture_that_kills_each_time(self, tmp_path):
-        with pytest.raises(RuntimeError, match=r"workers: processes died 3 times over part 1 \(2 to 3\)") as error:
-            compress_dataset(Troubled(4, 2), tmp_path / "out", Compressor("jpeg"), part=2, workers=1, engine="ray")
+    def test_all_else_is_done(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(engine, "DEATHS", 1)
+        seen, pids = [], tmp_path / "pids"
+        pids.mkdir()
+        how = {"part": 1, "workers": 2, "engine": "ray", "timeout": 3}
+        with pytest.raises(RuntimeError, match=r"actors of Ray died again and again over part 1 \(1 to 1\)") as error:
+            compress_dataset(
+                Deadly(8, marker=pids), tmp_path / "out", Compressor("jpeg"), **how,
+                progress=lambda report, total: seen.append(report),
+            )  # fmt: skip
         assert "\n" not in str(error.value)
+        done = {path.stem for path in (tmp_path / "out" / ".foveate" / "parts").iterdir()}
+        assert done == {f"{k:06}" for k in range(8) if k != 1}
+        assert sum(report.units for report in seen) == 8
+        assert [report.kinds for report in seen if report.number in (2, 3)] == [{"failed": 1}] * 2
         assert idle()
+        assert soon(lambda: not any(alive(path.name) for path in pids.iterdir()))
+        # One machine ends what the cluster began.
+        for kinds in ({"compressed": 6, "failed": 2}, {"compressed": 8}):
+            summary = compress_dataset(Troubled(8), tmp_path / "out", Compressor("jpeg"), part=1, workers=0, moved=True)
+            assert summary.kinds == kinds
+        assert verify(tmp_path / "out") == []
 
     def test_an_error_arrives_as_it_is_and_the_next_run_goes_on(self, tree, tmp_path):
         with pytest.raises(Refused, match=r"cat/broken\.jpg: no picture") as error:
@@ -133,78 +167,250 @@ class TestTrouble:
         with pytest.raises(TypeError, match="cannot be sent to worker processes"):
             compress_dataset(source, tmp_path / "out", Compressor("jpeg"), engine="ray")
 
+    def test_a_node_without_foveate(self):
+        told = "an error raised in its creation task\n  traceback:\nModuleNotFoundError: No module named 'foveate'\n"
+        error = ray.exceptions.RayActorError(error_msg=told, actor_init_failed=True)
+        assert engine._words(error).startswith(
+            "an actor of Ray cannot start: ModuleNotFoundError: No module named 'foveate'; install Foveate, and"
+        )
+        assert engine._words(ray.exceptions.NodeDiedError("gone\nat noon")) == "NodeDiedError: gone"
+
+
+class Losing:
+    """As a Supervisor whose process dies over part 0 again and again."""
+
+    def __init__(self, job, timeout):
+        self.lost = []
+
+    def __call__(self, part):
+        if part.number == 0:
+            self.lost.append(PartLost("workers: over part 0"))
+        return Report(part.number, len(part.units))
+
+
+@pytest.mark.usefixtures("cluster")
+class TestActor:
+    """In this process, which is on the cluster as well."""
+
+    @pytest.fixture(autouse=True)
+    def _as_of_ray(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+
+    @pytest.fixture
+    def ledger(self):
+        started = ray.remote(num_cpus=0)(engine._ledger()).remote(1)
+        yield started
+        ray.kill(started)
+
+    def test_a_part_that_is_lost_is_told_once_and_the_next_is_done(self, monkeypatch, ledger):
+        monkeypatch.setattr(engine, "Supervisor", Losing)
+        actor = engine._Actor(b"", 1.0, ledger)
+        lost, done = (actor({"part": [f'[{number}, [["a", "a", ""]]]']}) for number in (0, 1))
+        raised = pickle.loads(lost["error"][0])
+        assert (type(raised), str(raised)) == (PartLost, "workers: over part 0")
+        assert done["error"] == [b""]
+        assert ray.get(ledger.at_work.remote()) == 0
+
+    def test_a_module_that_a_node_lacks(self, tmp_path, ledger):
+        (tmp_path / "only_here.py").write_text("class Mine: pass")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(tmp_path)
+            import only_here
+
+            job = pickle.dumps(only_here.Mine())
+        actor = engine._Actor(job, 60.0, ledger)
+        raised = pickle.loads(actor({"part": ['[0, [["a", "a", ""]]]']})["error"][0])
+        assert isinstance(raised, ModuleNotFoundError)
+        assert re.match("No module named 'only_here', on the node .* of Ray; install .* on all nodes, or", str(raised))
+
 
 def test_errors_that_cannot_be_pickled_keep_their_words():
-    import pickle
-
     class Odd(Exception):
         def __init__(self, a, b):
             super().__init__(f"{a} and {b}")
 
-    found = pickle.loads(_portable(Odd(1, 2)))
+    found = pickle.loads(portable(Odd(1, 2)))
     assert (type(found), str(found)) == (RuntimeError, "Odd: 1 and 2")
-    kept = pickle.loads(_portable(FileNotFoundError(2, "gone", "a.jpg")))
+    kept = pickle.loads(portable(FileNotFoundError(2, "gone", "a.jpg")))
     assert (type(kept), kept.filename) == (FileNotFoundError, "a.jpg")
 
 
+class TestRoom:
+    @pytest.mark.parametrize(
+        ("nodes", "gpus", "room"),
+        [
+            ([(8, 0), (4, 0)], 0, 12),
+            ([(8, 0), (4, 1)], 0.5, 2),
+            ([(8, 0), (4, 1)], 1 / 3, 3),
+            ([(8, 2), (1, 4)], 0.25, 9),
+            ([(8, 3), (8, 1)], 2, 1),
+            ([(0, 0)], 0, 0),
+        ],
+    )
+    def test_of_a_cluster(self, nodes, gpus, room):
+        gone = {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}
+        there = [{"Alive": True, "Resources": {"CPU": float(cpus), "GPU": float(has)}} for cpus, has in nodes]
+        assert engine._room([*there, gone], gpus) == room
+
+    @pytest.mark.parametrize(
+        ("cpus", "workers", "gpus", "parts", "count"),
+        [(8, None, 0, 99, 7), (1, None, 0, 99, 1), (8, None, 0.5, 99, 2), (8, None, 0, 3, 3), (8, 8, 0, 99, 8)],
+    )
+    def test_for_actors(self, cpus, workers, gpus, parts, count):
+        node = {"Alive": True, "Resources": {"CPU": float(cpus), "GPU": 1.0}}
+        assert engine._count([node], workers, gpus, parts, True) == count
+        if cpus == 8:  # a cluster that others started may grow
+            assert engine._count([node], 99, gpus, 99, False) == 99
+            with pytest.raises(ValueError, match=r"^workers: this machine has room for . actors of 1 CPU.*not for 99"):
+                engine._count([node], 99, gpus, 99, True)
+
+    @pytest.mark.usefixtures("cluster")
+    def test_that_no_node_has(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(engine, "PATIENCE", 3)
+        monkeypatch.setattr(engine, "SILENCE", 0.5)
+        with pytest.raises(RuntimeError, match="no node of the cluster has room for actors of 1 CPU and 2 GPUs"):
+            compress_dataset(Troubled(2), tmp_path / "out", Compressor("jpeg"), engine="ray", gpus=2, device="cpu")
+        said = capsys.readouterr().err.splitlines()
+        asked = "ray: waits for actors of 1 CPU and 2 GPUs: 0 of 1 are at work; the cluster has "
+        assert said
+        assert all(line == f"{asked}3 of 3 CPUs and 1 of 1 GPUs free" for line in said)
+        assert idle()
+
+    @pytest.mark.usefixtures("cluster")
+    def test_that_others_have_is_waited_for_until_one_interrupts_it(self, tmp_path, monkeypatch):
+        class Other:
+            def ready(self):
+                return True
+
+        other = ray.remote(num_cpus=int(CPUS))(Other).remote()
+        assert ray.get(other.ready.remote())
+        said = []
+
+        def write(words, file):
+            said.append(words)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        monkeypatch.setattr(engine, "SILENCE", 2)
+        monkeypatch.setattr(engine.tqdm, "write", write)
+        late = threading.Timer(60, ray.kill, [other])
+        late.start()
+        with pytest.raises(KeyboardInterrupt):
+            compress_dataset(Troubled(2), tmp_path / "out", Compressor("jpeg"), engine="ray", workers=1)
+        late.cancel()
+        ray.kill(other)
+        assert said == ["ray: waits for actors of 1 CPU: 0 of 1 are at work; the cluster has 0 of 3 CPUs free"]
+        assert idle()
+
+
 SLOWLY = """
-import sys
-sys.path.insert(0, {tests!r})
-from exporting import Troubled
+import os
+from pathlib import Path
+from beside import Slow
 from foveate import Compressor
 from foveate.export import compress_dataset
-compress_dataset(Troubled(40), {target!r}, Compressor("webp:60"), part=2, engine="ray", workers=2)
+
+class Mine(Slow):
+    def __getitem__(self, k):
+        (Path({pids!r}) / str(os.getpid())).touch()
+        (Path({pids!r}) / str(os.getppid())).touch()
+        return super().__getitem__(k)
+
+compress_dataset(Mine(40), {target!r}, Compressor("webp:60"), part=2, engine="ray", workers=1)
+"""
+
+BESIDE = """
+import time
+from exporting import Troubled
+
+class Slow(Troubled):
+    def __getitem__(self, k):
+        time.sleep(0.05)
+        return super().__getitem__(k)
 """
 
 
 class TestDriver:
     def test_killed_and_gone_on_with(self, cluster, tmp_path):
-        """A driver joins the cluster of RAY_ADDRESS and is killed; Ray goes on with what it began."""
-        target = tmp_path / "ray"
-        script = SLOWLY.format(tests=str(TESTS), target=str(target))
-        environment = os.environ | {"RAY_ADDRESS": cluster}
-        driver = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.PIPE, text=True)
+        """A driver joins the cluster of RAY_ADDRESS and is killed; all that it began ends.
+
+        Its Dataset is of the script itself, and of a module beside the script.
+        """
+        target, pids, script = tmp_path / "ray", tmp_path / "pids", tmp_path / "script.py"
+        pids.mkdir()
+        script.write_text(SLOWLY.format(pids=str(pids), target=str(target)))
+        (tmp_path / "beside.py").write_text(BESIDE)
+        path = os.pathsep.join([str(Path(foveate.__file__).parents[1]), str(TESTS)])
+        environment = os.environ | {"RAY_ADDRESS": cluster, "PYTHONPATH": path}
+        driver = subprocess.Popen([sys.executable, script], env=environment, stderr=subprocess.PIPE, text=True)
         parts = target / ".foveate" / "parts"
         while driver.poll() is None and len(list(parts.glob("*"))) < 4:
             time.sleep(0.01)
         driver.kill()
         _, said = driver.communicate()
         assert driver.returncode == -signal.SIGKILL, said
+        assert idle()
+        assert soon(lambda: not any(alive(path.name) for path in pids.iterdir()))
         begun = len(list(parts.iterdir()))
         assert 4 <= begun < 20
-        assert idle()
+        # One machine ends what the cluster began.
         seen = []
         compress_dataset(
-            Troubled(40), target, Compressor("webp:60"), part=2, engine="ray", workers=2,
-            progress=lambda *args: seen.append(args),
+            Troubled(40), target, Compressor("webp:60"), part=2, workers=0, moved=True,
+            progress=lambda report, total: seen.append(report.units > 0),
         )  # fmt: skip
-        assert sum(report.units > 0 for report, _ in seen) <= 20 - begun
+        assert sum(seen) == 20 - begun
         compress_dataset(Troubled(40), tmp_path / "local", Compressor("webp:60"), part=2, workers=0)
-        assert snapshot(target) == snapshot(tmp_path / "local")
+        assert content(snapshot(target)) == content(snapshot(tmp_path / "local"))
 
     def test_the_command_starts_a_cluster_of_its_own_and_says_nothing_of_it(self, tree, tmp_path):
+        """What it says goes to a terminal, where a bar is broken by whatever stands between."""
+        ours, its = os.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        done = subprocess.run(
+        environment["PYTHONPATH"] = str(Path(foveate.__file__).parents[1])
+        with subprocess.Popen(
             [sys.executable, "-m", "foveate", "compress", "tree", "out", "--engine", "ray", "--workers", "1"],
-            capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("10 compressed, 2 copied, 1 unreadable; ")
-        assert all(line.startswith("compress: ") for line in done.stderr.replace("\r", "\n").split("\n") if line)
+            stdout=subprocess.PIPE, stderr=its, text=True, cwd=tmp_path, env=environment,
+        ) as done:  # fmt: skip
+            os.close(its)
+            said = b""
+            while block := _read(ours):
+                said += block
+            printed, _ = done.communicate()
+        os.close(ours)
+        lines = [line for line in said.decode().replace("\r", "\n").split("\n") if line.strip()]
+        assert done.returncode == 0, said
+        assert printed.startswith("10 compressed, 2 copied, 1 unreadable; ")
+        assert lines
+        assert all(line.startswith(("compress: ", "ray: waits ")) for line in lines)
         assert verify(tmp_path / "out") == []
+
+
+def _read(terminal):
+    try:
+        return os.read(terminal, 1 << 16)
+    except OSError:  # as Linux has it when nobody writes to it any more
+        return b""
 
 
 @pytest.mark.usefixtures("cluster")
 def test_the_user_s_ray_data_is_as_before():
+    """Only while a run goes on does it say nothing, and wait for a part however long that takes."""
+    context, console = ray.data.DataContext.get_current(), logging.getLogger("ray.data").handlers
+    minutes = context.execution_no_progress_timeout_s
+    with engine._quiet(context):
+        assert (context.enable_progress_bars, context.execution_no_progress_timeout_s) == (False, -1)
+        assert any(handler.level == logging.CRITICAL for handler in console)
     assert ray.is_initialized()
-    assert ray.data.DataContext.get_current().enable_progress_bars
-    assert all(_matters not in handler.filters for handler in logging.getLogger("ray.data").handlers)
+    assert (context.enable_progress_bars, context.execution_no_progress_timeout_s) == (True, minutes)
+    assert all(handler.level < logging.CRITICAL for handler in console)
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
         ({"engine": "ray", "workers": 0}, "workers: expected an integer of at least 1"),
+        ({"engine": "ray", "gpus": 1.5}, "gpus: Ray gives an actor a share of one GPU, or whole ones, not 1.5"),
         ({"gpus": 0.5}, "only engine='ray'"),
     ],
 )

@@ -171,13 +171,13 @@ class TestS3:
     def test_listings_are_not_remembered(self, bucket):
         store = Store(f"{bucket}/folder")
         store.write("a", b"1")
-        assert list(store.names()) == ["a"]
+        assert sorted(name for name, _ in store.files()) == ["a"]
         assert not store.exists("b")
         other = fsspec.filesystem("s3", skip_instance_cache=True)  # as if of another process
         other.pipe_file(f"{bucket}/folder/b", b"2")
         other.pipe_file(f"{bucket}/folder/a", b"longer")
         assert store.exists("b")
-        assert list(store.names()) == ["a", "b"]
+        assert sorted(name for name, _ in store.files()) == ["a", "b"]
         with store.open("a") as stream:
             assert stream.read() == b"longer"
         assert store.read("a") == b"longer"
@@ -244,6 +244,34 @@ class TestWeb:
         assert content(snapshot(tmp_path / "out")) == content(snapshot(tmp_path / "disk"))
 
 
+@pytest.mark.parametrize("what", ["listing", "picture", "shard"])
+def test_a_server_that_stalls(what, tree, tmp_path, site, monkeypatch):
+    """It is asked three times, for so long each, and then that is an error of the network; the next run goes on."""
+    compress_dataset(tree, tmp_path / "tars", Compressor("webp:90"), shards=True, part=7, workers=0)
+    for name in ("manifest.jsonl", "parts.jsonl", "summary.json"):
+        (tmp_path / "tars" / f"foveate-{name}").unlink()
+    source = f"{site}/tars" if what == "shard" else f"{site}/tree"
+    path = {"listing": "/tree/", "picture": "/tree/cat/004.png", "shard": "/tars/part-000001.tar"}[what]
+    asked, go_on, send_head = [], threading.Event(), http.server.SimpleHTTPRequestHandler.send_head
+
+    def stalled(self):
+        if self.path == path and self.command == "GET":
+            asked.append(path)
+            go_on.wait(60)
+        return send_head(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("foveate.export._store.PATIENCE", 1.0)
+        patch.setattr(http.server.SimpleHTTPRequestHandler, "send_head", stalled)
+        with pytest.raises(OSError, match=r"no answer within 1 s.*http://127\.0\.0\.1"):
+            compress_dataset(source, tmp_path / "out", Compressor("jpeg"), workers=0)
+        go_on.set()
+    assert len(asked) >= 3
+    summary = compress_dataset(source, tmp_path / "out", Compressor("jpeg"), workers=0)
+    assert (summary.kinds["compressed"], summary.kinds["unreadable"]) == (10, 1)
+    assert verify(tmp_path / "out") == []
+
+
 class Plain(MemoryFileSystem):
     """Files as on FTP: they are seen while they are written, and a write may break off."""
 
@@ -288,7 +316,7 @@ class TestWholeOrNotThere:
         with pytest.raises(OSError, match="TimeoutError"):
             write(b"the second")
         assert store.read("deep/a") == b"the first"
-        assert list(store.names()) == ["deep/a"]
+        assert sorted(name for name, _ in store.files()) == ["deep/a"]
         assert all("/.foveate/tmp/" in path for path in Plain.seen)
 
     @pytest.mark.parametrize("protocol", ["memory", "plain"])
@@ -297,7 +325,7 @@ class TestWholeOrNotThere:
         with contextlib.suppress(KeyError), store.writing("a") as stream:
             stream.write(b"half")
             raise KeyError
-        assert list(store.names()) == []
+        assert sorted(name for name, _ in store.files()) == []
 
     def test_a_stream_that_breaks_off(self, monkeypatch):
         """With a number, so that nobody takes it for damage of the picture."""

@@ -92,3 +92,15 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def printable(text: str) -> str:
+    r"""Return a text that any stream of UTF-8 takes, in one line: what is not printable as Python escapes it.
+
+    Names of files may hold any bytes, newlines and those that are no UTF-8 among them.
+
+    Example:
+        >>> print(printable("cat\udcff\n.jpg"))
+        cat\udcff\n.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode-escape").decode() for c in text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate import __version__
+from foveate._files import printable
 
 if TYPE_CHECKING:
     import torch
@@ -253,7 +254,9 @@ def _add_export(commands: Any) -> None:
     compress.add_argument(
         "--cache", type=Path, metavar="DIR", help="make the maps first, in batches, and keep them there"
     )
-    compress.add_argument("--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU)")
+    compress.add_argument(
+        "--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU; with Ray, less one)"
+    )
     compress.add_argument("--device", help="of the models, such as cuda (default: cpu)")
     compress.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
     compress.add_argument(
@@ -433,7 +436,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
         saliency(first.pixels[None])  # a model or a layer without a map is found out now, not midway
 
     def job() -> None:
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "prepare"}
+        settings = {k: _as_recorded(v) for k, v in vars(args).items() if k != "prepare"}
         settings |= {"codec": [str(each) for each in codecs], "layer": saliency.layer_name}
         for name in ("quality", "out", "device", "config"):  # the first is in the codecs; the others change no figure
             del settings[name]
@@ -447,11 +450,18 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
         for name, reason in found.results.skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
         print(text_table(found.results))
-        if found.results.skipped:
-            print(f"{len(found.results.skipped)} of {len(photos)} files could not be read and were left out")
+        if skipped := len(found.results.skipped):
+            print(f"{skipped} of {len(photos)} files could not be read, or not compressed, and were left out")
         _say_where(args.out)
 
     return job
+
+
+def _as_recorded(value: Any) -> Any:
+    """An option's value for the results: paths, which may be no UTF-8, as text that is."""
+    if isinstance(value, list):
+        return [_as_recorded(one) for one in value]
+    return printable(str(value)) if isinstance(value, Path | str) else value
 
 
 def _controlled(
@@ -701,7 +711,8 @@ def _verify(args: argparse.Namespace) -> Callable[[], int]:
         for problem in problems:
             _complain(str(problem))
         if problems:
-            print(f"{len(problems)} problems with {total} files; the same 'foveate compress' again repairs what it can")
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            print(f"{count} with {total} files; the same 'foveate compress' again repairs what it can")
             return 1
         print(f"{total} files are as the manifest says, 0 are not")
         summary = Summary.read(args.target)
@@ -713,7 +724,7 @@ def _verify(args: argparse.Namespace) -> Callable[[], int]:
 
 def _complain(text: str) -> None:
     """Say something on standard error, whatever bytes a file's name in it has."""
-    print(text.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+    print(printable(text), file=sys.stderr)
 
 
 def _saliency(args: argparse.Namespace) -> Callable[[], int]:
@@ -796,8 +807,6 @@ def _at_each_quality(texts: Sequence[str], qualities: Sequence[float] | None) ->
 
 
 def _say_where(out: Path) -> None:
-    from foveate.evaluation.photos import printable
-
     print(printable(f"wrote {out / 'report.html'} and {out / 'results.json'}"))
 
 

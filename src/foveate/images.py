@@ -312,7 +312,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBom
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "JPEG2000", "JXL", "HEIF", "GIF", "BMP", "TIFF", "PPM")
 """The formats that files are read in unless more are asked for, by Pillow's names: MPO is of JPEGs, PPM also PBM, PGM.
 
-Whatever a file is called, no other decoder looks at it: Pillow has many that few people use and nobody attacks, and one
+Whatever a file is called, no other decoder looks at it: Pillow has many that are seldom used and little tried, and one
 (EPS) that runs a program.
 """
 
@@ -332,7 +332,7 @@ _OFTEN = {
 _MANY = 256
 """How often a part that takes time out of proportion to its bytes may stand in a file; a few times is usual."""
 _WORK, _SEEK = 1 << 21, 24
-"""How many reads Pillow may take for one file, or how many seeks, which stand for parsing. That is a second or two."""
+"""How many reads Pillow may take for one file, or how many seeks, which stand for parsing. That is 1 to 4 seconds."""
 
 
 def check_formats(formats: Sequence[str]) -> list[str]:
@@ -364,7 +364,8 @@ def read(file: str | Path | bytes, grey: bool = False, upright: bool = True, for
         file: its path, or what is in it; of any of ``FORMATS``, whatever it is called.
         grey: return a picture without colours as (1, H, W).
         upright: turn it as EXIF says it is to be seen, as people see it; many loaders of data sets do not. EXIF that
-            cannot be made sense of turns nothing, as in browsers. JPEG XL and HEIF are upright as they are.
+            cannot be made sense of turns nothing, as in browsers (but of an AVIF it is refused, by libavif). JPEG XL
+            and HEIF are upright as they are.
         formats: names of further formats of Pillow to read, such as ``"PSD"``, for files that are trusted.
 
     Raises:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from foveate._checks import check_count
+from foveate._files import printable
 from foveate.images import as_tensor, check_formats, read, to_uint8
 
 
@@ -130,18 +131,6 @@ def _photo(picture: Any, label: Any, number: int) -> Photo:
     return Photo(
         pixels.expand(3, -1, -1).contiguous(), check_count(f"label of picture {number}", label, 0), f"{number}"
     )
-
-
-def printable(text: str) -> str:
-    r"""Return a text that any stream of UTF-8 takes, in one line: what is not printable as Python escapes it.
-
-    Names of files may hold any bytes, newlines and those that are no UTF-8 among them.
-
-    Example:
-        >>> print(printable("cat\udcff\n.jpg"))
-        cat\udcff\n.jpg
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode-escape").decode() for c in text)
 
 
 @dataclass

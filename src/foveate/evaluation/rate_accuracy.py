@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate._threads import spread
+from foveate.codecs import TooLarge
 from foveate.compressor import Compressor, Encoded
 from foveate.evaluation.photos import Photo, Photos, Source, Unreadable, as_photos
 from foveate.evaluation.records import Records, hash_of
@@ -122,7 +123,8 @@ def measure(
     """Send every picture through every compressor and ask every judge.
 
     The saliency map of a picture is computed once, each filtered picture once a strength, and each picture is decoded
-    once for all judges. Labels are only ever compared with answers.
+    once for all judges. Labels are only ever compared with answers. A picture that cannot be read, or is too large for
+    a codec, is left out.
 
     Args:
         source: the pictures, whole, of any sizes: see :func:`foveate.evaluation.as_photos`. Those that have numbers
@@ -166,14 +168,18 @@ def measure(
     pairs = _with_donors(stream) if engine.needs_donor else ((position, photo, None) for position, photo in stream)
     for position, photo, donor in pairs:
         picture = picture_hash(photo.pixels)
-        found = engine.missing(photo, picture, donor, records.pictures.get(picture))
+        try:
+            found = engine.missing(photo, picture, donor, records.pictures.get(picture))
+        except TooLarge as error:
+            skipped[position] = photo.name, str(error)
+            continue
         if found or records.pictures[picture]["label"] != photo.label:
             about = {"name": photo.name, "label": photo.label, "size": list(photo.pixels.shape[-2:])}
             records.add(picture, {**about, **found})
         taken[position] = (picture, photo.name, photo.label)
         progress()
     if not taken:
-        raise ValueError("photos: not one picture could be read")
+        raise ValueError("photos: not one picture could be read, and compressed")
     rows = [(position, *taken[position]) for position in sorted(taken)]
     return _gather(
         rows, judges, judge_keys, compressors, keys, records, fidelity, [skipped[k] for k in sorted(skipped)]

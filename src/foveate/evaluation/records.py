@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from foveate._files import write_bytes
+from foveate._lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -185,14 +186,9 @@ class Records:
             RuntimeError: if another process has them open.
             ValueError: if the file is of another format.
         """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RuntimeError(f"out: another evaluation is writing to {path.parent}; choose another folder") from None
-        try:
+        lock, holder = path.with_name(f".{path.name}.lock"), path.with_name(f".{path.name}.holder.json")
+        folder = str(path.parent).replace("{", "{{").replace("}", "}}")
+        with locked(lock, holder, f"out: another evaluation is writing to {folder}{{who}}; choose another folder"):
             records = cls()
             if path.exists() and (damaged := records._read(path)):
                 _take_out(damaged, path)
@@ -205,8 +201,6 @@ class Records:
                 finally:
                     records._file = None
                     records._sync(file)
-        finally:
-            lock.release()
 
 
 def _take_out(damaged: set[int], path: Path) -> None:

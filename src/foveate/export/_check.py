@@ -12,7 +12,7 @@ from typing import IO, Any, TypeVar, cast
 
 from foveate.codecs import codec
 from foveate.export._names import check_inside, is_own
-from foveate.export._store import Store
+from foveate.export._store import Store, copy
 from foveate.images import read
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ def check_shard(
             yield Problem(shard, "is a link, which no export writes")
         with store.open(shard) as stream:
             if whole is not None:
-                size, digest = _hashed(stream)
+                size, digest = copy(stream)
                 if (size, digest) != whole:
                     yield Problem(shard, f"is not as it was written: it has {size} bytes with the SHA-256 {digest}")
                 elif not decode:
@@ -156,14 +156,6 @@ def check_shard(
         return
     for _, put in expected:
         yield Problem(name_of(put), "is missing")
-
-
-def _hashed(stream: IO[bytes]) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    while block := stream.read(1 << 20):
-        digest.update(block)
-        size += len(block)
-    return size, digest.hexdigest()
 
 
 def _check_data(line: Mapping[str, Any], put: Mapping[str, Any], data: bytes, decode: bool) -> Iterator[Problem]:

@@ -6,14 +6,14 @@ from typing import Self
 
 
 class Index:
-    """Names, each with a text, in a temporary SQLite database that goes with this object.
+    r"""Names, each with a text, in a temporary SQLite database that goes with this object.
 
     Example:
         >>> index = Index([("b", "1"), ("a", "2")])
         >>> list(index), "b" in index, index.pop("a"), index.pop("a"), len(index)
         ([('a', '2'), ('b', '1')], True, '2', None, 1)
-        >>> index.add("b"), index.add("c")
-        (False, True)
+        >>> index.add("b"), index.add("\udcff", "\udcfe"), index.get("\udcff") == "\udcfe"
+        (False, True, True)
     """
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
@@ -29,8 +29,9 @@ class Index:
 
     def add(self, name: str, text: str = "") -> bool:
         """Add a name; return whether it is new."""
-        row = (_raw(name), _raw(text))
-        return self._database.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", row).rowcount == 1
+        return (
+            self._database.execute("INSERT OR IGNORE INTO names VALUES (?, ?)", (_raw(name), _raw(text))).rowcount == 1
+        )
 
     def get(self, name: str) -> str | None:
         """Return the text of a name, or None where it is not there."""
@@ -74,8 +75,8 @@ class Index:
         self.close()
 
 
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")  # a file's name may be any bytes, which Python shows as surrogates
+def _raw(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")  # a file's name may be any bytes, which Python shows as surrogates
 
 
 def _text(raw: bytes) -> str:

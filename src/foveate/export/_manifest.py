@@ -19,7 +19,7 @@ from typing import Any
 from foveate import __version__
 from foveate.export._check import puts
 from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, Torn, read_record, write_parts
-from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store
+from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, copy
 
 BASE_PARTS, BASE_MANIFEST = f"{STATE}/base-parts.jsonl", f"{STATE}/base-manifest.jsonl"
 _SAID = 100
@@ -229,11 +229,8 @@ def is_sound(target: Store, parts: PartsFile) -> bool:
 
 def hash_of(target: Store, name: str) -> str:
     """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
     with target.open(name) as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return copy(stream)[1]
 
 
 def _root(about: dict[str, Any]) -> str:

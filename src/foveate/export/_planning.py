@@ -14,7 +14,7 @@ from foveate.export._manifest import BASE_MANIFEST, BASE_PARTS, head_of, is_soun
 from foveate.export._names import Names, proper
 from foveate.export._plan import PLAN, Done, Head, Part, PartsFile, Unit, read_record, write_parts
 from foveate.export._sources import Source
-from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, own
+from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, copy, own
 
 _THREADS = 8
 """Files of the target that are read at once."""
@@ -115,16 +115,15 @@ def _base(target: Store, unfinished: PartsFile | None) -> PartsFile | None:
     return base if base is not None and base.sha256 == unfinished.head.base else None
 
 
-def _copy(target: Store, name: str, copy: str) -> None:
+def _copy(target: Store, name: str, to: str) -> None:
     """Copy a file of the bookkeeping, an empty one where it is gone: its parts are then done again."""
-    with target.writing(copy, own=True) as stream:
+    with target.writing(to, own=True) as stream:
         try:
             source = target.open(name)
         except (FileNotFoundError, NotAFile):
             return
         with source:
-            while block := source.read(1 << 20):
-                stream.write(block)
+            copy(source, stream)
 
 
 @dataclass

@@ -1,18 +1,15 @@
 """Export: a dataset compressed into another, part by part, with nothing lost on the way."""
 
 import hashlib
-import json
-import os
-import socket
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from foveate._checks import check_count, check_number
+from foveate._lock import locked
 from foveate.compressor import Compressor
 from foveate.export import local, ray
 from foveate.export._manifest import Summary, finish
@@ -88,7 +85,8 @@ def compress_dataset(
         part: pictures in a unit of work, and in a shard; None takes 64, or 1000 in shards. Tar shards of the source are
             units as they are.
         cache: folder of saliency maps to use, and to add to where some are missing.
-        workers: processes; None takes one a CPU, of the cluster with Ray; 0 does all in this process.
+        workers: processes; None takes one a CPU, and with Ray what the cluster has room for, less one CPU; 0 does all
+            in this process, where neither ``timeout`` nor ``memory`` can be kept.
         device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
@@ -111,6 +109,7 @@ def compress_dataset(
         IdentityError: if the compressor has no identity for the target to be bound to.
         RuntimeError: if another run is writing to the target, or workers die at their start, or again and again over a
             part and none of its pictures.
+        ImportError: if a node of Ray lacks a module.
         OSError: if the disk is full or fails; the same call goes on once there is room.
 
     Example:
@@ -204,43 +203,16 @@ def _refuse_nested(name: str, store: Store, other: Store) -> None:
         raise ValueError(f"{name}: {store.url} and {other.url} lie in one another; choose another")
 
 
-@contextmanager
-def _locked(target: Store) -> Iterator[None]:
+def _locked(target: Store) -> AbstractContextManager[None]:
     """Be the only run on a target; the lock goes with the process, however that ends.
 
     A target behind a URL is locked for this machine only: there, files appear whole and alike whoever writes them.
     """
-    from filelock import FileLock, Timeout
-
     if target.local is not None:
         target.make()
-        path = target.local / LOCK
+        lock, holder = target.local / LOCK, target.local / STATE / "holder.json"
     else:
-        path = Path(tempfile.gettempdir()) / f"foveate-{hashlib.sha256(target.url.encode()).hexdigest()[:16]}.lock"
-    holder = path.parent / STATE / "holder.json" if target.local is not None else path.with_suffix(".json")
-    lock = FileLock(path, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RuntimeError(
-            f"target: another run is writing to {target.url}{_who(holder)}; wait for it, or choose another"
-        ) from None
-    try:
-        holder.parent.mkdir(exist_ok=True)
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        holder.write_text(json.dumps(about), encoding="utf-8")
-        yield
-    finally:
-        holder.unlink(missing_ok=True)
-        if target.local is not None and holder.parent.is_dir() and not any(holder.parent.iterdir()):
-            holder.parent.rmdir()
-        lock.release()
-
-
-def _who(holder: Path) -> str:
-    """Who holds a lock, in words; nothing where that is not said."""
-    try:
-        about = json.loads(holder.read_text(encoding="utf-8"))
-        return f" (process {about['pid']} on {about['host']}, since {about['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        lock = Path(tempfile.gettempdir()) / f"foveate-{hashlib.sha256(target.url.encode()).hexdigest()[:16]}.lock"
+        holder = lock.with_suffix(".json")
+    url = target.url.replace("{", "{{").replace("}", "}}")
+    return locked(lock, holder, f"target: another run is writing to {url}{{who}}; wait for it, or choose another")

@@ -24,7 +24,7 @@ from foveate.images import MAX_BYTES, UNREADABLE, as_tensor, format_of, picture_
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff"),
-        *(".jxl", ".heic", ".heif", ".hevc"),  # the last is no file format: such pictures count as unreadable
+        *(".jxl", ".heic", ".heif", ".hevc"),  # the last is a bare bitstream, which only its codec reads
     )
 )
 """Files with these endings are taken for pictures."""

@@ -38,6 +38,9 @@ TRIES = 3
 _VISITS = 1000
 """So often may links lead to one folder."""
 
+_DEPTH = 64
+"""Folders that a web server shows within one another: one may make them up without end."""
+
 _OBJECTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
 _VERSIONS = (
@@ -50,6 +53,9 @@ _VERSIONS = (
 def own(name: str) -> bool:
     """Whether a name in a folder is of an export's bookkeeping."""
     return name in (MANIFEST, PARTS, SUMMARY, LOCK) or name.partition("/")[0] == STATE
+
+
+_NO_FILE = "is not a regular file, but a folder, a FIFO, a socket or a device"
 
 
 class NotAFile(ValueError):
@@ -112,10 +118,6 @@ class Store:
                 self._check(name, "it has a file whose name")
                 yield name, _version(info)
 
-    def names(self) -> list[str]:
-        """Return the files' names, sorted."""
-        return sorted(name for name, _ in self.files())
-
     def stamps(self, names: Iterable[str]) -> Iterator[str]:
         """Yield the stamps of files by asking for each, where a listing tells of none, as on the web."""
 
@@ -123,7 +125,7 @@ class Store:
             try:
                 return _version(self._ask(lambda: self._fs.info(self.path(name))))
             except FileNotFoundError:  # a link to nothing
-                return "gone"
+                return "-gone"
 
         with ThreadPoolExecutor(16, "foveate-stamps") as pool:
             yield from pool.map(stamp, names)
@@ -184,7 +186,7 @@ class Store:
             with _circles_lead_nowhere():
                 status = os.stat(self._inside(name))
             if not stat.S_ISREG(status.st_mode):
-                raise NotAFile(f"{self.local / name} is not a regular file")
+                raise NotAFile(_NO_FILE)
             return status.st_size
         self._check(name)
         size = self._ask(lambda: self._fs.info(self.path(name))).get("size")
@@ -256,11 +258,10 @@ class Store:
             path = self._place(name)
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif not os.path.lexists(path):
-                return
-            else:
+            elif os.path.lexists(path):
                 path.unlink()
-            sync_folder(path.parent)
+            if path.parent.is_dir():  # also for what is gone: whoever removed it may have died before this
+                sync_folder(path.parent)
         elif self.exists(name):
             self._ask(lambda: self._fs.rm(self.path(name), recursive=True))
 
@@ -268,6 +269,7 @@ class Store:
         """Make a local folder where there is none, and its way to it last."""
         if self.local is not None:
             make_folder(self.local)
+            sync_folder(self.local.parent)  # also where it is there: whoever made it may have died before this
             self._real = os.path.realpath(self.local)
 
     def _check(self, name: str, whose: str = "the name") -> None:
@@ -337,7 +339,7 @@ class Store:
                 except OSError as error:  # a link to nothing, or in a circle
                     if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
                         raise
-                    yield name, "gone"
+                    yield name, "-gone"
                     continue
                 yield name, f"{found.st_size:x}-{found.st_mtime_ns:x}"
 
@@ -352,7 +354,7 @@ class Store:
             address = urlsplit(link)
             plain, path = unquote(address.path), urljoin(page, link)
             if "%2f" in address.path.lower() or "//" in plain:
-                raise ValueError(f"{self.url}: it has a file whose name {address.path!r} has a part that is none")
+                raise ValueError(f"{self.url}: it has a file whose name {address.path!r} is not the name of a file")
             is_folder = plain.endswith(("/", "/..")) or plain == ".."
             if address.query or path == page or not path.startswith(page):  # another order of it, or elsewhere
                 if ".." in plain.split("/") and not is_folder:
@@ -361,6 +363,8 @@ class Store:
             name = folder + unquote(path.partition("#")[0].removeprefix(page), errors="surrogateescape")
             self._check(name.removesuffix("/"), "it has a file whose name")
             if is_folder:
+                if name.count("/") > _DEPTH:
+                    raise ValueError(f"{self.url}: its folders are more than {_DEPTH} deep, such as {name:.60}…")
                 yield from self._linked(name)
             else:
                 yield name, ""
@@ -375,7 +379,7 @@ class Store:
         """Let a driver put a file where it is seen only when it is whole."""
         path = self.path(name)
         if self._objects:
-            self._ask(lambda: put(path), None)
+            self._ask(lambda: put(path), however_long=True)
             return
 
         def renamed() -> None:
@@ -390,9 +394,9 @@ class Store:
                     self._fs.rm_file(partial)
                 raise
 
-        self._ask(renamed, None)
+        self._ask(renamed, however_long=True)
 
-    def _ask(self, question: Callable[[], T], patience: float | None = PATIENCE) -> T:
+    def _ask(self, question: Callable[[], T], however_long: bool = False) -> T:
         """Ask the driver, and not what it remembers, again where it fails or takes too long.
 
         Raises:
@@ -402,7 +406,7 @@ class Store:
         while True:
             self._fs.invalidate_cache()
             try:
-                return question() if patience is None else _within(question, patience)
+                return question() if however_long else _within(question, PATIENCE)
             except (FileNotFoundError, PermissionError, IsADirectoryError, ImportError):
                 raise
             except Exception as error:
@@ -443,6 +447,17 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
+def copy(source: IO[bytes], target: IO[bytes] | None = None) -> tuple[int, str]:
+    """Read a stream to its end, into another if there is one; return its bytes and their SHA-256."""
+    digest, size = sha256(), 0
+    while block := source.read(1 << 20):
+        if target is not None:
+            target.write(block)
+        digest.update(block)
+        size += len(block)
+    return size, digest.hexdigest()
+
+
 class _Anchors(HTMLParser):
     """Collects what a page has links to."""
 
@@ -481,7 +496,7 @@ def _within(question: Callable[[], T], seconds: float) -> T:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        raise TimeoutError(errno.ETIMEDOUT, f"no answer within {seconds:g} s")
+        raise TimeoutError(f"no answer within {seconds:g} s")
     if errors:
         raise errors[0]
     return answers[0]
@@ -506,29 +521,32 @@ def _regular(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ENXIO, errno.ENODEV):  # of a socket, or a device that is not there
             raise
-        raise NotAFile(f"{path} is not a regular file") from error
+        raise NotAFile(_NO_FILE) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotAFile(f"{path} is not a regular file")
+            raise NotAFile(_NO_FILE)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
+def size_of(stamp: str) -> int | None:
+    """Return the bytes of a file that a stamp tells of, or None.
+
+    Example:
+        >>> size_of("1f-18b2"), size_of("")
+        (31, None)
+    """
+    digits = stamp.partition("-")[0]
+    return int(digits, 16) if digits and not digits.strip("0123456789abcdef") else None
+
+
 def _version(info: dict[str, Any]) -> str:
     """What a driver says about a file, as a stamp; empty where it says nothing that changes with the file."""
-    version = next((info[key] for key in _VERSIONS if info.get(key) is not None), None)
-    if version is None:
-        return ""
-    size = info.get("size")
-    return f"{'' if size is None else f'{size:x}'}-{sha256(str(version).encode()).hexdigest()[:16]}"
-
-
-def size_of(stamp: str) -> int | None:
-    """Return the bytes that a file had when it got its stamp; None where it tells of none."""
-    size, dash, _ = stamp.partition("-")
-    return int(size, 16) if size and dash else None
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key) is not None), "")
+    size = "" if info.get("size") is None else f"{int(info['size']):x}"
+    return f"{size}-{sha256(version.encode()).hexdigest()[:16] if version else ''}".removesuffix("-")
 
 
 def _new(path: Path) -> IO[bytes]:

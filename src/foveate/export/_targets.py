@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol, cast
 
 from foveate.export._store import Store
+from foveate.export._store import copy as copy_stream
 
 _TOGETHER = 256
 """So many files wait at most to be synced together."""
@@ -65,7 +66,7 @@ class Tree:
 
     def copy(self, name: str, stream: IO[bytes]) -> Put:
         with self.store.writing(name) as file:
-            size, digest = _copied(stream, file)
+            size, digest = copy_stream(stream, file)
         self._wait(name)
         return Put(name, None, size, digest)
 
@@ -103,7 +104,7 @@ class Shard:
 
     def copy(self, name: str, stream: IO[bytes]) -> Put:
         with tempfile.TemporaryFile() as whole:  # its size comes first in the tar
-            size, digest = _copied(stream, whole)
+            size, digest = copy_stream(stream, whole)
             whole.seek(0)
             self._add(name, whole, size)
         return Put(self._name, name, size, digest)
@@ -139,13 +140,3 @@ class _Hashed(io.RawIOBase):
         self.digest.update(data)
         self.size += len(data)
         return self._file.write(data)
-
-
-def _copied(source: IO[bytes], target: IO[bytes]) -> tuple[int, str]:
-    """Copy a stream; return its bytes and their SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    while block := source.read(1 << 20):
-        target.write(block)
-        digest.update(block)
-        size += len(block)
-    return size, digest.hexdigest()

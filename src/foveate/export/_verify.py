@@ -1,6 +1,5 @@
 """Whether a finished export is as its manifest says."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Any
 from foveate._checks import check_count
 from foveate.export._check import Problem, check_files, check_line, check_shard, in_order, puts
 from foveate.export._index import Index
-from foveate.export._manifest import read_summary
+from foveate.export._manifest import hash_of, read_summary
 from foveate.export._plan import PLAN, PartsFile
 from foveate.export._store import LOCK, MANIFEST, PARTS, SUMMARY, Store
 
@@ -113,19 +112,13 @@ def _bookkeeping(store: Store, shards: Index, root: str | None) -> Iterator[Prob
             yield Problem(PARTS, f"is not the one that {SUMMARY} is of")
     if store.exists(PLAN):
         yield Problem(PLAN, "is of an unfinished run; the same export again finishes it")
-    if about and (digest := _hash(store)) != about["manifest_sha256"]:
-        yield Problem(MANIFEST, f"is not as it was written: its SHA-256 is {digest}")
-
-
-def _hash(store: Store) -> str:
-    digest = hashlib.sha256()
     try:
-        with store.open(MANIFEST) as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        digest = hash_of(store, MANIFEST)
     except (OSError, ValueError) as error:
-        return str(error)
-    return digest.hexdigest()
+        yield Problem(MANIFEST, f"cannot be read: {error}")
+    else:
+        if about and digest != about["manifest_sha256"]:
+            yield Problem(MANIFEST, f"is not as it was written: its SHA-256 is {digest}")
 
 
 def _lines(store: Store, problems: list[Problem]) -> Iterator[Line]:

@@ -404,9 +404,9 @@ def _read(entry: Entry, formats: Sequence[str], note: Note) -> _Held:
         with opened:
             data = opened.read()
     except FileNotFoundError as error:
-        return _Held(entry, reason=str(error), gone=True)
+        return _Held(entry, reason=error.strerror or str(error), gone=True)
     except PermissionError as error:
-        return _Held(entry, reason=str(error), denied=True)
+        return _Held(entry, reason=error.strerror or str(error), denied=True)
     except Damaged:
         raise
     except UNREADABLE as error:

@@ -1,81 +1,129 @@
-"""The engine for many machines: actors of Ray Data, each with the same worker as a local process."""
+"""The engine for many machines: actors of Ray Data, each of which watches a process as on one machine."""
 
 import json
 import logging
 import os
 import pickle
+import socket
+import sys
+import tempfile
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from tqdm import tqdm
+
 from foveate._extras import require
 from foveate.export._plan import Part, Unit
 from foveate.export._worker import Job, Report, pickled, portable
-from foveate.export.local import Supervisor
+from foveate.export.local import PartLost, Supervisor
 
 DEATHS = 3
 """So often may actors die over one part."""
+
+SILENCE = 20.0
+"""After so many seconds in which no part ended, it is said what is waited for; then after twice as many, and so on."""
+
+PATIENCE = 600.0
+"""So many seconds may an autoscaler take to add the first node that an actor fits on."""
+
+_INSTALL = (
+    "install Foveate, and the modules that the source and the models come from, on all nodes, or name their folder in "
+    "ray.init(runtime_env={'py_modules': [...]})"
+)
 
 
 def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float = 0.0) -> Iterator[Report]:
     """Do parts on a Ray cluster, and yield what each came to, in the order in which they end.
 
-    A cluster that this process is connected to is used, or that of ``RAY_ADDRESS``, or one of this machine's own is
-    started and stopped again. Foveate must be installed on all nodes, and the source and the target be the same for
-    all: a shared file system, or a URL. An actor has at most two parts at a time.
+    A cluster that this process is connected to is used, or that of ``RAY_ADDRESS``, or the one that ``ray start`` began
+    on this machine, or one of this machine's own is started and stopped again. Foveate must be installed on all nodes,
+    and the source and the target be the same for all: a shared file system, or a URL. An actor has at most two parts at
+    a time, and does them in a process of its own. While actors wait for room on the cluster, standard error says so.
 
     Args:
-        job: what to do; it is sent to each actor, which builds its models once.
+        job: what to do; it is sent to each actor, whose process builds its models once.
         parts: what is to be done.
-        workers: how many actors, of one CPU each; None takes one a CPU of the cluster.
-        gpus: share of a GPU that each actor takes; those of one GPU share it.
+        workers: how many actors, of one CPU each; where the cluster has room for fewer now, the others wait. None takes
+            what there is room for, and leaves a CPU to Ray.
+        gpus: share of a GPU that each actor takes, or how many; those of one GPU share it.
 
     Raises:
-        ImportError: if Ray is not installed, with the line that installs it.
+        ImportError: if Ray is not installed, with the line that installs it, or a node lacks a module.
         TypeError: if the job cannot be sent to actors.
-        RuntimeError: if actors die again and again over the same part, or the cluster does.
+        ValueError: if ``gpus`` is no share that Ray knows, or the cluster that was started has no room for the actors.
+        RuntimeError: if no node joins a cluster that has room for none; if processes die at their start, or the cluster
+            does; at the end, if actors or their processes died over a part again and again.
         Exception: whatever a worker raises. Actors that die are started again, and their parts redone.
     """
+    if gpus > 1 and gpus % 1:
+        raise ValueError(f"gpus: Ray gives an actor a share of one GPU, or whole ones, not {gpus}; round it")
     ray = require("ray", "ray")
     data = require("ray.data", "ray")
     sent = pickled(job, require("ray.cloudpickle", "ray").dumps)
     rows = [{"part": json.dumps([part.number, part.units])} for part in parts]
     if not rows:
         return
+    lost: list[PartLost] = []
     with ExitStack() as stack:
+        own = False
         if not ray.is_initialized():
-            _start(ray)
+            own = _start(ray)
             stack.callback(ray.shutdown)
-        count = max(1, int(ray.cluster_resources().get("CPU", 1))) if workers is None else workers
+        count = _count(ray.nodes(), workers, gpus, len(rows), own)
+        ledger = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_ledger()).remote(DEATHS)
+        left = len(rows)
+        ended = stack.enter_context(_told(lambda: _waits_for(ray, ledger, min(count, left), gpus)))
+        _await_room(ray, gpus)
         stack.enter_context(_quiet(data.DataContext.get_current()))
         done = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor,
-            fn_constructor_args=(sent, job.timeout, ray.remote(num_cpus=0)(_Tries).remote()),
+            fn_constructor_args=(sent, job.timeout, ledger),
             batch_size=1,
-            compute=data.ActorPoolStrategy(size=min(count, len(rows)), max_tasks_in_flight_per_actor=2),
+            compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2),
             num_cpus=1,
             num_gpus=gpus or None,
         )
         try:
             for row in done.iter_rows():
+                left -= 1
+                ended()
                 if row["error"]:
-                    raise pickle.loads(row["error"])
+                    raised = pickle.loads(row["error"])
+                    if not isinstance(raised, PartLost):
+                        raise raised
+                    lost.append(raised)
                 yield Report(**json.loads(row["report"]))
         except ray.exceptions.RayError as error:
-            raise RuntimeError(f"workers: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise RuntimeError(f"workers: {_words(error)}") from error
+    if lost:
+        raise lost[0]
 
 
-class _Tries:
-    """An actor that counts how often a part was begun: Ray itself would try forever."""
+def _ledger() -> type:
+    """A class of actors that know which parts are being done, and how often they were begun."""
 
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
+    # Ray sends a class by value that is made in a function: its process then need not import Foveate, and PyTorch.
+    class Ledger:
+        def __init__(self, deaths: int) -> None:
+            self._deaths = deaths
+            self._begun: Counter[int] = Counter()
 
-    def add(self, number: int) -> int:
-        self._counts[number] += 1
-        return self._counts[number]
+        def begin(self, number: int) -> bool:
+            """Note that a part is begun; return whether it may be: Ray itself would try forever."""
+            self._begun[number] += 1
+            return self._begun[number] <= self._deaths
+
+        def end(self, number: int) -> None:
+            del self._begun[number]
+
+        def at_work(self) -> int:
+            return len(self._begun)
+
+    return Ledger
 
 
 class _Actor:
@@ -85,53 +133,178 @@ class _Actor:
     so that it reaches the caller as it is, without Ray's pages around it.
     """
 
-    def __init__(self, job: bytes, timeout: float, tries: Any) -> None:
-        self._tries, self._supervisor = tries, Supervisor(job, timeout)
+    def __init__(self, job: bytes, timeout: float, ledger: Any) -> None:
+        self._ledger, self._supervisor = ledger, Supervisor(job, timeout)
+        vars(sys.modules["__main__"]).pop("__file__", None)  # Ray's own script: each process would import it, for 2 s
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         number, units = json.loads(str(batch["part"][0]))
         part = Part(number, tuple(Unit(*unit) for unit in units))
+        report, error = Report(number, len(units)), b""
         try:
-            if require("ray", "ray").get(self._tries.add.remote(number)) > DEATHS:
-                raise RuntimeError(f"workers: actors died {DEATHS} times over part {number}; see the logs of Ray")
+            if not require("ray", "ray").get(self._ledger.begin.remote(number)):
+                raise PartLost(
+                    f"workers: actors of Ray died again and again over part {number} ({part.units[0].name} to "
+                    f"{part.units[-1].name}): for want of memory, then take fewer workers a node; all else is done, "
+                    "and the same command does what is left"
+                )
             report = self._supervisor(part)
-            for lost in self._supervisor.lost:
-                raise lost
-        except Exception as error:
-            return {"report": [""], "error": [portable(error)]}
-        return {"report": [json.dumps(asdict(report))], "error": [b""]}
+            if self._supervisor.lost:
+                raise self._supervisor.lost.pop()
+        except ModuleNotFoundError as raised:
+            cured = ModuleNotFoundError(f"{raised}, on the node {socket.gethostname()} of Ray; {_INSTALL}")
+            error = portable(cured)
+        except Exception as raised:
+            error = portable(raised)
+        self._ledger.end.remote(number)
+        return {"report": [json.dumps(asdict(report))], "error": [error]}
 
 
-def _start(ray: Any) -> None:
-    """Connect to the cluster of ``RAY_ADDRESS``, or start one; say errors only, unless the user asked for more."""
+def _count(nodes: list[dict[str, Any]], workers: int | None, gpus: float, parts: int, own: bool) -> int:
+    """How many actors to ask for: no more than parts, nor than ever fit where nobody adds nodes to the cluster."""
+    room, cpus = _room(nodes, gpus), _room(nodes, 0)
+    count = min(parts, max(1, min(room, cpus - 1)) if workers is None else workers)
+    if own and count > room:
+        raise ValueError(
+            f"workers: this machine has room for {room} {_actors(gpus)}, not for {count}; take fewer workers or gpus, "
+            "or set RAY_ADDRESS to a cluster that has more"
+        )
+    return count
+
+
+def _room(nodes: list[dict[str, Any]], gpus: float) -> int:
+    """How many actors fit on nodes, were these theirs alone; a GPU is not put together from two."""
+    room = 0
+    for node in nodes:
+        if node["Alive"]:
+            of_cpus, of_gpus = (int(node["Resources"].get(kind, 0)) for kind in ("CPU", "GPU"))
+            if gpus > 1:
+                of_gpus //= int(gpus)
+            elif gpus:
+                of_gpus *= int(round(1 / gpus, 6))
+            room += min(of_cpus, of_gpus) if gpus else of_cpus
+    return room
+
+
+def _await_room(ray: Any, gpus: float) -> None:
+    """Where an actor fits on no node, ask for one: an autoscaler may add it, and none tells whether there is any."""
+    if _room(ray.nodes(), gpus):
+        return
+    asked = ray.remote(num_cpus=1, num_gpus=gpus or None)(_nothing).remote()
+    if not ray.wait([asked], timeout=PATIENCE)[0]:
+        ray.cancel(asked)
+        raise RuntimeError(
+            f"workers: no node of the cluster has room for {_actors(gpus)}, and none that has joined it in "
+            f"{PATIENCE:g} s; take less of a GPU (gpus=), or add nodes"
+        )
+
+
+def _nothing() -> None:
+    pass
+
+
+def _actors(gpus: float) -> str:
+    return f"actors of 1 CPU and {gpus:g} GPUs" if gpus else "actors of 1 CPU"
+
+
+def _waits_for(ray: Any, ledger: Any, count: int, gpus: float) -> str | None:
+    """Say what so many actors wait for; None where all are at work, or Ray does not tell."""
+    try:
+        at_work = ray.get(ledger.at_work.remote(), timeout=5)
+        has, free = ray.cluster_resources(), ray.available_resources()
+        room = _room(ray.nodes(), gpus)
+    except ray.exceptions.RayError:
+        return None
+    if at_work >= count and room >= count:
+        return None
+    kinds = ("CPU", "GPU") if gpus else ("CPU",)
+    share = " and ".join(f"{free.get(kind, 0):g} of {has.get(kind, 0):g} {kind}s" for kind in kinds)
+    return f"ray: waits for {_actors(gpus)}: {at_work} of {count} are at work; the cluster has {share} free"
+
+
+@contextmanager
+def _told(why: Callable[[], str | None]) -> Iterator[Callable[[], None]]:
+    """Say now and then why nothing ends; what this yields is to be called when something does."""
+    ended, closed = threading.Event(), threading.Event()
+
+    def tell() -> None:
+        pause = SILENCE
+        while not closed.is_set():
+            if ended.wait(pause):
+                ended.clear()
+                pause = SILENCE
+            else:
+                if words := why():
+                    tqdm.write(words, file=sys.stderr)
+                pause *= 2
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield ended.set
+    finally:
+        closed.set()
+        ended.set()
+        teller.join()
+
+
+def _words(error: Exception) -> str:
+    """What an error of Ray says, in a line, without the pages around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    if getattr(error, "actor_init_failed", False):  # its traceback is there, and ends with what went wrong
+        return f"an actor of Ray cannot start: {lines[-1]}; {_INSTALL}"
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _start(ray: Any) -> bool:
+    """Connect to the cluster that Ray finds, or start one; return whether it was started.
+
+    Errors only are said, unless the user asked for more.
+    """
     name = "RAY_BACKEND_LOG_LEVEL"
-    held = os.environ.get(name)
+    asked = os.environ.get(name)
     os.environ.setdefault(name, "fatal")  # or Ray warns of every pool of actors, in the middle of our bar
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        with _unsaid(name.encode()):  # it says that the level is set, and says so there as well
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     finally:
-        if held is None:
+        if asked is None:
             del os.environ[name]
+    return bool(getattr(ray._private.worker._global_node, "head", False))
+
+
+@contextmanager
+def _unsaid(words: bytes) -> Iterator[None]:
+    """Keep lines with some words from standard error, also those that no Python writes; the others come at the end."""
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            said.seek(0)
+            for line in said:
+                if words not in line and line.strip():
+                    os.write(2, line)
 
 
 @contextmanager
 def _quiet(context: Any) -> Iterator[None]:
-    """Be without Ray Data's bars and announcements, which would stand between ours."""
-    names = ("enable_progress_bars", "print_on_execution_start")
-    held = {name: getattr(context, name) for name in names if hasattr(context, name)}
-    handlers = [one for one in logging.getLogger("ray.data").handlers if isinstance(one, logging.StreamHandler)]
-    for name in held:
-        setattr(context, name, False)
+    """Let Ray Data write to its log files alone, not between our bars, and wait for a part however long that takes."""
+    ours = {"enable_progress_bars": False, "print_on_execution_start": False, "execution_no_progress_timeout_s": -1}
+    before = {name: getattr(context, name) for name in ours if hasattr(context, name)}
+    handlers = [each for each in logging.getLogger("ray.data").handlers if isinstance(each, logging.StreamHandler)]
+    levels = [handler.level for handler in handlers]
+    for name in before:
+        setattr(context, name, ours[name])
     for handler in handlers:
-        handler.addFilter(_matters)
+        handler.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        for name, value in held.items():
+        for name, value in before.items():
             setattr(context, name, value)
-        for handler in handlers:
-            handler.removeFilter(_matters)
-
-
-def _matters(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING and "rogress bars" not in record.getMessage()
+        for handler, level in zip(handlers, levels, strict=True):
+            handler.setLevel(level)
