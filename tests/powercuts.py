@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,6 +80,7 @@ class Disk:
         self._nodes = [_Node(True)]
         self._numbers = {root.stat().st_ino: 0}
         self._stats: dict[int, tuple[int, int]] = {}
+        self._one_at_a_time = threading.Lock()
         self._look()
         for node in self._nodes:  # what is there already has been there for long
             node.synced.append(0)
@@ -108,18 +110,20 @@ class Disk:
         gc.collect()  # the lock goes with what the dead process held
 
     def _done(self, function: Callable[..., Any], *args: Any, **how: Any) -> Any:
-        self._live()
-        try:
-            return function(*args, **how)
-        finally:
-            self._look()
+        with self._one_at_a_time:
+            self._live()
+            try:
+                return function(*args, **how)
+            finally:
+                self._look()
 
     def _fsync(self, descriptor: int) -> None:
-        self._live()
-        number = self._numbers.get(os.fstat(descriptor).st_ino)
-        if number is not None and not self.deaf(self._nodes[number].path):
-            self._nodes[number].synced.append(self.moments)
-            self.moments += 1
+        with self._one_at_a_time:
+            self._live()
+            number = self._numbers.get(os.fstat(descriptor).st_ino)
+            if number is not None and not self.deaf(self._nodes[number].path):
+                self._nodes[number].synced.append(self.moments)
+                self.moments += 1
 
     def _live(self) -> None:
         self._look()

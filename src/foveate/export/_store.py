@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar, cast
 from urllib.parse import quote, unquote
 
-from foveate._files import make_folder, sync, sync_folder
+from foveate._files import begin_sync, make_folder, sync, sync_folder
 from foveate.export._names import check_inside, is_own
 
 T = TypeVar("T")
@@ -33,6 +33,9 @@ PATIENCE = 60.0
 """Seconds that a question to another machine may take,"""
 TRIES = 3
 """and how often it is asked before that is an error."""
+
+_SYNCS = 8
+"""Files that are synced at once."""
 
 _OBJECTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
@@ -191,9 +194,11 @@ class Store:
         try:
             with _new(partial) as stream:
                 yield stream
+                stream.flush()
                 if own:
-                    stream.flush()
                     os.fsync(stream.fileno())
+                else:
+                    begin_sync(stream.fileno())
             try:
                 os.replace(partial, path)
             except FileNotFoundError:
@@ -219,8 +224,9 @@ class Store:
         if self.local is None:
             return
         names = list(names)
-        for name in names:
-            sync(self._inside(name))
+        with ThreadPoolExecutor(_SYNCS, "foveate-sync") as pool:  # the disk takes those that come together as one
+            for _ in pool.map(sync, map(self._inside, names)):
+                pass
         self._sync_folders(names)
 
     def remove(self, name: str) -> None:
