@@ -69,12 +69,14 @@ class Disk:
         moments: how many moments there were: a power cut may come after each of them.
         reports: what was reported, with the moments at which it was.
         deaf: says of a path below the root whether its syncs are ignored, as if the code had forgotten them.
+        operations: what was done, by the name of the function.
         life: operations until the process dies; None lets it live.
     """
 
     def __init__(self, root: Path, deaf: Callable[[str], bool] = lambda path: False) -> None:
         self.root, self.deaf = root, deaf
         self.moments = 0
+        self.operations: list[str] = []
         self.life: int | None = None
         self.reports: list[tuple[int, int]] = []
         self._nodes = [_Node(True)]
@@ -111,7 +113,7 @@ class Disk:
 
     def _done(self, function: Callable[..., Any], *args: Any, **how: Any) -> Any:
         with self._one_at_a_time:
-            self._live()
+            self._live(function.__name__)
             try:
                 return function(*args, **how)
             finally:
@@ -119,14 +121,15 @@ class Disk:
 
     def _fsync(self, descriptor: int) -> None:
         with self._one_at_a_time:
-            self._live()
+            self._live("fsync")
             number = self._numbers.get(os.fstat(descriptor).st_ino)
             if number is not None and not self.deaf(self._nodes[number].path):
                 self._nodes[number].synced.append(self.moments)
                 self.moments += 1
 
-    def _live(self) -> None:
+    def _live(self, operation: str) -> None:
         self._look()
+        self.operations.append(operation)
         if self.life is not None:
             self.life -= 1
             if self.life < 0:
