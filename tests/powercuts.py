@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,17 +69,20 @@ class Disk:
         moments: how many moments there were: a power cut may come after each of them.
         reports: what was reported, with the moments at which it was.
         deaf: says of a path below the root whether its syncs are ignored, as if the code had forgotten them.
+        operations: what was done, by the name of the function.
         life: operations until the process dies; None lets it live.
     """
 
     def __init__(self, root: Path, deaf: Callable[[str], bool] = lambda path: False) -> None:
         self.root, self.deaf = root, deaf
         self.moments = 0
+        self.operations: list[str] = []
         self.life: int | None = None
         self.reports: list[tuple[int, int]] = []
         self._nodes = [_Node(True)]
         self._numbers = {root.stat().st_ino: 0}
         self._stats: dict[int, tuple[int, int]] = {}
+        self._one_at_a_time = threading.Lock()
         self._look()
         for node in self._nodes:  # what is there already has been there for long
             node.synced.append(0)
@@ -108,21 +112,24 @@ class Disk:
         gc.collect()  # the lock goes with what the dead process held
 
     def _done(self, function: Callable[..., Any], *args: Any, **how: Any) -> Any:
-        self._live()
-        try:
-            return function(*args, **how)
-        finally:
-            self._look()
+        with self._one_at_a_time:
+            self._live(function.__name__)
+            try:
+                return function(*args, **how)
+            finally:
+                self._look()
 
     def _fsync(self, descriptor: int) -> None:
-        self._live()
-        number = self._numbers.get(os.fstat(descriptor).st_ino)
-        if number is not None and not self.deaf(self._nodes[number].path):
-            self._nodes[number].synced.append(self.moments)
-            self.moments += 1
+        with self._one_at_a_time:
+            self._live("fsync")
+            number = self._numbers.get(os.fstat(descriptor).st_ino)
+            if number is not None and not self.deaf(self._nodes[number].path):
+                self._nodes[number].synced.append(self.moments)
+                self.moments += 1
 
-    def _live(self) -> None:
+    def _live(self, operation: str) -> None:
         self._look()
+        self.operations.append(operation)
         if self.life is not None:
             self.life -= 1
             if self.life < 0:

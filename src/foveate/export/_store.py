@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from foveate._files import make_folder, sync, sync_folder
+from foveate._files import begin_sync, make_folder, sync, sync_folder
 from foveate.export._names import check_inside, is_own
 
 T = TypeVar("T")
@@ -40,6 +40,9 @@ _VISITS = 1000
 
 _DEPTH = 64
 """Folders that a web server shows within one another: one may make them up without end."""
+
+_SYNCS = 8
+"""Files that are synced at once."""
 
 _OBJECTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
@@ -216,9 +219,11 @@ class Store:
         try:
             with _new(partial) as stream:
                 yield stream
+                stream.flush()
                 if own:
-                    stream.flush()
                     os.fsync(stream.fileno())
+                else:
+                    begin_sync(stream.fileno())
             try:
                 os.replace(partial, path)
             except FileNotFoundError:
@@ -247,8 +252,9 @@ class Store:
         if self.local is None:
             return
         names = list(names)
-        for name in names:
-            sync(self._inside(name))
+        with ThreadPoolExecutor(_SYNCS, "foveate-sync") as pool:  # the disk takes those that come together as one
+            for _ in pool.map(sync, map(self._inside, names)):
+                pass
         self._sync_folders(names)
 
     def remove(self, name: str) -> None:
