@@ -52,12 +52,12 @@ def sound():
         "text.ppm": b"P3 # text\n" + f"{SIDE} 9 255\n".encode() + b"12 34 56 " * (9 * SIDE),
     }
     array = to_array(read(pictures["plain.png"]))
-    for name, one in (("plain.jxl", "jxl:effort=1"), ("plain.heic", "hevc:container=heif,preset=ultrafast")):
+    for name, spec in (("plain.jxl", "jxl:effort=1"), ("plain.heic", "hevc:container=heif,preset=ultrafast")):
         try:
-            codec(one).library()
+            codec(spec).library()
         except ImportError:
             continue
-        pictures[name] = codec(one).encode(array)
+        pictures[name] = codec(spec).encode(array)
     return pictures
 
 

@@ -300,13 +300,13 @@ MUCH = 40 << 30
 
 
 def pax(**records):
-    """An extended header, before the one that it is about."""
-    text = b""
+    """An extended header, before the one that it is about; each record begins with its own length."""
+    text = ""
     for key, value in records.items():
-        line = f" {key.replace('_', '.')}={value}\n".encode()
-        length = len(line) + len(str(len(line) + 3))
-        text += str(length + (len(str(length + len(line) - len(line))) > len(str(len(line) + 3)))).encode() + line
-    return member("pax", text, tarfile.XHDTYPE)
+        record = f" {key.replace('_', '.')}={value}\n"
+        length = next(n for n in range(len(record), len(record) + 9) if len(f"{n}{record}") == n)
+        text += f"{length}{record}"
+    return member("pax", text.encode(), tarfile.XHDTYPE)
 
 
 def gnu_sparse(name, size):
@@ -906,13 +906,13 @@ class Odd:
 
 def workers_of(pid):
     """The processes that another started and that are alive, by what Linux says."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
             if int(fields[1]) == pid and fields[0] != "Z" and b"spawn_main" in (path.parent / "cmdline").read_bytes():
-                found.append(int(path.parent.name))
-    return found
+                pids.append(int(path.parent.name))
+    return pids
 
 
 STOPPED = """

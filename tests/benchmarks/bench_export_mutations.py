@@ -8,11 +8,13 @@ every picture to be counted, and the target to verify. Then each picture is read
 
 import argparse
 import json
-import resource
+import multiprocessing
+import re
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -20,10 +22,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from mutations import mutations, sound
 
 from foveate import Compressor
-from foveate.export import compress_dataset, manifest, verify
+from foveate.export import Report, compress_dataset, manifest, verify
 from foveate.images import read
 
 TOGETHER = 1000
+
+
+class Watch:
+    """Notes the most memory that a worker has held, in KB, whenever one has done a part."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    def __call__(self, report: Report, total: int) -> None:
+        for worker in multiprocessing.active_children():
+            with suppress(OSError):
+                status = Path(f"/proc/{worker.pid}/status").read_text()
+                self.peak = max(self.peak, *map(int, re.findall(r"VmHWM:\s+(\d+) kB", status)))
 
 
 def main() -> None:
@@ -37,7 +52,7 @@ def main() -> None:
     kinds: dict[str, Counter[str]] = {name: Counter() for name in sound()}
     reasons: Counter[str] = Counter()
     slowest, problems, done, began = (0.0, ""), 0, 0, time.perf_counter()
-    drawn = mutations(args.count, args.seed)
+    drawn, watch = mutations(args.count, args.seed), Watch()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(-(-args.count // TOGETHER)):
             source, target = Path(folder) / f"in-{number}", Path(folder) / f"out-{number}"
@@ -51,8 +66,15 @@ def main() -> None:
                 except Exception as error:
                     reasons[type(error).__name__] += 1
                 slowest = max(slowest, (time.perf_counter() - start, name))
-            how = {"workers": args.workers, "memory": args.memory, "shards": bool(number % 2)}
-            summary = compress_dataset(source, target, Compressor("webp:40,method=0"), **how)
+            summary = compress_dataset(
+                source,
+                target,
+                Compressor("webp:40,method=0"),
+                shards=bool(number % 2),
+                workers=args.workers,
+                memory=args.memory,
+                progress=watch,
+            )
             assert sum(summary.kinds.values()) == len(pictures), summary
             failed = {reason.partition(":")[0] for reason in summary.failed}
             for line in manifest(target):
@@ -68,10 +90,7 @@ def main() -> None:
         "problems": problems,
         "refused_as": dict(reasons.most_common()),
         "slowest": {"s": round(slowest[0], 3), "name": slowest[1]},
-        "peak_MB": {
-            who: resource.getrusage(of).ru_maxrss / 1024
-            for who, of in (("this process", resource.RUSAGE_SELF), ("a worker", resource.RUSAGE_CHILDREN))
-        },
+        "peak_MB_of_a_worker": round(watch.peak / 1024),
         "s": round(time.perf_counter() - began, 1),
     }
     width = max(map(len, kinds))

@@ -374,10 +374,10 @@ class _Tar(tarfile.TarFile):
         Raises:
             NotAFile: if it leads to nothing before it.
         """
-        found = self._behind.get(_linked(member), member)
-        if found.islnk():
+        content = self._behind.get(_linked(member), member)
+        if content.islnk():
             raise NotAFile(f"is a link in a tar to what is not there ({member.linkname!r})")
-        return found
+        return content
 
 
 def _linked(member: tarfile.TarInfo) -> str | None:
