@@ -377,6 +377,17 @@ class TestGoingOn:
         with pytest.raises(ValueError, match="made with other settings .*jpeg:50.*jpeg:51"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg:51"), workers=0)
 
+    def test_more_formats_are_another_export(self, tmp_path):
+        """What was unreadable without them would stay so."""
+        source, out = tmp_path / "in", tmp_path / "out"
+        source.mkdir()
+        Scenes(1)[0][0].save(source / "a.png", "DDS")
+        assert compress_dataset(source, out, Compressor("jpeg"), workers=0).kinds == {"unreadable": 1}
+        with pytest.raises(ValueError, match="made with other settings .*formats.*DDS"):
+            compress_dataset(source, out, Compressor("jpeg"), workers=0, formats=["dds"])
+        summary = compress_dataset(source, tmp_path / "two", Compressor("jpeg"), workers=0, formats=["dds"])
+        assert summary.kinds == {"compressed": 1}
+
     def test_files_of_the_user_are_not_overwritten(self, tree, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("mine")

@@ -154,6 +154,7 @@ def compress_dataset(
         "others": others,
         "only_if_smaller": only_if_smaller,
         "part": size,
+        "formats": sorted(name.upper() for name in formats),
     }
     head = Head(settings, found.label)
     with _locked(store):
