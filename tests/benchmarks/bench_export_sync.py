@@ -3,8 +3,7 @@
     python tests/benchmarks/bench_export_sync.py [--folder FOLDER] [--pictures 600] [--pairs 9] [--out sync.json]
 
 Both are timed in turns on the file system that FOLDER is on, in parts of 64, from the end of the first part to the
-return of the call, so without the start of the workers. *Waited* is the share of that time that a worker spends in
-syncs, which a busy machine bends less than the ratio. The interval of a median is that of the sign test: order
+return of the call, so without the start of the workers. The interval of a median is that of the sign test: order
 statistics that hold it with at least 95 %.
 """
 
@@ -23,25 +22,16 @@ from foveate import Compressor
 from foveate.demo import Scenes
 from foveate.export import Report, compress_dataset
 
-SYNCS = "BENCH_SYNCS"
-"""In the environment: empty leaves syncs out, a folder is where it is noted how long they took."""
+WITHOUT = "BENCH_WITHOUT_SYNCS"
 _fsync = os.fsync
 
 
-def _timed(descriptor: int) -> None:
-    began = time.perf_counter()
-    _fsync(descriptor)
-    with open(f"{os.environ[SYNCS]}/{os.getpid()}", "a") as notes:
-        notes.write(f"{time.perf_counter() - began}\n")
-
-
 def set_syncs() -> None:
-    """Do what the environment says in this process; workers run this module too."""
-    os.fsync = _timed if os.environ.get(SYNCS) else (lambda descriptor: None)  # type: ignore[assignment]
+    """Leave syncs out where the environment says so, in this process; workers run this module too."""
+    os.fsync = (lambda descriptor: None) if os.environ.get(WITHOUT) else _fsync  # type: ignore[assignment]
 
 
-if SYNCS in os.environ:
-    set_syncs()
+set_syncs()
 
 
 def make_source(root: Path, count: int) -> Path:
@@ -83,17 +73,12 @@ def interval(values: list[float]) -> tuple[float, float]:
 def measure(folder: Path, source: Path, codec: str, shards: bool, pairs: int, workers: int) -> dict[str, Any]:
     """Time both in turns; return the medians, and that of the ratio with its interval."""
     spent: dict[str, list[float]] = {"with": [], "without": []}
-    waited = []
     for pair in range(pairs):
         for name in ("with", "without") if pair % 2 else ("without", "with"):
-            with tempfile.TemporaryDirectory() as notes:
-                os.environ[SYNCS] = notes if name == "with" else ""
-                set_syncs()
-                os.sync()  # what others left is not ours to wait for
-                spent[name].append(seconds(source, folder / "out", codec, shards, workers))
-                if name == "with":
-                    waits = sum(float(line) for path in Path(notes).iterdir() for line in path.open())
-                    waited.append(waits / workers / spent[name][-1])
+            os.environ[WITHOUT] = "" if name == "with" else "1"
+            set_syncs()
+            os.sync()  # what others left is not ours to wait for
+            spent[name].append(seconds(source, folder / "out", codec, shards, workers))
             shutil.rmtree(folder / "out")
     ratios = [a / b for a, b in zip(spent["with"], spent["without"], strict=True)]
     return {
@@ -102,8 +87,6 @@ def measure(folder: Path, source: Path, codec: str, shards: bool, pairs: int, wo
         **{name: round(statistics.median(times), 2) for name, times in spent.items()},
         "ratio": round(statistics.median(ratios), 3),
         "ratio_interval": [round(end, 3) for end in interval(ratios)],
-        "waited": round(statistics.median(waited), 4),
-        "waited_interval": [round(end, 4) for end in interval(waited)],
         "n": pairs,
     }
 
