@@ -4,12 +4,15 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-import torch
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2  # of several processes each has a core of its own
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of the processes that tests start, too
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
-torch.set_num_threads(2)
+torch.set_num_threads(THREADS)
 
 collect_ignore = ["benchmarks"]  # scripts, which import one another and what only some have
 

@@ -705,18 +705,77 @@ class TestDenied:
         assert run().kinds == {"compressed": 2, "copied": 1}
         assert verify(out) == []
 
-    def test_a_folder(self, tmp_path, monkeypatch):
+    def test_a_folder(self, shards, tmp_path, monkeypatch):
         source, scandir = in_folder(tmp_path, ["a/0.png", "b/1.png"]), os.scandir
 
         def listing(path):
-            if Path(path).name == "b":
+            if str(path).endswith("/b"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return scandir(path)
+
+        def run():
+            return compress_dataset(source, tmp_path / "out", WEBP, shards=shards, workers=0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", listing)
+            for _ in range(2):
+                assert run().kinds == {"compressed": 1, "unreadable": 1}
+                (line,) = (line for line in manifest(tmp_path / "out") if "reason" in line)
+                assert (line["source"], line["reason"]) == ("b/*", "Permission denied")
+                assert verify(tmp_path / "out") == []
+        assert run().kinds == {"compressed": 2}
+        assert sorted(line["source"] for line in manifest(tmp_path / "out")) == ["a/0.png", "b/1.png"]
+        assert verify(tmp_path / "out") == []
+
+    def test_a_folder_of_shards(self, tmp_path, monkeypatch):
+        source, scandir = in_folder(tmp_path, ["a/0.png"]), os.scandir
+        for name in "bc":
+            (tmp_path / "tars" / name).mkdir(parents=True)
+            with tarfile.open(tmp_path / "tars" / name / "x.tar", "w") as tar:
+                tar.add(source / "a" / "0.png", "0.png")
+
+        def listing(path):
+            if str(path).endswith("/b"):
                 raise PermissionError(errno.EACCES, "Permission denied", path)
             return scandir(path)
 
         monkeypatch.setattr(os, "scandir", listing)
-        with pytest.raises(PermissionError, match="in/b"):  # what is in it would be lost in silence
-            compress_dataset(source, tmp_path / "out", WEBP, workers=0)
+        with pytest.raises(PermissionError, match="tars/b"):  # how many are in it is not known
+            compress_dataset(tmp_path / "tars", tmp_path / "out", WEBP, workers=0)
         assert snapshot(tmp_path / "out") == {}
+
+    @pytest.mark.parametrize("make", SPECIAL)
+    def test_a_shard_that_is_no_file(self, make, shards, tmp_path):
+        source = in_folder(tmp_path, ["a/0.png"])
+        (tmp_path / "tars").mkdir()
+        with tarfile.open(tmp_path / "tars" / "b.tar", "w") as tar:
+            tar.add(source / "a" / "0.png", "0.png")
+        make(tmp_path / "tars" / "a.tar")
+        for _ in range(2):
+            summary = compress_dataset(tmp_path / "tars", tmp_path / "out", WEBP, shards=shards, workers=0)
+            assert summary.kinds == {"compressed": 1, "unreadable": 1}
+            assert verify(tmp_path / "out") == []
+
+    def test_a_shard(self, shards, tmp_path, monkeypatch):
+        source, out, open_ = in_folder(tmp_path, ["a/0.png"]), tmp_path / "out", os.open
+        (tmp_path / "tars").mkdir()
+        for name in "ab":
+            with tarfile.open(tmp_path / "tars" / f"{name}.tar", "w") as tar:
+                tar.add(source / "a" / "0.png", "0.png")
+
+        def opening(path, *args, **how):
+            if str(path) == str(tmp_path / "tars" / "a.tar"):
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return open_(path, *args, **how)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", opening)
+            for _ in range(2):
+                summary = compress_dataset(tmp_path / "tars", out, WEBP, shards=shards, workers=0)
+                assert summary.kinds == {"compressed": 1, "unreadable": 1}
+                assert verify(out) == []
+        assert compress_dataset(tmp_path / "tars", out, WEBP, shards=shards, workers=0).kinds == {"compressed": 2}
+        assert verify(out) == []
 
 
 @pytest.fixture(params=[False, True], ids=["tree", "shards"])
@@ -893,13 +952,15 @@ class Hostile:
 
 
 class Odd:
-    """A saliency that raises on pictures of some width, or on all."""
+    """A saliency that raises on pictures of some width, or on all, or takes forever."""
 
-    def __init__(self, width=None):
-        self.width, self.identity = width, "odd"
+    def __init__(self, width=None, forever=False):
+        self.width, self.forever, self.identity = width, forever, "odd"
 
     def __call__(self, images):
         if self.width in (None, images.shape[-1]):
+            if self.forever:
+                time.sleep(3600)
             raise ArithmeticError("no map of such a picture")
         return images[:, :1].float() / 255
 
@@ -1040,6 +1101,15 @@ class TestWorkers:
         assert summary.kinds == {"compressed": 3, "failed": 1}
         assert summary.failed == ("2: it cannot be compressed: ArithmeticError: no map of such a picture",)
         assert verify(tmp_path / "out") == []
+
+    @pytest.mark.parametrize("width", [17, 16], ids=["a later one", "the first"])
+    def test_one_that_never_ends_is_set_aside(self, width, tmp_path):
+        """Also where it is the first of a process, which is given time to build its models."""
+        pictures = [Image.new("RGB", (16 + bool(k), 16), (k, k, k)) for k in range(2)]
+        compressor = Compressor("webp", Prefilter(Odd(width, forever=True)))
+        summary = compress_dataset(pictures, tmp_path / "out", compressor, workers=1, part=2, timeout=0.5)
+        assert summary.kinds == {"compressed": 1, "failed": 1}
+        assert "took more than 0.5 s" in summary.failed[0]
 
     def test_an_item_that_raises_is_unreadable(self, tmp_path):
         summary = self.run(Hostile({3: "raise"}), tmp_path / "out", workers=0)

@@ -145,11 +145,11 @@ class TestS3:
         calls = []
         write = Store.write
 
-        def failing(self, name, data, own=False):
+        def failing(self, name, data, bookkeeping=False):
             calls.append(name)
             if len(calls) == 9:
                 raise OSError("the network is gone")
-            write(self, name, data, own)
+            write(self, name, data, bookkeeping)
 
         def run(url):
             return compress_dataset(tree, url, Compressor("jpeg"), workers=0, part=3)

@@ -260,9 +260,6 @@ def _add_export(commands: Any) -> None:
     compress.add_argument("--device", help="of the models, such as cuda (default: cpu)")
     compress.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
     compress.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="seconds that a picture may take (default: 60)"
-    )
-    compress.add_argument(
         "--memory",
         type=float,
         metavar="GB",
@@ -307,6 +304,9 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="NAMES",
         help="of Pillow's formats to open besides the usual ones, such as DDS,PSD",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds that a picture may take (default: 60)"
     )
     parser.add_argument(
         "--follow-links", action="store_true", help="take what links of SRC lead to outside of it (default: an error)"
@@ -753,6 +753,7 @@ def _saliency(args: argparse.Namespace) -> Callable[[], int]:
                 device=device,
                 formats=args.formats,
                 follow_links=args.follow_links,
+                timeout=args.timeout,
                 progress=bar.update,
             )
         print(f"{found.pictures} pictures have maps in {args.cache}, {found.made} made now")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeVar, cast
 
 from foveate.codecs import codec
-from foveate.export._names import check_inside, is_own
+from foveate.export._names import check_inside, is_reserved
 from foveate.export._store import Store, copy
 from foveate.images import read
 
@@ -50,7 +50,7 @@ def check_line(line: Any) -> None:
         _expect(put, "bytes", _is_count(put.get("bytes")))
         _expect(put, "sha256", isinstance(put.get("sha256"), str) and re.fullmatch("[0-9a-f]{64}", put["sha256"]))
         check_inside(put["target"])
-        if is_own(put["target"]):
+        if is_reserved(put["target"]):
             raise ValueError(f"names {put['target']}, which is of the bookkeeping")
     _expect(line, "label", "label" not in line or _is_count(line["label"]))
     if line["kind"] in ("compressed", "kept"):

@@ -169,7 +169,7 @@ def finish(target: Store, plan: PartsFile) -> Summary:
     counts = _Counts()
     manifest_digest, left_over = hashlib.sha256(), []
 
-    with target.writing(MANIFEST, own=True) as stream:
+    with target.writing(MANIFEST, bookkeeping=True) as stream:
 
         def parts() -> Iterator[Done]:
             for done, lines, stale in _merged(target, plan, counts):
@@ -196,7 +196,7 @@ def finish(target: Store, plan: PartsFile) -> Summary:
         "parts_sha256": parts_digest,
     }
     about["root"] = _root(about)
-    target.write(SUMMARY, (json.dumps(about, indent=1) + "\n").encode(), own=True)
+    target.write(SUMMARY, (json.dumps(about, indent=1) + "\n").encode(), bookkeeping=True)
     for name in left_over:
         target.remove(name)
     target.remove(PLAN)  # first: without it the rest is only rubbish, which the next run removes
@@ -274,7 +274,9 @@ def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[D
             old = next(before, None)
         record = read_record(target, part)
         if record is None:
-            raise Torn(f"target: {target.url}: the record of part {part.number} is damaged; the same export again")
+            raise Torn(
+                f"target: {target.url}: the record of part {part.number} is damaged; the same export again repairs it"
+            )
         replaced: list[bytes] = []
         if old is not None and old[0].part.number == part.number:
             replaced = old[1] if is_whole(*old) else []

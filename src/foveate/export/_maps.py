@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from foveate._checks import check_count
+from foveate._checks import check_count, check_number
 from foveate.export import local
 from foveate.export._plan import Part, Unit
 from foveate.export._sources import Source, as_source
@@ -40,6 +40,7 @@ def cache_maps(
     device: str | None = None,
     formats: Sequence[str] = (),
     follow_links: bool = False,
+    timeout: float = 60.0,
     progress: Callable[[int], object] = lambda units: None,
 ) -> Cached:
     """Write the maps of all pictures of a source to a cache, for :class:`foveate.CachedSaliency`.
@@ -56,6 +57,7 @@ def cache_maps(
         device: where to put its model, such as ``"cuda"``; None leaves it where it is.
         formats: see :func:`compress_dataset`.
         follow_links: see :func:`compress_dataset`.
+        timeout: seconds that reading a picture may take in a worker process; one that takes longer is unreadable.
         progress: called with each number of units (files, shards, or numbers of a Dataset) that are done.
 
     Returns:
@@ -75,10 +77,11 @@ def cache_maps(
         (Cached(pictures=3, made=3, unreadable=0), Cached(pictures=4, made=1, unreadable=0))
     """
     batch, workers = check_count("batch", batch), check_count("workers", workers, 0)
+    timeout = check_number("timeout", timeout, 0, above=True)
     check_formats(formats)
     found = as_source(source, follow_links)
     units = [Unit(name, name, stamp) for name, stamp in found.units()]
-    return fill(found, units, cache, saliency, batch, workers, device, progress, tuple(formats))
+    return fill(found, units, cache, saliency, batch, workers, device, progress, tuple(formats), timeout)
 
 
 def fill(
@@ -92,6 +95,7 @@ def fill(
     progress: Callable[[int], object],
     formats: Sequence[str] = (),
     timeout: float = 60.0,
+    memory: int | None = None,
 ) -> Cached:
     """Write the maps of some units of a source to a cache; see :func:`cache_maps`."""
     saliency = as_saliency(saliency)
@@ -102,7 +106,7 @@ def fill(
     pictures = made = unreadable = 0
     size = 1 if source.whole else 64
     parts = (Part(number, tuple(some)) for number, some in enumerate(_batched(units, size)))
-    reading = _Reading(source, timeout, local.memory_of_each(workers), formats)
+    reading = _Reading(source, timeout, local.memory_of_each(workers) if memory is None else memory, formats)
     for outcome in local.run(reading, parts, workers):
         if isinstance(outcome, Report):
             progress(outcome.units)

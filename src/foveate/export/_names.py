@@ -35,11 +35,11 @@ def check_inside(name: str, drives: bool = True) -> None:
         raise ValueError(f"{name!r} is not the name of a file: it has an empty part or a NUL")
 
 
-def is_own(name: str) -> bool:
+def is_reserved(name: str) -> bool:
     """Whether a name in a target is kept for Foveate's bookkeeping.
 
     Example:
-        >>> is_own(".foveate/plan.jsonl"), is_own("foveate-manifest.jsonl"), is_own("a/.foveate")
+        >>> is_reserved(".foveate/plan.jsonl"), is_reserved("foveate-manifest.jsonl"), is_reserved("a/.foveate")
         (True, True, False)
     """
     return name.startswith((".foveate", "foveate-"))
@@ -65,7 +65,7 @@ def proper(name: str) -> str:
     if first != ".." and PureWindowsPath(first).drive:
         plain = first.replace(":", "_", 1) + slash + rest
     check_inside(plain)
-    if is_own(plain):
+    if is_reserved(plain):
         plain = f"_{plain}"
     fitting = "/".join(_cut(part, _COMPONENT - _ROOM) for part in plain.split("/"))
     return fitting if len(_bytes(fitting)) <= _PATH else _cut(fitting.replace("/", "_"), _COMPONENT - _ROOM)

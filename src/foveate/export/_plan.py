@@ -162,7 +162,7 @@ class PartsFile:
 def write_parts(store: Store, name: str, head: Head, parts: Iterable[Part | Done]) -> str:
     """Write a file of parts; return the SHA-256 that is in its last line."""
     digest, count = hashlib.sha256(), 0
-    with store.writing(name, own=True) as stream:
+    with store.writing(name, bookkeeping=True) as stream:
 
         def write(line: dict[str, Any]) -> None:
             data = compact(line) + b"\n"
@@ -181,7 +181,7 @@ def write_record(store: Store, part: Part, lines: Sequence[dict[str, Any]], done
     """Write down that a part is done: the lines of its pictures and files, and what is known of it."""
     text = joined(lines)
     last = {**done.to_json(), "units": part.digest}
-    store.write(part.record, text + compact(last) + b"\n", own=True)
+    store.write(part.record, text + compact(last) + b"\n", bookkeeping=True)
 
 
 def read_record(store: Store, part: Part) -> tuple[list[bytes], Done] | None:

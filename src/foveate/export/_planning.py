@@ -14,7 +14,7 @@ from foveate.export._manifest import BASE_MANIFEST, BASE_PARTS, head_of, is_soun
 from foveate.export._names import Names, proper
 from foveate.export._plan import PLAN, Done, Head, Part, PartsFile, Unit, read_record, write_parts
 from foveate.export._sources import Source
-from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, copy, own
+from foveate.export._store import DENIED, MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, copy, is_bookkeeping
 
 _THREADS = 8
 """Files of the target that are read at once."""
@@ -71,7 +71,7 @@ def planned(source: Source, target: Store, head: Head, ending: str, size: int, m
             break
     else:
         known = any(target.exists(name) for name in (MANIFEST, PARTS, SUMMARY, f"{STATE}/parts", PLAN))
-        strange = None if known else next((name for name, _ in target.files() if not own(name)), None)
+        strange = None if known else next((name for name, _ in target.files() if not is_bookkeeping(name)), None)
         if strange is not None:
             raise ValueError(f"target: {target.url} holds files of its own, such as {strange}; choose an empty folder")
     base = _base(target, unfinished)
@@ -117,7 +117,7 @@ def _base(target: Store, unfinished: PartsFile | None) -> PartsFile | None:
 
 def _copy(target: Store, name: str, to: str) -> None:
     """Copy a file of the bookkeeping, an empty one where it is gone: its parts are then done again."""
-    with target.writing(to, own=True) as stream:
+    with target.writing(to, bookkeeping=True) as stream:
         try:
             source = target.open(name)
         except (FileNotFoundError, NotAFile):
@@ -188,6 +188,9 @@ class _Planning:
         for unit in part.units:
             self.source.keep(unit, self.names, self.ending, self.shards)
             stamp = self.units.pop(unit.name)
+            if stamp is None and unit.stamp == DENIED and unit.name.endswith("/*"):
+                changed = True  # the folder may be listed now, or is gone
+                continue
             if stamp is not None:
                 changed = changed or stamp != unit.stamp or unit.name in again
             now.append(unit if stamp is None else unit._replace(stamp=stamp))

@@ -90,9 +90,10 @@ def compress_dataset(
         device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
         engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
-        timeout: seconds that reading a picture, or compressing it, may take in a worker process.
+        timeout: seconds that reading a picture, or compressing it, may take in a worker process; the first have ten
+            times that more, for models to be built.
         memory: bytes that a worker process may hold, on Unix; None takes its share of this machine's memory, of at
-            least 2 GiB, and sets no limit with Ray or a device.
+            least 4 GiB, and sets no limit with Ray or a device.
         formats: names of Pillow's formats that are opened besides the usual ones, such as ``["DDS"]``.
         follow_links: take what links of the source lead to outside of it, and the files that rows of a Hugging Face
             dataset name by their paths; where it is False, such a link is an error.
@@ -174,7 +175,7 @@ def compress_dataset(
         if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
             units = [unit for part in todo.parts() for unit in part.units]
             reading = local.cpus() if workers is None else workers
-            fill(found, units, cache, saliency, 16, reading, device, maps_progress, formats, timeout)
+            fill(found, units, cache, saliency, 16, reading, device, maps_progress, formats, timeout, memory)
         progress(Report(-1, 0), todo.units)
         parts = todo.parts()
         for report in local.run(job, parts, workers) if engine == "local" else ray.run(job, parts, workers, gpus):

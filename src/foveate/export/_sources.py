@@ -1,7 +1,9 @@
 """Where pictures come from: a folder, tar shards, or a Dataset; listed once, then read part by part."""
 
+import errno
 import hashlib
 import io
+import os
 import posixpath
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +20,7 @@ from foveate._checks import check_count
 from foveate._extras import require
 from foveate.export._names import Names, proper
 from foveate.export._plan import Unit
-from foveate.export._store import NotAFile, Store, own, size_of
+from foveate.export._store import DENIED, NotAFile, Store, is_bookkeeping, size_of
 from foveate.images import MAX_BYTES, UNREADABLE, as_tensor, format_of, picture_hash
 
 SUFFIXES = frozenset(
@@ -126,7 +128,7 @@ def _stored(url: str | Path, follow_links: bool) -> Source:
         return HuggingFace(saved, store, follow_links)
     if store.exists("dataset_dict.json"):
         raise ValueError(f"source: {url} holds several splits; give one of its folders")
-    endings = {_suffix(name) for name, _ in store.files() if not own(name)}
+    endings = {_suffix(name) for name, _ in store.files() if not is_bookkeeping(name)}
     if not endings:
         if store.is_file():
             raise ValueError(f"source: {url} is neither a folder nor a .tar file")
@@ -154,7 +156,7 @@ class Folder:
         def listed() -> Iterator[tuple[str, str]]:
             nonlocal labelled
             for name, stamp in self.store.files():
-                if own(name):
+                if is_bookkeeping(name):
                     continue
                 if self.is_picture(name):
                     folder, slash, _ = name.partition("/")
@@ -184,7 +186,10 @@ class Folder:
         for name, stem, stamp in units:
             picture = self.is_picture(name)
             label = numbers.get(name.partition("/")[0]) if picture else None
+            opened: Callable[[], IO[bytes]]
             opened = partial(self._whole, name, stamp) if picture else partial(self.store.open, name)
+            if stamp == DENIED:
+                opened = _raising(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             yield Entry(name, stem, PurePosixPath(name).suffix, opened, picture, label)
 
     def _whole(self, name: str, stamp: str) -> IO[bytes]:
@@ -212,15 +217,14 @@ class Shards:
         return self.store.label + ("" if self.only is None else f" {self.only}")
 
     def units(self) -> Iterator[tuple[str, str]]:
-        files = self.store.files()
-        return _stamped(
-            self.store,
-            (
-                (name, stamp)
-                for name, stamp in files
-                if (not own(name) and name.endswith(".tar") if self.only is None else name == self.only)
-            ),
-        )
+        return _stamped(self.store, self._listed())
+
+    def _listed(self) -> Iterator[tuple[str, str]]:
+        for name, stamp in self.store.files():
+            if stamp == DENIED and name.endswith("/*"):  # its shards are not known, to be counted
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.store.path(name))
+            if not is_bookkeeping(name) and name.endswith(".tar") if self.only is None else name == self.only:
+                yield name, stamp
 
     def is_picture(self, name: str) -> bool:
         return False
@@ -239,8 +243,8 @@ class Shards:
             folder = stem if stem.endswith("/") else ""
             try:
                 opened = self.store.open(shard)
-            except FileNotFoundError as error:
-                yield Entry(shard, folder, ".tar", _raising(error), picture=False)
+            except (FileNotFoundError, PermissionError, NotAFile) as error:
+                yield Entry(shard, folder or shard, ".tar", _raising(error), picture=False)
                 continue
             names = Names(set())
             mode = "r:" if self.store.local is not None else "r|"

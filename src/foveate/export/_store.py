@@ -20,7 +20,7 @@ from typing import IO, Any, TypeVar, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from foveate._files import begin_sync, make_folder, sync, sync_folder
-from foveate.export._names import check_inside, is_own
+from foveate.export._names import check_inside, is_reserved
 
 T = TypeVar("T")
 
@@ -44,6 +44,9 @@ _DEPTH = 64
 _SYNCS = 8
 """Files that are synced at once."""
 
+DENIED = "-denied"
+"""The stamp of what may not be looked at: a file, or with the name ``*`` whatever is in a folder."""
+
 _OBJECTS = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
 _VERSIONS = (
@@ -53,7 +56,7 @@ _VERSIONS = (
 """What drivers call the thing that changes with a file, best first."""
 
 
-def own(name: str) -> bool:
+def is_bookkeeping(name: str) -> bool:
     """Whether a name in a folder is of an export's bookkeeping."""
     return name in (MANIFEST, PARTS, SUMMARY, LOCK) or name.partition("/")[0] == STATE
 
@@ -100,7 +103,8 @@ class Store:
     def files(self, links: bool = True) -> Iterator[tuple[str, str]]:
         """Yield the name of each file and a stamp that changes with it (empty where the driver tells of none).
 
-        There are none where there is no such folder.
+        There are none where there is no such folder. A folder below that may not be listed is told of as ``folder/*``,
+        with the stamp :data:`DENIED`.
 
         Args:
             links: follow links to folders, but not in circles; if False any link is listed as if it were a file.
@@ -114,8 +118,8 @@ class Store:
         if self._web:
             yield from self._linked("")
             return
-        found: dict[str, dict[str, Any]] = self._ask(lambda: self._fs.find(self.root, detail=True))
-        for path, info in found.items():
+        listing: dict[str, dict[str, Any]] = self._ask(lambda: self._fs.find(self.root, detail=True))
+        for path, info in listing.items():
             name = path.removeprefix(self.path("x").removesuffix("x"))
             if name:
                 self._check(name, "it has a file whose name")
@@ -196,17 +200,17 @@ class Store:
         return None if size is None else int(size)
 
     @contextmanager
-    def writing(self, name: str, own: bool = False) -> Iterator[IO[bytes]]:
+    def writing(self, name: str, bookkeeping: bool = False) -> Iterator[IO[bytes]]:
         """Give a stream to write to; the file appears, whole, when the block ends, and not at all if it fails.
 
-        A file is on the disk once :meth:`sync` has been told of it; one of the bookkeeping, ``own``, when the block
+        A file is on the disk once :meth:`sync` has been told of it; one of the bookkeeping when the block
         ends. An object store answers when an object is safe, by its own rules.
 
         Raises:
             ValueError: if the name or a link leads out of the folder, or is kept for the bookkeeping.
         """
         self._check(name)
-        if is_own(name) and not own:
+        if is_reserved(name) and not bookkeeping:
             raise ValueError(f"{self.url}: the name {name!r} is kept for the bookkeeping")
         if self.local is None:
             with tempfile.NamedTemporaryFile() as stream:
@@ -220,7 +224,7 @@ class Store:
             with _new(partial) as stream:
                 yield stream
                 stream.flush()
-                if own:
+                if bookkeeping:
                     os.fsync(stream.fileno())
                 else:
                     begin_sync(stream.fileno())
@@ -235,16 +239,16 @@ class Store:
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
-        if own:
+        if bookkeeping:
             self._sync_folders((name,))
 
-    def write(self, name: str, data: bytes, own: bool = False) -> None:
+    def write(self, name: str, data: bytes, bookkeeping: bool = False) -> None:
         """Write a file at once or not at all; see :meth:`writing`."""
-        if self.local is None and (own or not is_own(name)):
+        if self.local is None and (bookkeeping or not is_reserved(name)):
             self._check(name)
             self._put(name, lambda path: self._fs.pipe_file(path, data))
             return
-        with self.writing(name, own) as stream:
+        with self.writing(name, bookkeeping) as stream:
             stream.write(data)
 
     def sync(self, names: Iterable[str]) -> None:
@@ -325,6 +329,11 @@ class Store:
             entries = os.scandir(folder)
         except FileNotFoundError:  # gone meanwhile, or not there yet
             return
+        except PermissionError:
+            if not below:
+                raise
+            yield f"{below}*", DENIED
+            return
         identity = (status.st_dev, status.st_ino)
         visits[identity] += 1
         if visits[identity] > _VISITS:  # two links in each of thirty folders to the next make a billion of them
@@ -341,13 +350,14 @@ class Store:
                     if entry.is_dir():
                         yield from self._walk(entry.path, f"{name}/", (*above, identity), visits, links)
                         continue
-                    found = entry.stat()
-                except OSError as error:  # a link to nothing, or in a circle
-                    if not isinstance(error, FileNotFoundError) and error.errno != errno.ELOOP:
+                    status = entry.stat()
+                except OSError as error:
+                    denied = isinstance(error, PermissionError)
+                    if not (denied or isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP):
                         raise
-                    yield name, "-gone"
+                    yield name, DENIED if denied else "-gone"  # of a link to nothing, or in a circle
                     continue
-                yield name, f"{found.st_size:x}-{found.st_mtime_ns:x}"
+                yield name, f"{status.st_size:x}-{status.st_mtime_ns:x}"
 
     def _linked(self, folder: str) -> Iterator[tuple[str, str]]:
         """List what the page of a folder, and those of the folders below it, have links to."""

@@ -5,7 +5,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol, cast
 
@@ -81,22 +81,24 @@ class Tree:
 
 
 class Shard:
-    """Members of one tar file, which appears when all are in it. Nothing in it tells of time or user."""
+    """Members of one tar file, which appears when all are in it; no file where there are none.
 
-    def __init__(self, name: str, tar: tarfile.TarFile) -> None:
+    Nothing in it tells of time or user.
+    """
+
+    def __init__(self, store: Store, name: str, stack: ExitStack) -> None:
         self.shard: tuple[str, int, str] | None = None
-        self._name, self._tar = name, tar
+        self._store, self._name, self._stack = store, name, stack
+        self._tar: tarfile.TarFile | None = None
 
     @classmethod
     @contextmanager
     def writing(cls, store: Store, name: str) -> Iterator["Shard"]:
-        with store.writing(name) as file:
-            hashed = _Hashed(file)
-            with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w|", format=tarfile.PAX_FORMAT) as tar:
-                shard = cls(name, tar)
-                yield shard
-            shard.shard = (name, hashed.size, hashed.digest.hexdigest())
-        store.sync((name,))
+        with ExitStack() as stack:
+            shard = cls(store, name, stack)
+            yield shard
+        if shard.shard is not None:
+            store.sync((name,))
 
     def put(self, name: str, data: bytes) -> Put:
         self._add(name, io.BytesIO(data), len(data))
@@ -110,9 +112,19 @@ class Shard:
         return Put(self._name, name, size, digest)
 
     def _add(self, name: str, stream: IO[bytes], size: int) -> None:
+        if self._tar is None:
+            self._tar = self._stack.enter_context(self._writing())
         info = tarfile.TarInfo(name)
         info.size = size
         self._tar.addfile(info, stream)
+
+    @contextmanager
+    def _writing(self) -> Iterator[tarfile.TarFile]:
+        with self._store.writing(self._name) as file:
+            hashed = _Hashed(file)
+            with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w|", format=tarfile.PAX_FORMAT) as tar:
+                yield tar
+            self.shard = (self._name, hashed.size, hashed.digest.hexdigest())
 
 
 class Nowhere:

@@ -40,6 +40,8 @@ _PIXELS = 1 << 24
 """and about so many pixels,"""
 _BYTES = 1 << 26
 """or bytes of files: the memory that a worker takes does not grow with the part."""
+_BUILDING = 10
+"""Building the models may take the time of so many pictures."""
 _SMALL = 1 << 20
 """Other files of up to so many bytes wait in memory for the pictures before them."""
 
@@ -214,11 +216,11 @@ class Worker:
     def _finish(self, group: "list[_Held]", sink: Sink) -> Iterator[tuple[dict[str, Any], str]]:
         """Compress the pictures of a group and write everything in it, in order; yield lines, and of which units."""
         pictures = [held for held in group if held.pixels is not None]
-        if pictures and self._built:
-            self._note(pictures[0].entry.place, len(pictures))
+        if pictures:  # the first wait for models to be built, or fetched
+            self._note(pictures[0].entry.place, len(pictures) + (0 if self._built else _BUILDING))
         encoded = iter(self._encode([held.pixels for held in pictures if held.pixels is not None]))
         self._note(None, 0)
-        self._built = self._built or bool(pictures)  # the first waits for models to be built, or fetched
+        self._built = self._built or bool(pictures)
         for held in group:
             found = None if held.pixels is None else next(encoded)
             if isinstance(found, Encoded):

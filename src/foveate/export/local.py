@@ -265,7 +265,10 @@ def cpus() -> int:
 
 
 def memory_of_each(workers: int) -> int | None:
-    """Return the bytes of memory that each of some processes may take: its share; None where that is not known."""
+    """Return the bytes that each of some processes may take: its share, or 4 GiB; None where that is not known.
+
+    What is limited is what a process may write to, of which PyTorch alone asks for one GiB, though it uses less.
+    """
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -276,7 +279,7 @@ def memory_of_each(workers: int) -> int | None:
                 total = min(total, int(stream.read()))
         except (OSError, ValueError):  # there is none, or it is "max"
             continue
-    return max(total // max(1, workers), 2 << 30)
+    return max(total // max(1, workers), 4 << 30)
 
 
 def limit_memory(size: int) -> None:

@@ -119,7 +119,7 @@ class Calibration:
             kinds = dict(zip(content["values"], values, strict=True))
             return cls(content["codec"], tuple(content["witnesses"]), points, bits, kinds)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"calibration: {path} is none that RateControl saved: {error}") from error
+            raise ValueError(f"calibration: {path} is not a calibration that RateControl saved: {error}") from error
 
 
 def _digits(values: Tensor) -> list[list[float]]:
