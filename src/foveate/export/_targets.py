@@ -5,7 +5,7 @@ import io
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol, cast
 
@@ -86,18 +86,22 @@ class Shard:
     Nothing in it tells of time or user.
     """
 
-    def __init__(self, store: Store, name: str, stack: ExitStack) -> None:
+    def __init__(self, name: str, tar: tarfile.TarFile) -> None:
         self.shard: tuple[str, int, str] | None = None
-        self._store, self._name, self._stack = store, name, stack
-        self._tar: tarfile.TarFile | None = None
+        self._name, self._tar, self._is_empty = name, tar, True
 
     @classmethod
     @contextmanager
     def writing(cls, store: Store, name: str) -> Iterator["Shard"]:
-        with ExitStack() as stack:
-            shard = cls(store, name, stack)
-            yield shard
-        if shard.shard is not None:
+        with store.writing(name) as file:
+            hashed = _Hashed(file)
+            with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w:", format=tarfile.PAX_FORMAT) as tar:
+                shard = cls(name, tar)
+                yield shard
+        if shard._is_empty:
+            store.remove(name)
+        else:
+            shard.shard = (name, hashed.size, hashed.digest.hexdigest())
             store.sync((name,))
 
     def put(self, name: str, data: bytes) -> Put:
@@ -112,19 +116,10 @@ class Shard:
         return Put(self._name, name, size, digest)
 
     def _add(self, name: str, stream: IO[bytes], size: int) -> None:
-        if self._tar is None:
-            self._tar = self._stack.enter_context(self._writing())
         info = tarfile.TarInfo(name)
         info.size = size
         self._tar.addfile(info, stream)
-
-    @contextmanager
-    def _writing(self) -> Iterator[tarfile.TarFile]:
-        with self._store.writing(self._name) as file:
-            hashed = _Hashed(file)
-            with tarfile.open(fileobj=cast(IO[bytes], hashed), mode="w|", format=tarfile.PAX_FORMAT) as tar:
-                yield tar
-            self.shard = (self._name, hashed.size, hashed.digest.hexdigest())
+        self._is_empty = False
 
 
 class Nowhere:
@@ -147,6 +142,9 @@ class _Hashed(io.RawIOBase):
 
     def writable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        return self.size
 
     def write(self, data: Any) -> int:
         self.digest.update(data)
