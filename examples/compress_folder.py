@@ -13,7 +13,7 @@ from pathlib import Path
 import foveate
 from foveate.demo import PREPROCESS, Scenes, scene_net
 from foveate.images import read
-from foveate.models import Classifier, classifier
+from foveate.models import Classifier, load_classifier
 
 
 def compress(photos: Path, out: Path, judge: Classifier, quality: int, strength: float) -> None:
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.photos:
         if not (args.out and args.model):
             parser.error("photos of your own need OUT and --model")
-        compress(args.photos, args.out, classifier(args.model), args.quality, args.strength)
+        compress(args.photos, args.out, load_classifier(args.model), args.quality, args.strength)
         return
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "photos").mkdir()

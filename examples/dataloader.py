@@ -28,14 +28,14 @@ def main(scenes: int = 400, epochs: int = 2) -> None:
     )
     loader = DataLoader(Scenes(scenes, seed=3, transform=chain), batch_size=32, shuffle=True, num_workers=2)
     model = SceneNet(width=8)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for epoch in range(epochs):
         bits = pixels = 0
         for (images, rate), labels in loader:
             loss = torch.nn.functional.cross_entropy(model(images), labels)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             bits += 8 * int(rate["bytes"].sum())
             pixels += int(rate["pixels"].sum())
         print(f"epoch {epoch}: loss {loss.item():.3f}, {bits / pixels:.3f} bits a pixel")

@@ -48,7 +48,7 @@ class SceneClassifier(L.LightningModule):
 
 
 class SceneData(CompressOnTheFly, L.LightningDataModule):
-    """Generated scenes; the callbacks read from the transforms how they are normalised."""
+    """Generated scenes; the callbacks read from the transforms how they are normalized."""
 
     def __init__(self, scenes: int = 128, batch: int = 32, compress: BatchCompressor | None = None) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ def scenes(count: int, seed: int) -> Tensor:
 
 
 def estimated_bits(images: Tensor, quality: int) -> Tensor:
-    """Bits a pixel, roughly: the logarithm of each quantised luma coefficient's size."""
+    """Bits a pixel, roughly: the logarithm of each quantized luma coefficient's size."""
     data = foveate.Jpeg(quality).encode(np.zeros((8, 8, 3), np.uint8))
     table = torch.tensor(Image.open(io.BytesIO(data)).quantization[0]).view(8, 8)
     n = torch.arange(8.0)
@@ -59,7 +59,7 @@ def train(steps: int, price: float, batch: int = 8) -> StrengthCurve:
     clean = model(PREPROCESS(pictures)).log_softmax(1)
     curve = StrengthCurve(0.5)
     augment = Prefilter(foveate.GradCam(model, preprocess=PREPROCESS), curve=curve)
-    optimiser = torch.optim.Adam(curve.parameters(), 0.05)
+    optimizer = torch.optim.Adam(curve.parameters(), 0.05)
     for _ in range(steps):
         chosen = torch.randperm(len(pictures))[:batch]
         quality = int(torch.randint(6, 40, ()))
@@ -67,9 +67,9 @@ def train(steps: int, price: float, batch: int = 8) -> StrengthCurve:
         answers = model(PREPROCESS(Jpeg(quality)(filtered))).log_softmax(1)
         changed = kl_div(answers, clean[chosen], reduction="batchmean", log_target=True)
         loss = changed + price * estimated_bits(filtered, quality)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     return curve
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from foveate.codecs import MAX_PIXELS, CodecError, codec
+from foveate.codecs import MAX_PIXELS, CodecError, as_codec
 
 SECONDS = 60
 
@@ -21,7 +21,7 @@ SECONDS = 60
 def main() -> None:
     name, cases = sys.argv[1], int(sys.argv[2])
     random = np.random.default_rng(0)
-    one = codec(name)
+    one = as_codec(name)
     sources = [
         random.integers(0, 255, (33, 47, 3), np.uint8),
         np.repeat(np.linspace(0, 255, 90).astype(np.uint8)[None], 61, 0)[..., None].repeat(3, 2),

@@ -3,7 +3,7 @@
 import importlib
 
 import torch
-from recipes import colours, tiny
+from recipes import colors, tiny
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -13,7 +13,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 class Pictures(Dataset):
-    """Pictures whose class is their strongest colour, normalised."""
+    """Pictures whose class is their strongest color, normalized."""
 
     def __init__(self, length=16, size=32, seed=0, transform=None):
         generator = torch.Generator().manual_seed(seed)
@@ -60,12 +60,12 @@ def make(package):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.1)
 
-    class Colours(Net):
+    class Colors(Net):
         """Right by construction, on pictures in [0, 1]."""
 
         def __init__(self):
             super().__init__()
-            self.net = colours()
+            self.net = colors()
             self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
             self.register_buffer("std", torch.tensor(STD).view(3, 1, 1))
 
@@ -82,10 +82,10 @@ def make(package):
 
         val_dataloader = test_dataloader = train_dataloader
 
-    for kind in (Net, Colours, Data):
+    for kind in (Net, Colors, Data):
         kind.__module__, kind.__qualname__ = __name__, f"{kind.__name__}_{package.replace('.', '_')}"
         globals()[kind.__qualname__] = kind
-    return L, Net, Colours, Data
+    return L, Net, Colors, Data
 
 
 PACKAGES = {name: make(name) for name in ("lightning.pytorch", "pytorch_lightning")}

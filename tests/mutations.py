@@ -6,7 +6,7 @@ import io
 import torch
 from PIL import Image
 
-from foveate.codecs import codec
+from foveate.codecs import as_codec
 from foveate.demo import Scenes
 from foveate.images import read, to_array
 
@@ -30,7 +30,7 @@ def sound():
     pictures = {
         "plain.jpg": saved("JPEG", quality=80),
         "progressive.jpg": saved("JPEG", progressive=True, quality=70, exif=exif),
-        "grey.jpg": saved("JPEG", scene.convert("L")),
+        "gray.jpg": saved("JPEG", scene.convert("L")),
         "plain.png": saved("PNG"),
         "palette.png": saved("PNG", scene.convert("P"), transparency=3),
         "deep.png": saved("PNG", Image.new("I;16", (SIDE, 9), 30000)),
@@ -48,16 +48,16 @@ def sound():
         "jpeg.tif": saved("TIFF", compression="jpeg"),
         "pages.tif": saved("TIFF", compression="tiff_deflate", **several),
         "plain.ppm": saved("PPM"),
-        "grey.pgm": saved("PPM", scene.convert("L")),
+        "gray.pgm": saved("PPM", scene.convert("L")),
         "text.ppm": b"P3 # text\n" + f"{SIDE} 9 255\n".encode() + b"12 34 56 " * (9 * SIDE),
     }
     array = to_array(read(pictures["plain.png"]))
     for name, spec in (("plain.jxl", "jxl:effort=1"), ("plain.heic", "hevc:container=heif,preset=ultrafast")):
         try:
-            codec(spec).library()
+            as_codec(spec).library()
         except ImportError:
             continue
-        pictures[name] = codec(spec).encode(array)
+        pictures[name] = as_codec(spec).encode(array)
     return pictures
 
 

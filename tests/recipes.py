@@ -36,7 +36,7 @@ def thousand():
     return nn.Sequential(nn.Conv2d(3, 8, 7, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1000))
 
 
-def colours():
+def colors():
     """A classifier of 3 classes that is right by construction: which channel is the largest in the mean."""
     conv = nn.Conv2d(3, 3, 1, bias=False)
     conv.weight.data = torch.eye(3)[:, :, None, None]

@@ -25,7 +25,7 @@ MAKERS = {
 }
 IMAGES = {
     "uint8": lambda: to_array(torch.rand(3, 21, 34)),
-    "uint8 grey": lambda: to_array(torch.rand(1, 21, 34)),
+    "uint8 gray": lambda: to_array(torch.rand(1, 21, 34)),
     "uint8 flat": lambda: to_array(torch.rand(1, 21, 34))[..., 0],
     "float32": lambda: torch.rand(21, 34, 3).numpy(),
     "float32 flat": lambda: torch.rand(21, 34).numpy(),
@@ -61,7 +61,7 @@ class TestConformance:
         assert all(np.array_equal(out[key], expected[key]) for key in others)
 
     @pytest.mark.parametrize("kind", ["dict", "json", "yaml"])
-    def test_serialisation(self, make, kind, tmp_path):
+    def test_serialization(self, make, kind, tmp_path):
         chain, image = A.Compose([A.HorizontalFlip(p=1), make(p=0.9)]), IMAGES["uint8"]()
         if kind == "dict":
             again = A.from_dict(json.loads(json.dumps(A.to_dict(chain))))
@@ -110,14 +110,14 @@ class TestConformance:
     def test_what_is_no_image(self, make):
         with pytest.raises(ValueError, match="3 or 1"):
             make()(image=np.zeros((8, 8, 4), np.uint8))
-        with pytest.raises(ValueError, match="normalisation"):
+        with pytest.raises(ValueError, match="normalization"):
             make()(image=np.full((8, 8, 3), 2, np.float32))
 
     def test_arguments_that_are_none(self, make):
-        with pytest.warns(UserWarning, match="colour"):
-            make(colour=3)
-        with pytest.raises(ValueError, match="colour"):
-            make(colour=3, strict=True)
+        with pytest.warns(UserWarning, match="color"):
+            make(color=3)
+        with pytest.raises(ValueError, match="color"):
+            make(color=3, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_they_do_what_torchvision_s_do(photo):
     assert np.array_equal(out, to_array(transforms.Compress("jpeg:20", prefilter=prefilter)(photo)))
 
 
-class Photos(Dataset):
+class Samples(Dataset):
     def __init__(self, chain):
         self.chain, self.image = chain, np.asarray(torch.rand(40, 40, 3))
 
@@ -163,12 +163,12 @@ class Photos(Dataset):
 @pytest.mark.parametrize("persistent", [False, True])
 def test_draws_differ_in_each_worker_and_epoch(persistent):
     chain = A.Compose([Compress("jpeg", quality=(1, 95))], seed=1)
-    loader = DataLoader(Photos(chain), 1, num_workers=2, persistent_workers=persistent)
+    loader = DataLoader(Samples(chain), 1, num_workers=2, persistent_workers=persistent)
     epochs = [[picture.numpy().tobytes() for picture in loader] for _ in range(2)]
     workers = [set(epoch[k::2]) for epoch in epochs for k in range(2)]
     assert all(len(drawn) > 1 for drawn in workers)
     assert all(a != b for k, a in enumerate(workers) for b in workers[:k])
     torch.manual_seed(7)
-    first = [picture.numpy().tobytes() for picture in DataLoader(Photos(chain), 1, num_workers=2)]
+    first = [picture.numpy().tobytes() for picture in DataLoader(Samples(chain), 1, num_workers=2)]
     torch.manual_seed(7)
-    assert first == [picture.numpy().tobytes() for picture in DataLoader(Photos(chain), 1, num_workers=2)]
+    assert first == [picture.numpy().tobytes() for picture in DataLoader(Samples(chain), 1, num_workers=2)]

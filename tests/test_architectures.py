@@ -28,7 +28,7 @@ def build(name):
     library, _, architecture = name.partition(":")
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how some of torchvision's are initialised
+        warnings.simplefilter("ignore")  # of how some of torchvision's are initialized
         if library == "timm":
             return timm.create_model(architecture, pretrained=False)
         return torchvision.models.get_model(architecture, weights=None)

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from foveate import ActivationMap, CachedSaliency, CaptumAttribution, Compressor, GradCam, Prefilter
 from foveate.demo import PREPROCESS, Scenes
 from foveate.export import Cached, cache_maps, compress_dataset
-from foveate.images import as_tensor, picture_hash
+from foveate.images import as_tensor, image_hash
 from foveate.saliency import MapCache, from_spec
 from foveate.transforms import Compress
 
@@ -82,11 +82,11 @@ class TestMaps:
             assert file.get_tensor("maps").dtype == torch.uint8
             assert file.get_tensor("maps").numel() == 5 * 20 * 20
 
-    def test_grey_pictures(self, tmp_path):
-        grey = as_tensor(Scenes(1)[0][0].convert("L"))
-        cache_maps([grey], tmp_path, CAM)
+    def test_gray_pictures(self, tmp_path):
+        gray = as_tensor(Scenes(1)[0][0].convert("L"))
+        cache_maps([gray], tmp_path, CAM)
         prefilter, cached = Prefilter(CAM), Prefilter(CachedSaliency(tmp_path))
-        assert (prefilter(grey[None]).int() - cached(grey[None]).int()).abs().max() <= 1
+        assert (prefilter(gray[None]).int() - cached(gray[None]).int()).abs().max() <= 1
 
     def test_a_photo_on_its_side_is_found_as_it_is_seen_and_as_it_is_stored(self, tmp_path):
         exif = Image.Exif()
@@ -654,4 +654,4 @@ def held(cache, count):
     """The maps of so many scenes in a cache."""
     (folder,) = (p.parent for p in cache.glob("*/saliency.json"))
     maps = MapCache(folder)
-    return [maps.get(picture_hash(as_tensor(scene))).tolist() for scene, _ in Scenes(count, 8)]
+    return [maps.get(image_hash(as_tensor(scene))).tolist() for scene, _ in Scenes(count, 8)]

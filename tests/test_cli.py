@@ -328,7 +328,7 @@ def test_version_and_help_load_nothing_heavy():
 
 
 def test_a_photo_with_everything_a_camera_writes(tree, tmp_path, capsys):
-    """Metadata, odd sizes and greyscale on the way in; none of it in the bytes that are counted."""
+    """Metadata, odd sizes and grayscale on the way in; none of it in the bytes that are counted."""
     image = Image.open(tree / "ring" / "scene.png").resize((161, 97)).convert("L")
     exif = image.getexif()
     exif[0x010E] = "x" * 20_000

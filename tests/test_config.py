@@ -83,7 +83,7 @@ def test_what_is_no_configuration(text, words, tmp_path, capsys):
 
 
 def test_an_option_that_is_not_there(tmp_path, capsys):
-    (tmp_path / "settings.yaml").write_text("colour: red")
+    (tmp_path / "settings.yaml").write_text("color: red")
     with pytest.raises(SystemExit):
         main(["evaluate", "x", "--model", NET, "--config", str(tmp_path / "settings.yaml")])
-    assert "--colour=red" in capsys.readouterr().err
+    assert "--color=red" in capsys.readouterr().err

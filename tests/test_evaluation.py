@@ -18,32 +18,32 @@ from foveate.cli import main
 from foveate.demo import CLASSES, PREPROCESS, Scenes, scene_net
 from foveate.evaluation import (
     Judge,
-    Photo,
-    PhotoFolder,
     Records,
     Results,
-    Unreadable,
-    as_photos,
+    Sample,
+    SampleFolder,
+    UnreadableError,
+    as_samples,
+    baselines_for,
     choose_exhibits,
-    controls_for,
     evaluate,
     measure,
     plots,
     saved_at_equal,
-    summarise,
+    summarize,
 )
-from foveate.evaluation.photos import wnids
 from foveate.evaluation.report import headlines, page, span, text_table, verdicts
 from foveate.evaluation.results import json_schema
+from foveate.evaluation.samples import wnids
 from foveate.evaluation.summary import Setting
 from foveate.images import as_tensor, read, to_array
-from foveate.models import Classifier, Preprocess, classifier
+from foveate.models import Classifier, Preprocess, load_classifier
 from foveate.saliency import Center, Shuffled
 
 
 def scenes(count):
     return [
-        Photo(as_tensor(scene), label, f"scene {k}")
+        Sample(as_tensor(scene), label, f"scene {k}")
         for k, (scene, label) in enumerate(Scenes(count, seed=9)[i] for i in range(count))
     ]
 
@@ -71,14 +71,14 @@ def measured(judges, compressors):
 
 @pytest.fixture(scope="module")
 def results(measured):
-    return summarise(measured, {"seed": 9}, resamples=200)
+    return summarize(measured, {"seed": 9}, resamples=200)
 
 
 @pytest.fixture(scope="module")
 def controlled(judges, compressors):
     """A measurement with every control."""
     points = compressors[:6]
-    return measure(scenes(12), judges, points + controls_for(points))
+    return measure(scenes(12), judges, points + baselines_for(points))
 
 
 def ms_ssim_by_opencv(a, b):
@@ -124,8 +124,8 @@ class TestMeasure:
         assert measured.names == [p.name for p in photos]
 
     def test_photos_of_different_sizes(self):
-        judge = Judge(classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
-        photos = [Photo(torch.full((3, h, w), 9, dtype=torch.uint8), 0, "") for h, w in ((70, 90), (100, 60))]
+        judge = Judge(load_classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
+        photos = [Sample(torch.full((3, h, w), 9, dtype=torch.uint8), 0, "") for h, w in ((70, 90), (100, 60))]
         done = []
         measured = measure(photos, [judge], [Compressor()], progress=lambda: done.append(1))
         assert measured.pixels.tolist() == [6300, 6000]
@@ -140,13 +140,13 @@ class TestMeasure:
             return torch.rand(len(images), 1, 3, 3)
 
         points = [Compressor(f"jpeg:{q}", Prefilter(center, s)) for q in (20, 40) for s in (0.3, 0.6)]
-        measure(scenes(5), judges, points + controls_for(points))
+        measure(scenes(5), judges, points + baselines_for(points))
         assert calls == [1] * 5
 
     def test_psnr_and_ms_ssim_on_request(self, judges):
         import cv2
 
-        photo = Photo(as_tensor(Scenes(1, size=200)[0][0]), 0, "")
+        photo = Sample(as_tensor(Scenes(1, size=200)[0][0]), 0, "")
         point = Compressor("jpeg:20")
         measured = measure([photo, *scenes(1)], [judges[1]], [point], fidelity=True)
         decoded = point.decode(point.encode([photo.pixels]))[0]
@@ -154,7 +154,7 @@ class TestMeasure:
         assert float(measured.fidelity["psnr"][0, 0]) == pytest.approx(cv2.PSNR(*pair), abs=0.01)
         assert float(measured.fidelity["ms_ssim"][0, 0]) == pytest.approx(ms_ssim_by_opencv(*pair), abs=1e-3)
         assert measured.fidelity["ms_ssim"][0, 1].isnan()  # too small for five scales
-        results = summarise(measured, {}, resamples=5)
+        results = summarize(measured, {}, resamples=5)
         assert results.points[0].ms_ssim == pytest.approx(float(measured.fidelity["ms_ssim"][0, 0]))
         assert "MS-SSIM" in text_table(results)
 
@@ -245,15 +245,15 @@ class TestSources:
         assert html.count('class="exhibit"') == 6
         assert ("arrow" if isinstance(source, Scenes) or hasattr(source, "dataset") else "class 0") in html
 
-    def test_greyscale_is_shown_as_rgb(self):
-        assert as_photos([(torch.zeros(1, 5, 6), 0)])[0].pixels.shape == (3, 5, 6)
+    def test_grayscale_is_shown_as_rgb(self):
+        assert as_samples([(torch.zeros(1, 5, 6), 0)])[0].pixels.shape == (3, 5, 6)
 
     @pytest.mark.parametrize(
         ("source", "words"),
         [
-            (3, "PhotoFolder, a Dataset or a DataLoader, got int"),
+            (3, "SampleFolder, a Dataset or a DataLoader, got int"),
             ([{"image": 0}], "pairs .picture, label., got dict"),
-            ([(torch.full((3, 4, 4), -2.0), 0)], "undo any normalisation"),
+            ([(torch.full((3, 4, 4), -2.0), 0)], "undo any normalization"),
         ],
     )
     def test_what_is_no_source(self, source, words, judges):
@@ -263,12 +263,12 @@ class TestSources:
 
 class TestControls:
     def test_which(self, compressors):
-        settings = [Setting.of(c) for c in controls_for(compressors[:6])]
+        settings = [Setting.of(c) for c in baselines_for(compressors[:6])]
         assert {s.map for s in settings} == {"even", "center", "other picture", None}
         assert {s.scale for s in settings if s.map is None} == {0.7, 0.5}
         assert {(s.strength, s.scale) for s in settings if s.map} == {(0.5, 1.0)}
         assert len(settings) == 3 * 3 + 2 * 3
-        assert controls_for([Compressor("jpeg", None, s) for s in (1.0, 0.7)], scales=(0.7,)) == []
+        assert baselines_for([Compressor("jpeg", None, s) for s in (1.0, 0.7)], scales=(0.7,)) == []
 
     def test_by_hand(self, controlled, prefilter):
         photos = scenes(12)
@@ -297,12 +297,12 @@ class TestControls:
         torch.testing.assert_close(even, torch.lerp(photo, full, mean), atol=1e-5, rtol=0)
 
     def test_another_picture_takes_another(self, judges, prefilter):
-        points = controls_for([Compressor("jpeg", prefilter)])
+        points = baselines_for([Compressor("jpeg", prefilter)])
         with pytest.raises(ValueError, match="at least two pictures"):
             measure(scenes(1), judges, points)
 
     def test_the_report_says_of_each_whether_it_is_beaten(self, controlled):
-        results = summarise(controlled, {}, resamples=100)
+        results = summarize(controlled, {}, resamples=100)
         asked = {(c.judge, c.curve, c.control) for c in results.comparisons if c.metric == "top1"}
         for judge in ("scene_net", "scene_net_small"):
             for control in ("codec alone", "even", "center", "other picture", "downscaling"):
@@ -318,7 +318,7 @@ class TestControls:
         assert "plain downscaling at its best scale" in html
 
     def test_downscaling_is_compared_at_the_best_of_all_scales(self, controlled):
-        results = summarise(controlled, {}, resamples=10)
+        results = summarize(controlled, {}, resamples=10)
         one = next(c for c in results.comparisons if c.control == "downscaling" and c.metric == "top1")
         rivals = [p for p in results.points if p.strength == 0]
         mine = [p for p in results.points if p.map == "saliency"]
@@ -404,7 +404,7 @@ class TestResults:
                 assert low <= judge.agreement <= high
 
     def test_equal_runs_give_equal_text(self, judges, compressors, results):
-        again = summarise(measure(scenes(12), judges, compressors), {"seed": 9}, resamples=200)
+        again = summarize(measure(scenes(12), judges, compressors), {"seed": 9}, resamples=200)
         assert again.to_json() == results.to_json()
 
     def test_savings_compare_with_the_codec_alone(self, results):
@@ -423,10 +423,10 @@ class TestResults:
         assert saving.saved == expected
 
     def test_a_judge_of_few_classes_has_no_top5(self):
-        judge = Judge(Classifier("colours", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
+        judge = Judge(Classifier("colors", torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()),
                                  Preprocess()), known=False)  # fmt: skip
-        results = summarise(measure(scenes(2), [judge], [Compressor()]), {}, resamples=5)
-        assert results.points[0].judges["colours"].top5 is None
+        results = summarize(measure(scenes(2), [judge], [Compressor()]), {}, resamples=5)
+        assert results.points[0].judges["colors"].top5 is None
 
     def test_points_that_only_differ_in_what_they_are_have_different_keys(self, judges, prefilter):
         from dataclasses import replace
@@ -464,21 +464,21 @@ class TestPhotoFolder:
         return tmp_path
 
     def test_labels_follow_the_sorted_folders(self, tree):
-        photos = PhotoFolder(tree)
+        photos = SampleFolder(tree)
         photos.number_classes(3)
         assert [(p.name, p.label) for p in photos][2:4] == [("cat/2.png", 0), ("dog/0.png", 1)]
         assert photos.class_names() == {0: "cat", 1: "dog", 2: "emu"}
         assert len(photos) == 6
 
     def test_a_limit_is_spread_over_the_classes(self, tree):
-        assert [p.name for p in PhotoFolder(tree, 3)] == ["cat/0.png", "cat/2.png", "dog/1.png"]
-        assert len(PhotoFolder(tree, 100)) == 6
+        assert [p.name for p in SampleFolder(tree, 3)] == ["cat/0.png", "cat/2.png", "dog/1.png"]
+        assert len(SampleFolder(tree, 100)) == 6
 
     def test_wnids_take_imagenet_s_index_also_when_only_some_are_there(self, tmp_path):
         for wnid in ("n02123045", "n01440764", "n15075141"):
             (tmp_path / wnid).mkdir()
             Image.new("RGB", (8, 6)).save(tmp_path / wnid / "a.jpg")
-        photos = PhotoFolder(tmp_path)
+        photos = SampleFolder(tmp_path)
         photos.number_classes(1000)
         assert [p.label for p in photos] == [0, 281, 999]
         assert [photos.class_names()[k] for k in (0, 281, 999)] == ["tench", "tabby", "toilet tissue"]
@@ -486,7 +486,7 @@ class TestPhotoFolder:
         assert [p.label for p in photos] == [0, 1, 2]
         (tmp_path / "n00000000").mkdir()
         with pytest.raises(ValueError, match="'n00000000' is no class of ImageNet"):
-            PhotoFolder(tmp_path).number_classes(1000)
+            SampleFolder(tmp_path).number_classes(1000)
 
     def test_there_are_a_thousand_wnids_in_order(self):
         assert len(set(wnids())) == 1000
@@ -498,12 +498,12 @@ class TestPhotoFolder:
         whole = (tree / "cat" / "1.png").read_bytes()
         (tree / "cat" / "1.png").write_bytes(whole[: len(whole) // 2])
         (tree / ".hidden").mkdir()
-        photos = PhotoFolder(tree)
+        photos = SampleFolder(tree)
         for position, name in ((0, "cat/0.png"), (1, "cat/1.png"), (5, "dog/notes.txt")):
-            with pytest.raises(Unreadable, match=f"{name}: .+") as told:
+            with pytest.raises(UnreadableError, match=f"{name}: .+") as told:
                 photos[position]
             assert told.value.name == name
-        judge = Judge(classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
+        judge = Judge(load_classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
         measured = measure(photos, [judge], [Compressor()])
         assert measured.names == ["cat/2.png", "dog/0.png", "dog/1.png", "emu/0.png"]
         assert [name for name, _ in measured.skipped] == ["cat/0.png", "cat/1.png", "dog/notes.txt"]
@@ -514,9 +514,9 @@ class TestPhotoFolder:
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr("foveate.evaluation.photos.read", fail)
-        with pytest.raises(Unreadable) as told:
-            PhotoFolder(tree)[0]
+        monkeypatch.setattr("foveate.evaluation.samples.read", fail)
+        with pytest.raises(UnreadableError) as told:
+            SampleFolder(tree)[0]
         assert (told.value.name, told.value.reason) == ("cat/0.png", str(error) or type(error).__name__)
 
     def test_what_is_no_file_is_counted(self, tree):
@@ -524,11 +524,11 @@ class TestPhotoFolder:
         (tree / "dog" / "gone.png").symlink_to(tree / "nowhere")
         (tree / "emu" / "folder").mkdir()
         names = {}
-        photos = PhotoFolder(tree)
+        photos = SampleFolder(tree)
         for k in range(len(photos)):
             try:
                 names[photos[k].name] = None
-            except Unreadable as error:
+            except UnreadableError as error:
                 names[error.name] = error.reason
         assert len(names) == 6 + 2
         assert "not a regular file" in names["cat/pipe.png"]
@@ -546,9 +546,9 @@ class TestPhotoFolder:
 
         monkeypatch.setattr(os, "scandir", refuse)
         monkeypatch.setattr(os, "open", refuse)
-        photos = PhotoFolder(tree)
+        photos = SampleFolder(tree)
         assert [p.name for p in photos.paths[3:6]] == ["0.png", "1.png", "locked"]
-        with pytest.raises(Unreadable, match="dog/locked: .*Permission denied"):
+        with pytest.raises(UnreadableError, match="dog/locked: .*Permission denied"):
             photos[5]
 
     def test_names_that_are_no_text_are_printable_and_stay_apart(self, tree):
@@ -562,18 +562,18 @@ class TestPhotoFolder:
         ]
         for name in names:
             shutil.copy(tree / "cat" / "0.png", os.fsencode(tree) + b"/dog/" + name)
-        shown = {photo.name for photo in PhotoFolder(tree) if photo.name.startswith("dog/a")}
+        shown = {photo.name for photo in SampleFolder(tree) if photo.name.startswith("dog/a")}
         assert len(shown) == len(names)
         assert all(name.isprintable() and name.encode() for name in shown)
         assert {r"dog/a\udcff.png", r"dog/a\\udcff.png", "dog/a\u00e9 \u732b.png"} <= shown
 
     def test_further_formats_on_request(self, tree):
         Image.new("RGB", (8, 6)).save(tree / "cat" / "0.dds")
-        with pytest.raises(Unreadable, match=r"cat/0.dds: no picture of an allowed format"):
-            PhotoFolder(tree)[0]
-        assert PhotoFolder(tree, formats=["dds"])[0].pixels.shape == (3, 6, 8)
+        with pytest.raises(UnreadableError, match=r"cat/0.dds: no picture of an allowed format"):
+            SampleFolder(tree)[0]
+        assert SampleFolder(tree, formats=["dds"])[0].pixels.shape == (3, 6, 8)
         with pytest.raises(ValueError, match="formats: Pillow reads no format 'WORD'"):
-            PhotoFolder(tree, formats=["word"])
+            SampleFolder(tree, formats=["word"])
 
     @pytest.mark.parametrize("kind", ["missing", "empty", "flat", "hollow"])
     def test_what_is_no_tree(self, kind, tmp_path):
@@ -586,13 +586,13 @@ class TestPhotoFolder:
             (root / "cat").mkdir()
         words = {"missing": "no folder", "empty": "no class folders", "flat": "<class>/<photo>", "hollow": "are empty"}
         with pytest.raises(ValueError, match=words[kind]):
-            PhotoFolder(root)
+            SampleFolder(root)
 
     def test_class_mismatch(self, tree):
         with pytest.raises(ValueError, match="3 class folders and the model has 10 outputs"):
-            PhotoFolder(tree).number_classes(10)
+            SampleFolder(tree).number_classes(10)
         with pytest.raises(ValueError, match="limit"):
-            PhotoFolder(tree, 0)
+            SampleFolder(tree, 0)
 
 
 class TestOddPictures:
@@ -723,10 +723,10 @@ class TestReport:
         assert span((None, 0.2)) == "… to 20 %"
 
     def test_curves_are_named_and_sorted(self, controlled):
-        curves = plots.curves(summarise(controlled, {}, resamples=3).points)
+        curves = plots.curves(summarize(controlled, {}, resamples=3).points)
         assert list(curves) == [
             "jpeg alone", "jpeg, scale 0.7", "jpeg, scale 0.5", "jpeg, strength 0.5",
-            "jpeg, strength 0.5, spread evenly", "jpeg, strength 0.5, centre-weighted",
+            "jpeg, strength 0.5, spread evenly", "jpeg, strength 0.5, center-weighted",
             "jpeg, strength 0.5, another picture's map",
         ]  # fmt: skip
         assert all([p.bytes for p in c] == sorted(p.bytes for p in c) for c in curves.values())
@@ -803,7 +803,7 @@ class TestReport:
     def test_formats_that_browsers_do_not_show_are_shown_as_copies(self, judges):
         measured = measure(scenes(1), judges, [Compressor("jpeg2000"), Compressor("webp")])
         shown = choose_exhibits(scenes(1), measured)
-        html = page(summarise(measured, {}, resamples=3), measured, shown, "", "", dict(enumerate(CLASSES)))
+        html = page(summarize(measured, {}, resamples=3), measured, shown, "", "", dict(enumerate(CLASSES)))
         assert "jpeg2000, which" in html
         assert "image/jp2" not in html
         assert html.count("data:image/webp;base64,") == 3  # the original, the copy, and the WebP bitstream itself

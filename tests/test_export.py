@@ -25,7 +25,7 @@ from foveate import CachedSaliency, Compressor, GradCam, Prefilter, RateControl,
 from foveate.cli import main
 from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
-from foveate.export import Refused, compress_dataset, is_picture, load, manifest, verify
+from foveate.export import RefusedError, compress_dataset, is_picture, load, manifest, verify
 from foveate.images import as_tensor, read
 from foveate.models import Preprocess
 from foveate.saliency import Shuffled
@@ -109,10 +109,10 @@ class TestTree:
         summary = compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
         assert summary.kinds == {"compressed": 15, "copied": 3, "unreadable": 1}
 
-    def test_grey_stays_grey_and_a_turned_photo_is_upright(self, tmp_path):
+    def test_gray_stays_gray_and_a_turned_photo_is_upright(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()
-        Scenes(1)[0][0].convert("L").save(source / "grey.png")
+        Scenes(1)[0][0].convert("L").save(source / "gray.png")
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (40, 20)).save(source / "turned.jpg", exif=exif)
@@ -120,7 +120,7 @@ class TestTree:
         assert lines(tmp_path / "out")["turned.jpg"]["size"] == [40, 20]
         assert Image.open(tmp_path / "out" / "turned.webp").size == (20, 40)
         compress_dataset(source, tmp_path / "jpeg", Compressor("jpeg"), workers=0)
-        assert Image.open(tmp_path / "jpeg" / "grey.jpg").mode == "L"
+        assert Image.open(tmp_path / "jpeg" / "gray.jpg").mode == "L"
 
     def test_a_picture_that_the_codec_cannot_hold_is_copied(self, tmp_path):
         source = tmp_path / "in"
@@ -137,9 +137,9 @@ class TestWhatAPictureShows:
     def test_sixteen_bits_are_exported_and_loaded_as_they_look(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()
-        grey = Image.new("I;16", (40, 30), 70 * 257)
-        grey.save(source / "a.png")
-        grey.save(source / "b.tif")
+        gray = Image.new("I;16", (40, 30), 70 * 257)
+        gray.save(source / "a.png")
+        gray.save(source / "b.tif")
         Image.new("F", (40, 30), 0.3).save(source / "c.tif")
         summary = compress_dataset(source, tmp_path / "out", Compressor("jpeg:90"), workers=0)
         assert summary.kinds == {"compressed": 2, "unreadable": 1}
@@ -153,7 +153,7 @@ class TestWhatAPictureShows:
         exif[0x0112] = 6
         Scenes(1)[0][0].resize((40, 20)).save(tmp_path / "turned.jpg", exif=exif)
         Image.new("RGBA", (40, 20), (9, 99, 9, 50)).save(tmp_path / "clear.png")
-        Image.new("LA", (40, 20), (9, 0)).save(tmp_path / "clear-grey.png")
+        Image.new("LA", (40, 20), (9, 0)).save(tmp_path / "clear-gray.png")
         Image.new("CMYK", (40, 20), (9, 99, 9, 50)).save(tmp_path / "print.jpg")
         for path in tmp_path.iterdir():
             assert load(path).mode == "RGB"
@@ -261,7 +261,7 @@ class TestOthers:
         assert verify(tmp_path / "out") == []
 
     def test_refused(self, tree, tmp_path):
-        with pytest.raises(Refused, match=r"cat/broken\.jpg: no picture"):
+        with pytest.raises(RefusedError, match=r"cat/broken\.jpg: no picture"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), others="refuse", workers=0)
 
     def test_an_item_of_a_dataset_is_refused_too(self, tmp_path):
@@ -269,7 +269,7 @@ class TestOthers:
             def __getitem__(self, k):
                 raise ValueError("a damaged item")
 
-        with pytest.raises(Refused, match="0: a damaged item"):
+        with pytest.raises(RefusedError, match="0: a damaged item"):
             compress_dataset(Damaged([1]), tmp_path / "a", Compressor("jpeg"), others="refuse", workers=0)
         summary = compress_dataset(Damaged([1]), tmp_path / "b", Compressor("jpeg"), others="skip", workers=0)
         assert summary.kinds == {"unreadable": 1}
@@ -479,7 +479,7 @@ class TestWorkers:
         assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
     def test_what_goes_wrong_in_one_is_raised_here(self, tree, tmp_path):
-        with pytest.raises(Refused, match="no picture"):
+        with pytest.raises(RefusedError, match="no picture"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), others="refuse", workers=1)
 
     def test_what_cannot_be_sent_is_said_at_once(self, tree, tmp_path):

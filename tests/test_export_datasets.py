@@ -54,7 +54,7 @@ class Grouped:
         return self.items[k], k % 2
 
 
-class Labelled(list):
+class Labeled(list):
     """Pairs with whatever labels, and names of classes."""
 
     classes = ("cat", "dog")
@@ -75,9 +75,9 @@ class TestItems:
         compress_dataset([make(scene) for scene in SCENES], tmp_path, Compressor("webp:60"), workers=0)
         assert (tmp_path / "00000002.webp").read_bytes() == alone(SCENES[2])
 
-    def test_grey_stays_grey(self, tmp_path):
-        grey = [SCENES[0].convert("L"), as_tensor(SCENES[0].convert("L"))]
-        compress_dataset(grey, tmp_path, Compressor("jpeg"), workers=0)
+    def test_gray_stays_gray(self, tmp_path):
+        gray = [SCENES[0].convert("L"), as_tensor(SCENES[0].convert("L"))]
+        compress_dataset(gray, tmp_path, Compressor("jpeg"), workers=0)
         assert {Image.open(path).mode for path in tmp_path.glob("*.jpg")} == {"L"}
 
     def test_pairs_lie_in_folders_of_their_classes(self, tmp_path):
@@ -117,7 +117,7 @@ class TestItems:
     @pytest.mark.parametrize("label", [-1, None, np.int64(-1), torch.tensor(-1)])
     def test_without_a_label(self, label, tmp_path):
         """-1 is the usual mark of a label that is not told, and not the last class."""
-        data = Labelled([(SCENES[0], label), (SCENES[1], 1)])
+        data = Labeled([(SCENES[0], label), (SCENES[1], 1)])
         compress_dataset(data, tmp_path / "out", Compressor("webp:60"), workers=0)
         assert sorted(pictures(tmp_path / "out")) == ["00000000.webp", "dog/00000001.webp"]
         assert [line.get("label") for line in manifest(tmp_path / "out")] == [None, 1]
@@ -127,14 +127,14 @@ class TestItems:
 
     @pytest.mark.parametrize("label", [1, True, np.uint8(1), np.True_, torch.tensor(1), np.array(1)])
     def test_labels_of_every_kind_of_integer(self, label, tmp_path):
-        compress_dataset(Labelled([(SCENES[0], label)]), tmp_path, Compressor("webp:60"), workers=0)
+        compress_dataset(Labeled([(SCENES[0], label)]), tmp_path, Compressor("webp:60"), workers=0)
         assert [line["label"] for line in manifest(tmp_path)] == [1]
         assert list(pictures(tmp_path)) == ["dog/00000000.webp"]
 
     @pytest.mark.parametrize("label", [0.7, 1.0, {"class": 1}, "1", -2, torch.tensor(0.7), [0, 1]])
     def test_what_is_no_label_is_refused(self, label, tmp_path):
         with pytest.raises(ValueError, match="label of item 0: expected an integer of at least -1, got"):
-            compress_dataset(Labelled([(SCENES[0], label)]), tmp_path, Compressor("webp:60"), workers=0)
+            compress_dataset(Labeled([(SCENES[0], label)]), tmp_path, Compressor("webp:60"), workers=0)
 
     def test_an_item_that_cannot_be_read_is_counted(self, tmp_path):
         data = Grouped([SCENES[0], OSError("truncated"), SCENES[2]])

@@ -40,7 +40,7 @@ WEBP = Compressor("webp")
 
 
 def png(value=90, side=8):
-    """The bytes of a small grey picture; another value gives another picture."""
+    """The bytes of a small gray picture; another value gives another picture."""
     stream = io.BytesIO()
     Image.new("L", (side, side), value).save(stream, "PNG")
     return stream.getvalue()

@@ -23,10 +23,10 @@ from exporting import NET, Troubled, content, scenes_tree, snapshot
 import foveate
 from foveate import Compressor, GradCam, Prefilter, RateControl, Witness
 from foveate.demo import PREPROCESS, Scenes
-from foveate.export import Refused, Report, compress_dataset, verify
+from foveate.export import RefusedError, Report, compress_dataset, verify
 from foveate.export import ray as engine
 from foveate.export._worker import portable
-from foveate.export.local import PartLost
+from foveate.export.local import PartLostError
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytest.importorskip("ray.data", reason="Ray Data is not installed")
@@ -143,7 +143,7 @@ class TestTrouble:
         assert verify(tmp_path / "out") == []
 
     def test_an_error_arrives_as_it_is_and_the_next_run_goes_on(self, tree, tmp_path):
-        with pytest.raises(Refused, match=r"cat/broken\.jpg: no picture") as error:
+        with pytest.raises(RefusedError, match=r"cat/broken\.jpg: no picture") as error:
             compress_dataset(
                 tree, tmp_path / "out", Compressor("jpeg"), others="refuse", part=2, workers=1, engine="ray"
             )
@@ -184,7 +184,7 @@ class Losing:
 
     def __call__(self, part):
         if part.number == 0:
-            self.lost.append(PartLost("workers: over part 0"))
+            self.lost.append(PartLostError("workers: over part 0"))
         return Report(part.number, len(part.units))
 
 
@@ -207,7 +207,7 @@ class TestActor:
         actor = engine._Actor(b"", 1.0, ledger)
         lost, done = (actor({"part": [f'[{number}, [["a", "a", ""]]]']}) for number in (0, 1))
         raised = pickle.loads(lost["error"][0])
-        assert (type(raised), str(raised)) == (PartLost, "workers: over part 0")
+        assert (type(raised), str(raised)) == (PartLostError, "workers: over part 0")
         assert done["error"] == [b""]
         assert ray.get(ledger.at_work.remote()) == 0
 

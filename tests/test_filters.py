@@ -181,7 +181,7 @@ class TestGaussianBlend:
     @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (17, 33), (130, 61), (260, 400)])
     @pytest.mark.parametrize("sigma", [0.01, 1.5, 2.4, 4.59, 4.61, 6.89, 20.0])
     @pytest.mark.parametrize("channels", [1, 3])
-    def test_within_a_grey_level_of_floating_point(self, size, sigma, channels):
+    def test_within_a_gray_level_of_floating_point(self, size, sigma, channels):
         images = (torch.rand(2, channels, *size) > 0.5).byte() * 255
         share = torch.rand(2, 1, *size)
         share[..., size[1] // 2 :] = 1

@@ -1,4 +1,4 @@
-"""Albumentations' own pattern for its transforms: serialisation in every form, and what happens to each target."""
+"""Albumentations' own pattern for its transforms: serialization in every form, and what happens to each target."""
 
 import json
 import random
@@ -55,7 +55,7 @@ def through_file(kind):
 
 
 @each
-class TestSerialisation:
+class TestSerialization:
     @pytest.mark.parametrize(
         "again", [through_dict, through_json, through_file("json"), through_file("yaml")], ids=lambda f: f.__name__
     )
@@ -211,11 +211,11 @@ def test_no_generator_but_torch_s_is_drawn_from(make):
     assert states() == before
 
 
-def test_a_chain_of_ours_says_how_it_was_normalised_to_nobody():
+def test_a_chain_of_ours_says_how_it_was_normalized_to_nobody():
     """What our saliency does to its pictures is not what the chain does."""
-    from foveate.integrations._batches import normalisation_of
+    from foveate.integrations._batches import normalization_of
 
     cam = {"model": "foveate.demo:scene_net", "preprocess": {"mean": [0.1] * 3, "std": [0.2] * 3}}
     chain = A.Compose([Prefilter(cam), A.Normalize((0.5,) * 3, (0.25,) * 3)])
-    assert normalisation_of(chain).mean == (0.5,) * 3
+    assert normalization_of(chain).mean == (0.5,) * 3
     assert isinstance(chain[0]._transform.prefilter, foveate.Prefilter)

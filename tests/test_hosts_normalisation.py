@@ -1,4 +1,4 @@
-"""How the callbacks read a data set's normalisation: all that is understood, and a refusal of all else."""
+"""How the callbacks read a data set's normalization: all that is understood, and a refusal of all else."""
 
 import functools
 from typing import NamedTuple
@@ -19,11 +19,11 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2F
 
 import foveate
-from foveate.integrations._batches import Normalisation, chosen, normalisation_of
+from foveate.integrations._batches import Normalization, chosen, normalization_of
 from foveate.models import Preprocess
 from foveate.transforms import Compress
 
-HOW = Normalisation(MEAN, STD)
+HOW = Normalization(MEAN, STD)
 
 
 class Bare(Dataset):
@@ -140,24 +140,24 @@ normal = v2.Normalize(MEAN, STD)
 )
 @pytest.mark.parametrize("name", ["transform", "tf", "_aug", "preprocess"])
 def test_understood_under_any_name(transform, name):
-    read = normalisation_of(DataLoader(Bare(**{name: transform}), 2))
+    read = normalization_of(DataLoader(Bare(**{name: transform}), 2))
     assert read.mean == pytest.approx(MEAN)
     assert read.std == pytest.approx(STD)
 
 
 def test_understood_through_data_sets_and_loaders():
-    assert normalisation_of(loader()) == HOW
-    assert normalisation_of([loader(), loader(8)]) == HOW
-    assert normalisation_of({"a": loader(), "b": [loader(8)]}) == HOW
-    assert normalisation_of(Subset(Bare(tf=normal), [0])) == HOW
-    assert normalisation_of(ConcatDataset([Pictures(), Bare(aug=normal)])) == HOW
-    assert normalisation_of(ByClass()) == HOW
-    assert normalisation_of(DataLoader(Bare(), collate_fn=closure(normal))) == HOW
+    assert normalization_of(loader()) == HOW
+    assert normalization_of([loader(), loader(8)]) == HOW
+    assert normalization_of({"a": loader(), "b": [loader(8)]}) == HOW
+    assert normalization_of(Subset(Bare(tf=normal), [0])) == HOW
+    assert normalization_of(ConcatDataset([Pictures(), Bare(aug=normal)])) == HOW
+    assert normalization_of(ByClass()) == HOW
+    assert normalization_of(DataLoader(Bare(), collate_fn=closure(normal))) == HOW
     folder = torchvision.datasets.FakeData(4, transform=normal)
-    assert normalisation_of(folder) == HOW
-    same = normalisation_of(Bare(a=v2.Normalize([0.5], [0.25]), b=v2.Normalize([0.5] * 3, [0.25] * 3)))
+    assert normalization_of(folder) == HOW
+    same = normalization_of(Bare(a=v2.Normalize([0.5], [0.25]), b=v2.Normalize([0.5] * 3, [0.25] * 3)))
     assert set(same.mean + same.std) == {0.5, 0.25}
-    assert normalisation_of(v2.Normalize([0.5] * 3, [0.25])) == Normalisation((0.5,) * 3, (0.25,) * 3)
+    assert normalization_of(v2.Normalize([0.5] * 3, [0.25])) == Normalization((0.5,) * 3, (0.25,) * 3)
 
 
 class Sampler:
@@ -191,13 +191,13 @@ class Sampler:
     ],
 )
 def test_nothing_is_read_where_there_is_nothing(data):
-    assert normalisation_of(data) is None
+    assert normalization_of(data) is None
 
 
 def test_a_data_set_that_holds_itself():
     data = Bare(tf=normal)
     data.parent, data.children = data, [data]
-    assert normalisation_of(data) == HOW
+    assert normalization_of(data) == HOW
 
 
 def test_far_more_than_one_looks_through():
@@ -205,7 +205,7 @@ def test_far_more_than_one_looks_through():
     deep = []
     for _ in range(5000):
         deep = [deep]
-    assert normalisation_of(Bare(table=table, deep=deep, tf=normal)) == HOW
+    assert normalization_of(Bare(table=table, deep=deep, tf=normal)) == HOW
 
 
 two = v2.Normalize([0.5] * 3, [0.5] * 3)
@@ -256,7 +256,7 @@ two = v2.Normalize([0.5] * 3, [0.5] * 3)
 )
 def test_refused(transform, words):
     with pytest.raises(ValueError, match=f"mean, std: .*({words})") as caught:
-        normalisation_of(DataLoader(Bare(tf=transform), 2))
+        normalization_of(DataLoader(Bare(tf=transform), 2))
     assert "mean= and std=" in str(caught.value)
     assert "adapter=" in str(caught.value)
 
@@ -272,20 +272,20 @@ def test_refused(transform, words):
         Bare(tf=v2.Normalize([0.5] * 4, [0.5] * 4)),
     ],
 )
-def test_what_no_single_normalisation_undoes(data):
+def test_what_no_single_normalization_undoes(data):
     with pytest.raises(ValueError, match="mean, std"):
-        normalisation_of(data)
+        normalization_of(data)
 
 
-def test_a_collate_function_that_normalises_once_more():
+def test_a_collate_function_that_normalizes_once_more():
     with pytest.raises(ValueError, match="one after another"):
-        normalisation_of(DataLoader(Bare(tf=normal), collate_fn=closure(two)))
+        normalization_of(DataLoader(Bare(tf=normal), collate_fn=closure(two)))
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, torch.tensor, np.array, float])
 def test_numbers_of_any_kind(kind):
-    assert chosen(kind(0.5), kind(0.25)) == Normalisation((0.5,), (0.25,))
-    assert chosen([kind(0.5)] * 3, (kind(0.25),) * 3) == Normalisation((0.5,) * 3, (0.25,) * 3)
+    assert chosen(kind(0.5), kind(0.25)) == Normalization((0.5,), (0.25,))
+    assert chosen([kind(0.5)] * 3, (kind(0.25),) * 3) == Normalization((0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.mark.parametrize("wrong", ["0.5", ["0.5"], True, [[0.5]], None, object()])

@@ -36,11 +36,11 @@ each = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 
 IMAGES = {
     "image": lambda: tv_tensors.Image(torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)),
-    "grey image": lambda: tv_tensors.Image(torch.rand(1, *SIZE)),
+    "gray image": lambda: tv_tensors.Image(torch.rand(1, *SIZE)),
     "images": lambda: tv_tensors.Image(torch.rand(2, 3, *SIZE)),
     "video": lambda: tv_tensors.Video(torch.randint(0, 256, (3, 3, *SIZE), dtype=torch.uint8)),
     "PIL": lambda: PIL.Image.fromarray(to_array(torch.rand(3, *SIZE))),
-    "PIL grey": lambda: PIL.Image.fromarray(to_array(torch.rand(1, *SIZE))[..., 0]),
+    "PIL gray": lambda: PIL.Image.fromarray(to_array(torch.rand(1, *SIZE))[..., 0]),
     "tensor": lambda: torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8),
     "float tensor": lambda: torch.rand(3, *SIZE),
     "half tensor": lambda: torch.rand(3, *SIZE).half(),

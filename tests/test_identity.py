@@ -171,7 +171,7 @@ DIFFERENT = {
     "own identity": lambda: (WithIdentity(1), WithIdentity(2)),
     "in containers": lambda: ([WithIdentity(1)], [WithIdentity(2)]),
     "classes": lambda: (Stateful, WithIdentity),
-    "normalisations": lambda: (v2.Normalize([0.5], [0.5]), v2.Normalize([0.5], [0.25])),
+    "normalizations": lambda: (v2.Normalize([0.5], [0.5]), v2.Normalize([0.5], [0.25])),
     "first version": lambda: (v2.Normalize([0.5], [0.5]), __import__("torchvision").transforms.Normalize([0.5], [0.5])),
     "chains": lambda: (v2.Compose([v2.CenterCrop(8)]), v2.Compose([v2.CenterCrop(9)])),
     "chains of lambdas": lambda: (v2.Compose([factory(1)]), v2.Compose([factory(2)])),

@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageFile
 
 from foveate.codecs import CODECS, CodecError, Jpeg2000
-from foveate.evaluation import PhotoFolder
-from foveate.evaluation.photos import as_photos
+from foveate.evaluation import SampleFolder
+from foveate.evaluation.samples import as_samples
 from foveate.images import (
     FORMATS,
     MAX_BYTES,
@@ -94,10 +94,10 @@ FILES = {
 
 class TestDepth:
     @pytest.mark.parametrize("name", FILES)
-    def test_grey_samples_of_more_than_8_bits_are_scaled(self, name):
-        for grey in (True, False):
-            pixels = read(FILES[name](), grey=grey)
-            assert pixels.shape == (1 if grey else 3, 15, 20)
+    def test_gray_samples_of_more_than_8_bits_are_scaled(self, name):
+        for gray in (True, False):
+            pixels = read(FILES[name](), gray=gray)
+            assert pixels.shape == (1 if gray else 3, 15, 20)
             error = np.abs(pixels.numpy() - RIGHT).max()
             assert error <= (1 if "12" in name else 0)
 
@@ -106,18 +106,18 @@ class TestDepth:
         order = {"I;16B": ">", "I;16N": "="}.get(mode, "<")
         picture = Image.frombytes(mode, (20, 15), RAMP.astype(f"{order}u2").tobytes())
         before = picture.tobytes()
-        assert (np.asarray(render(picture, grey=True)) == RIGHT).all()
+        assert (np.asarray(render(picture, gray=True)) == RIGHT).all()
         assert render(picture).mode == "RGB"
         assert (picture.mode, picture.tobytes()) == (mode, before)
 
-    def test_a_transparent_grey_is_white(self):
-        pixels = read(saved(sixteen(), "PNG", transparency=int(RAMP[3, 4])), grey=True)[0].numpy()
+    def test_a_transparent_gray_is_white(self):
+        pixels = read(saved(sixteen(), "PNG", transparency=int(RAMP[3, 4])), gray=True)[0].numpy()
         wanted = RIGHT.copy()
         wanted[3, 4] = 255
         assert (pixels == wanted).all()
 
     @pytest.mark.parametrize("bits", [1, 2, 4, 8])
-    def test_a_transparent_grey_of_few_bits_is_white(self, bits):
+    def test_a_transparent_gray_of_few_bits_is_white(self, bits):
         """By the specification of PNG the key is a sample of the file, of so many bits."""
         top = 2**bits - 1
         samples = np.arange(32).reshape(4, 8) % (top + 1)
@@ -146,7 +146,7 @@ class TestDepth:
         with pytest.raises(ValueError, match=words):
             read(data(), formats=["FITS"])
 
-    def test_a_transparent_colour_of_16_bits_is_refused(self):
+    def test_a_transparent_color_of_16_bits_is_refused(self):
         imagecodecs = pytest.importorskip("imagecodecs")
         data = imagecodecs.png_encode(np.stack([RAMP] * 3, -1))
         assert np.abs(read(data).numpy() - RIGHT).max() <= 1  # Pillow gives the upper 8 bits
@@ -193,7 +193,7 @@ class TestChannels:
 
 class TestFrames:
     def test_are_counted_and_the_first_is_read(self):
-        pictures = [Image.new("RGB", (9, 7), colour) for colour in ("red", "green", "blue")]
+        pictures = [Image.new("RGB", (9, 7), color) for color in ("red", "green", "blue")]
         for format in ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO"):
             data = saved(pictures[0], format, save_all=True, append_images=pictures[1:])
             assert frames(data) == 3, format
@@ -304,26 +304,26 @@ class TestLabels:
 
     @pytest.mark.parametrize("label", [1, True, np.uint8(1), np.True_, torch.tensor(1)])
     def test_integers_of_every_kind(self, label):
-        photo = as_photos([(torch.zeros(3, 5, 6), label)])[0]
+        photo = as_samples([(torch.zeros(3, 5, 6), label)])[0]
         assert (photo.label, type(photo.label)) == (1, int)
 
     @pytest.mark.parametrize("label", [-1, 0.7, 1.0, None, "1", torch.tensor(0.7), {"class": 1}])
     def test_others_are_refused(self, label):
         with pytest.raises(ValueError, match="label of picture 0: expected an integer of at least 0, got"):
-            as_photos([(torch.zeros(3, 5, 6), label)])[0]
+            as_samples([(torch.zeros(3, 5, 6), label)])[0]
 
     def test_a_batch_of_float_labels_is_refused(self):
         batches = torch.utils.data.DataLoader([(torch.zeros(3, 5, 6), 0.7)] * 2, batch_size=2)
         with pytest.raises(ValueError, match="label of picture 0: expected an integer"):
-            list(as_photos(batches))
+            list(as_samples(batches))
 
     @pytest.mark.parametrize("limit", [0, 1.5, True])
     def test_a_limit_that_is_none(self, tmp_path, limit):
         (tmp_path / "a").mkdir()
         Image.new("L", (5, 4)).save(tmp_path / "a" / "b.png")
-        assert len(PhotoFolder(tmp_path, np.int64(1))) == 1
+        assert len(SampleFolder(tmp_path, np.int64(1))) == 1
         with pytest.raises(ValueError, match="limit: expected an integer of at least 1"):
-            PhotoFolder(tmp_path, limit)
+            SampleFolder(tmp_path, limit)
 
 
 NOISE = Image.fromarray(TestWholeFiles.NOISE)
@@ -409,9 +409,9 @@ class TestFormats:
             read(saved(NOISE, "PNG"), formats=formats)
 
     @pytest.mark.parametrize("mode", JXL_KINDS)
-    @pytest.mark.parametrize("grey", [True, False])
+    @pytest.mark.parametrize("gray", [True, False])
     @pytest.mark.parametrize("bits", [8, 10, 16])
-    def test_jxl_is_shown_as_a_png_is(self, mode, grey, bits):
+    def test_jxl_is_shown_as_a_png_is(self, mode, gray, bits):
         imagecodecs = pytest.importorskip("imagecodecs")
         array = np.asarray(NOISE.convert("RGBA")).copy()
         array[..., 3] = np.arange(41) * 6
@@ -424,7 +424,7 @@ class TestFormats:
         elif bits == 10:
             array = ((array.astype(np.uint32) * 1023 + 127) // 255).astype(np.uint16)
         jxl = imagecodecs.jpegxl_encode(array, lossless=True, **({} if bits == 8 else {"bitspersample": bits}))
-        assert read(jxl, grey=grey).equal(read(png, grey=grey))
+        assert read(jxl, gray=gray).equal(read(png, gray=gray))
         assert (frames(jxl), lies_on_its_side(jxl)) == (1, False)
 
     def test_jxl_in_a_container_and_turned(self):
@@ -452,9 +452,9 @@ class TestFormats:
 
     @pytest.mark.parametrize(("codec", "module"), [("jxl", "imagecodecs"), ("hevc:container=heif", "pillow_heif")])
     def test_what_is_not_installed_is_named(self, codec, module, monkeypatch):
-        from foveate.codecs import codec as codec_of
+        from foveate.codecs import as_codec
 
-        data = codec_of(codec).encode(TestWholeFiles.NOISE)
+        data = as_codec(codec).encode(TestWholeFiles.NOISE)
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(ValueError, match=rf'^{module} is not installed; pip install "foveate\[codecs\]"'):
             read(data)
@@ -536,9 +536,9 @@ class TestWhateverADecoderRaises:
     def test_bytes_drawn_at_random(self, format):
         if format in ("JXL", "HEIF"):
             pytest.importorskip("imagecodecs")
-            from foveate.codecs import codec
+            from foveate.codecs import as_codec
 
-            data = codec({"JXL": "jxl", "HEIF": "hevc:container=heif"}[format]).encode(TestWholeFiles.NOISE)
+            data = as_codec({"JXL": "jxl", "HEIF": "hevc:container=heif"}[format]).encode(TestWholeFiles.NOISE)
         else:
             data = saved(NOISE.quantize() if format == "BLP" else NOISE, format)
         rng = np.random.default_rng(0)

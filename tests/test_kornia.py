@@ -90,7 +90,7 @@ class TestConformance:
         copy.deepcopy(augment)(torch.rand(1, 3, 16, 16))
 
     def test_what_is_no_image(self, make):
-        with pytest.raises(ValueError, match="normalisation"):
+        with pytest.raises(ValueError, match="normalization"):
             make()(torch.randn(2, 3, 16, 16) * 3)
         with pytest.raises(TypeError):
             make()(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))

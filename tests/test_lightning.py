@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 
 import foveate
 from foveate.integrations import _figures
-from foveate.integrations._batches import Normalisation
+from foveate.integrations._batches import Normalization
 from foveate.integrations.lightning import (
     BatchCompressor,
     CompressionRobustness,
@@ -59,7 +59,7 @@ def trainer(package, tmp_path, callbacks=(), **more):
 def by_hand(module, points=POINTS, length=16, strength=0.0, **more):
     """Top-1, agreement and bits a pixel, a picture at a time, without Lightning."""
     data = Pictures(length, **more)
-    how, values = Normalisation(MEAN, STD), {}
+    how, values = Normalization(MEAN, STD), {}
     prefilter = None
     if strength:
         prefilter = foveate.Prefilter(foveate.GradCam(module, preprocess=how), strength)
@@ -442,15 +442,15 @@ class TestCompressionRobustness:
         assert values["robustness/jpeg:5/bytes"] < alone["robustness/jpeg:5/bytes"]
 
     @one_package
-    def test_greyscale(self, package, tmp_path):
-        class Grey(package[1]):
+    def test_grayscale(self, package, tmp_path):
+        class Gray(package[1]):
             def __init__(self):
                 super().__init__()
                 self.net[0] = torch.nn.Conv2d(1, 8, 3, 2, 1)
 
         how = v2.Compose([v2.Grayscale(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
         run = trainer(package, tmp_path, [CompressionRobustness(POINTS, strength=0.5)])
-        values = robustness(run.validate(Grey(), DataLoader(Pictures(8, transform=how), 4), verbose=False)[0])
+        values = robustness(run.validate(Gray(), DataLoader(Pictures(8, transform=how), 4), verbose=False)[0])
         assert values["robustness/jpeg:40/agreement"] > 0.5
 
     def test_wrong_points(self):
@@ -496,7 +496,7 @@ class TestCompressionRobustness:
 
     @one_package
     def test_the_cure_for_what_no_mean_and_std_undo(self, package, tmp_path):
-        """The adapter gives pictures, and a function normalises them as the data set does."""
+        """The adapter gives pictures, and a function normalizes them as the data set does."""
         import albumentations as A
 
         def stretch(picture):
@@ -544,7 +544,7 @@ def test_two_processes_are_as_one(tmp_path):
             from lightning_modules import PACKAGES, loader
             from foveate.integrations.lightning import CompressionRobustness, SaliencyLogger
 
-            L, _, Colours, _ = PACKAGES["lightning.pytorch"]
+            L, _, Colors, _ = PACKAGES["lightning.pytorch"]
             for devices in (1, 2):
                 trainer = L.Trainer(
                     accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1,
@@ -553,7 +553,7 @@ def test_two_processes_are_as_one(tmp_path):
                 )
                 callbacks = [CompressionRobustness({POINTS!r}, strength=0.8), SaliencyLogger(2)]
                 trainer.callbacks += callbacks
-                trainer.validate(Colours(), loader(16), verbose=False)
+                trainer.validate(Colors(), loader(16), verbose=False)
                 values = {{k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("robustness/")}}
                 print("VALUES", devices, trainer.global_rank, json.dumps(values, sort_keys=True), flush=True)
             """
@@ -711,7 +711,7 @@ class TestCompressOnTheFly:
     def test_training_batches_are_compressed_and_no_others(self, package, tmp_path):
         clean = torch.stack([x for x, _ in Pictures()])
         batches = self.seen(package, tmp_path, BatchCompressor("jpeg:10"))
-        compressor, how = foveate.Compressor("jpeg:10"), Normalisation(MEAN, STD)
+        compressor, how = foveate.Compressor("jpeg:10"), Normalization(MEAN, STD)
         expected = torch.stack(compressor.decode(compressor.encode(Pictures().pictures))) / 255
         torch.testing.assert_close(batches["train"], how(expected))
         assert torch.equal(batches["val"][-16:], clean)
@@ -721,7 +721,7 @@ class TestCompressOnTheFly:
     def test_with_a_saliency_of_the_module_s_own(self, package, tmp_path):
         torch.manual_seed(2)
         batches = self.seen(package, tmp_path, BatchCompressor("jpeg:90", strength=(0.8, 1.0), sigma=40))
-        how = Normalisation(MEAN, STD)
+        how = Normalization(MEAN, STD)
         rough = [how.undo(x).diff(dim=-1).abs().mean() for x in (batches["train"], batches["val"][-16:])]
         assert rough[0] < 0.8 * rough[1]
 
@@ -781,7 +781,7 @@ class TestCompressOnTheFly:
     def test_pictures_of_every_dtype_under_every_setting(self, dtype, saliency):
         pictures = (torch.rand(2, 3, 32, 32) * 255).byte()
         numbers = {} if dtype == torch.uint8 else {"mean": MEAN, "std": STD}
-        images = pictures if dtype == torch.uint8 else Normalisation(MEAN, STD)(pictures / 255).to(dtype)
+        images = pictures if dtype == torch.uint8 else Normalization(MEAN, STD)(pictures / 255).to(dtype)
         compress = BatchCompressor("jpeg:30", strength=0.8 if saliency else 0.0, saliency=saliency, **numbers)
         expected = compress.compress(images)
         assert (expected.shape, expected.dtype) == (images.shape, dtype)
@@ -848,7 +848,7 @@ def test_a_pre_filter_inside_a_step(package, tmp_path, precision):
             )
 
         def training_step(self, batch, batch_idx):
-            pictures = Normalisation(MEAN, STD).undo(batch[0])
+            pictures = Normalization(MEAN, STD).undo(batch[0])
             images = self.augment(self.plain(pictures).to(batch[0].dtype))
             return torch.nn.functional.cross_entropy(self(images), batch[1])
 
@@ -861,13 +861,13 @@ def test_a_pre_filter_inside_a_step(package, tmp_path, precision):
     assert all(torch.isfinite(g) and g > 0 for g in gradients)
 
 
-class TestNormalisation:
+class TestNormalization:
     def test_there_and_back(self):
-        how, pictures = Normalisation(MEAN, STD), torch.rand(2, 3, 8, 8)
+        how, pictures = Normalization(MEAN, STD), torch.rand(2, 3, 8, 8)
         for dtype, atol in ((torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)):
             torch.testing.assert_close(how.undo(how(pictures).to(dtype)), pictures, atol=atol, rtol=0)
         with pytest.raises(ValueError, match="mean, std"):
-            Normalisation().undo(how(pictures))
+            Normalization().undo(how(pictures))
 
 
 def test_figures_can_be_drawn_on_axes_of_one_s_own():

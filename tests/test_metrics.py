@@ -8,7 +8,7 @@ import torch
 from metric_cases import MAKE, batch, count_in_a_group, fed, feed, flat
 
 import foveate
-from foveate.evaluation import NoOverlap, bd_rate
+from foveate.evaluation import NoOverlapError, bd_rate
 from foveate.evaluation.metrics import BDRate, BitsPerPixel, RateAccuracy
 
 
@@ -111,7 +111,7 @@ class TestBDRate:
         label, size = torch.tensor([0]), torch.tensor([9])
         for name in "abcd":
             metric.update(name, torch.eye(2)[:1], label, size, size)
-        with pytest.raises(NoOverlap, match="does not rise"):
+        with pytest.raises(NoOverlapError, match="does not rise"):
             metric.compute()
 
     def test_wrong_input(self):

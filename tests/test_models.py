@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from foveate import CaptumAttribution, GradCam, RateControl, Witness
 from foveate.identity import structure
-from foveate.models import Classifier, Model, Preprocess, build, classifier
+from foveate.models import Classifier, Model, Preprocess, build, load_classifier
 
 
 class TestPreprocess:
@@ -57,12 +57,12 @@ class TestBuild:
     def test_a_package_s_function_with_an_argument(self):
         assert build("foveate.demo:scene_net:scene_net_small").head.weight.shape[0] == 10
 
-    def test_a_file_finds_its_neighbours_and_pickles_its_classes(self, tmp_path):
-        (tmp_path / "neighbour.py").write_text("width = 3\n")
+    def test_a_file_finds_its_neighbors_and_pickles_its_classes(self, tmp_path):
+        (tmp_path / "neighbor.py").write_text("width = 3\n")
         (tmp_path / "net.py").write_text(
-            "import neighbour, torch\n"
+            "import neighbor, torch\n"
             "class Net(torch.nn.Linear):\n    pass\n"
-            "def make(out):\n    return Net(neighbour.width, int(out))\n"
+            "def make(out):\n    return Net(neighbor.width, int(out))\n"
         )
         before = list(sys.path)
         model = build(f"{tmp_path}/net.py:make:7")
@@ -102,8 +102,8 @@ class TestBuild:
             "import torch, torchvision.models._api as api\n"
             "load = api.load_state_dict_from_url\n"
             "api.load_state_dict_from_url = lambda url, check_hash, **kw: load(url, **kw)\n"
-            "from foveate.models import classifier\n"
-            "made = classifier('squeezenet1_1')\n"
+            "from foveate.models import load_classifier\n"
+            "made = load_classifier('squeezenet1_1')\n"
             "print(made.name, made.preprocess.resize, made.preprocess.crop, made.model.training)\n"
             "torch.manual_seed(3)\n"
             "import torchvision\n"
@@ -118,18 +118,18 @@ class TestBuild:
 
 class TestClassifier:
     def test_named_by_its_last_part(self):
-        assert classifier(f"{RECIPES}:tiny").name == "tiny"
-        assert classifier("foveate.demo:scene_net:scene_net_small").name == "scene_net_small"
+        assert load_classifier(f"{RECIPES}:tiny").name == "tiny"
+        assert load_classifier("foveate.demo:scene_net:scene_net_small").name == "scene_net_small"
 
     def test_logits_of_pictures_of_any_size(self):
-        one = classifier(f"{RECIPES}:tiny", Preprocess(64, 56))
+        one = load_classifier(f"{RECIPES}:tiny", Preprocess(64, 56))
         pictures = [torch.rand(3, 40, 90), torch.randint(0, 256, (3, 70, 65), dtype=torch.uint8)]
         assert one.logits(pictures).shape == (2, 5)
         assert one.classes() == 5
 
     def test_pictures_that_cannot_be_batched(self):
         with pytest.raises(ValueError, match="crop"):
-            classifier(f"{RECIPES}:tiny", Preprocess(64)).logits([torch.rand(3, 40, 90), torch.rand(3, 40, 40)])
+            load_classifier(f"{RECIPES}:tiny", Preprocess(64)).logits([torch.rand(3, 40, 90), torch.rand(3, 40, 40)])
 
     def test_no_logits(self):
         with pytest.raises(ValueError, match="logits"):
@@ -265,7 +265,7 @@ from foveate.demo import PREPROCESS, Scenes
 from foveate.evaluation import Judge, evaluate
 from foveate.filters import guided_filter, gaussian_scale_space
 from foveate.images import as_tensor
-from foveate.models import classifier
+from foveate.models import load_classifier
 from foveate.prefilter import FILTERS
 net = "foveate.demo:scene_net"
 scenes = [as_tensor(Scenes(2)[k][0]) for k in range(2)]
@@ -278,7 +278,7 @@ for dtype in (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.f
     for compressor in (Compressor("jpeg:30", prefilter, 0.5), Compressor("webp", prefilter, control=control)):
         assert compressor.decode(compressor.encode(shown))[0].dtype == torch.uint8
 calibration = control.calibrate(compressor, scenes)
-judge = Judge(classifier(net, PREPROCESS), True)
+judge = Judge(load_classifier(net, PREPROCESS), True)
 evaluate(Scenes(3), [judge], [Compressor("jpeg:5"), Compressor("jpeg:30", prefilter)], fidelity=True)
 """
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision import tv_tensors
 
-from foveate import Compressor, codec
+from foveate import Compressor, as_codec
 from foveate.codecs import CODECS
 from foveate.images import as_batch, as_tensor, read, render
 
@@ -26,7 +26,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def smooth(height, width, channels, seed):
-    """Samples in [0, 1] that any codec at its finest keeps: waves, of different colours."""
+    """Samples in [0, 1] that any codec at its finest keeps: waves, of different colors."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     phase = rng.uniform(0, 6, (3, channels))
@@ -37,9 +37,9 @@ def eight(samples):
     return (samples * 255).round().astype(np.uint8)
 
 
-def on_white(colours, alpha):
-    """Colours (H, W, C) in 0..255 as they look on white under an alpha in [0, 1]."""
-    return colours * alpha + 255 * (1 - alpha)
+def on_white(colors, alpha):
+    """Colors (H, W, C) in 0..255 as they look on white under an alpha in [0, 1]."""
+    return colors * alpha + 255 * (1 - alpha)
 
 
 def outcome(call):
@@ -85,7 +85,7 @@ def ycc_to_rgb(ycc):
 def of_mode(mode, height, width, seed):
     """A PIL image of a mode, and how it looks: (H, W, 3 or 1) in 0..255; None where nobody can say."""
     rng = np.random.default_rng(seed)
-    grey, colours = smooth(height, width, 1, seed), smooth(height, width, 3, seed + 1)
+    gray, colors = smooth(height, width, 1, seed), smooth(height, width, 3, seed + 1)
     alpha = eight(smooth(height, width, 1, seed + 2))
     alpha[rng.random((height, width, 1)) < 0.2] = 0
     alpha[rng.random((height, width, 1)) < 0.2] = 255
@@ -94,19 +94,19 @@ def of_mode(mode, height, width, seed):
         return Image.frombytes(mode, (width, height), np.ascontiguousarray(array).tobytes())
 
     if mode == "1":
-        bits = grey[..., 0] > 0.5
+        bits = gray[..., 0] > 0.5
         packed = np.packbits(bits, axis=1)
         return bands(packed), bits[..., None] * 255.0
     if mode == "L":
-        return bands(eight(grey)), eight(grey).astype(float)
+        return bands(eight(gray)), eight(gray).astype(float)
     if mode.startswith("I;16"):
-        samples = (grey * 65535).round()
+        samples = (gray * 65535).round()
         order = {"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
         return bands(samples.astype(order)), samples / 257
     if mode == "I":
-        return bands((grey * 65535).astype(np.int32)), None
+        return bands((gray * 65535).astype(np.int32)), None
     if mode == "F":
-        return bands(grey.astype(np.float32)), None
+        return bands(gray.astype(np.float32)), None
     if mode in ("P", "PA", "P with a key", "P with alphas", "P of RGBA"):
         palette = rng.integers(0, 256, (256, 3)).astype(np.uint8)
         index = rng.integers(0, 256, (height, width)).astype(np.uint8)
@@ -130,35 +130,35 @@ def of_mode(mode, height, width, seed):
             return picture, on_white(looks, alphas[index][..., None] / 255)
         return picture, looks
     if mode == "LA":
-        return bands(np.dstack([eight(grey), alpha])), on_white(eight(grey), alpha / 255)
+        return bands(np.dstack([eight(gray), alpha])), on_white(eight(gray), alpha / 255)
     if mode == "La":
-        return bands(np.dstack([eight(grey * alpha / 255), alpha])), on_white(grey * 255, alpha / 255)
+        return bands(np.dstack([eight(gray * alpha / 255), alpha])), on_white(gray * 255, alpha / 255)
     if mode == "RGB":
-        return bands(eight(colours)), eight(colours).astype(float)
+        return bands(eight(colors)), eight(colors).astype(float)
     if mode == "RGB with a key":
-        picture = bands(eight(colours), "RGB")
-        picture.info["transparency"] = key = tuple(map(int, eight(colours)[0, 0]))
-        same = (eight(colours) == key).all(-1, keepdims=True)
-        return picture, np.where(same, 255, eight(colours).astype(float))
+        picture = bands(eight(colors), "RGB")
+        picture.info["transparency"] = key = tuple(map(int, eight(colors)[0, 0]))
+        same = (eight(colors) == key).all(-1, keepdims=True)
+        return picture, np.where(same, 255, eight(colors).astype(float))
     if mode == "L with a key":
-        picture = bands(eight(grey), "L")
-        picture.info["transparency"] = key = int(eight(grey)[0, 0, 0])
-        return picture, np.where(eight(grey) == key, 255, eight(grey).astype(float))
+        picture = bands(eight(gray), "L")
+        picture.info["transparency"] = key = int(eight(gray)[0, 0, 0])
+        return picture, np.where(eight(gray) == key, 255, eight(gray).astype(float))
     if mode == "RGBX":
-        return bands(np.dstack([eight(colours), alpha])), eight(colours).astype(float)
+        return bands(np.dstack([eight(colors), alpha])), eight(colors).astype(float)
     if mode == "RGBA":
-        return bands(np.dstack([eight(colours), alpha])), on_white(eight(colours), alpha / 255)
+        return bands(np.dstack([eight(colors), alpha])), on_white(eight(colors), alpha / 255)
     if mode == "RGBa":
-        return bands(np.dstack([eight(colours * alpha / 255), alpha])), on_white(colours * 255, alpha / 255)
+        return bands(np.dstack([eight(colors * alpha / 255), alpha])), on_white(colors * 255, alpha / 255)
     if mode == "CMYK":
-        black = eight(grey * 0.5)
-        return bands(np.dstack([eight(colours), black])), (255 - eight(colours).astype(float)) * (1 - black / 255)
+        black = eight(gray * 0.5)
+        return bands(np.dstack([eight(colors), black])), (255 - eight(colors).astype(float)) * (1 - black / 255)
     if mode == "YCbCr":
-        return bands(eight(colours)), ycc_to_rgb(eight(colours))
+        return bands(eight(colors)), ycc_to_rgb(eight(colors))
     if mode == "HSV":
-        return bands(eight(colours)), hsv_to_rgb(eight(colours))
+        return bands(eight(colors)), hsv_to_rgb(eight(colors))
     if mode == "LAB":
-        lab = np.dstack([eight(grey), rng.integers(0, 12, (height, width, 2)).astype(np.uint8)])
+        lab = np.dstack([eight(gray), rng.integers(0, 12, (height, width, 2)).astype(np.uint8)])
         return bands(lab), lab_to_rgb(lab)
     raise AssertionError(mode)
 
@@ -195,8 +195,8 @@ class TestPil:
             shown = render(picture)
             assert shown.mode == "RGB"
             assert np.abs(np.asarray(shown) - nearest(looks)).max() <= NEAR.get(mode, 1)
-            grey = render(picture, grey=True)
-            assert np.abs(np.asarray(grey.convert("RGB")) - nearest(looks)).max() <= NEAR.get(mode, 1)
+            gray = render(picture, gray=True)
+            assert np.abs(np.asarray(gray.convert("RGB")) - nearest(looks)).max() <= NEAR.get(mode, 1)
         assert same_picture(picture, before)
 
     @DRAWN
@@ -218,7 +218,7 @@ class TestPil:
                     read(stream.getvalue(), formats=[format])
                 return
             pixels = read(stream.getvalue(), formats=[format])
-            assert read(stream.getvalue(), grey=True, formats=[format]).expand(3, -1, -1).equal(pixels)
+            assert read(stream.getvalue(), gray=True, formats=[format]).expand(3, -1, -1).equal(pixels)
         assert pixels.shape[1:] == (height, width) or format == "ICO"
         # Saving as another mode, or without alphas, is Pillow's doing.
         if looks is None or stored != picture.mode or picture.info or format == "GIF" or mode == "P of RGBA":
@@ -330,7 +330,7 @@ class TestTensorsAndArrays:
 
 
 FINEST = {
-    name: codec(name).with_settings(
+    name: as_codec(name).with_settings(
         quality=cls.scale[-1],
         **{"avif": {"speed": 10}, "jxl": {"effort": 3}, "hevc": {"preset": "ultrafast"}}.get(name, {}),
         **({"subsampling": "4:4:4"} if name in ("jpeg", "avif", "hevc") else {}),
@@ -338,7 +338,7 @@ FINEST = {
     for name, cls in CODECS.items()
 }
 KEPT = {"webp": 16, "jpeg": 6, "avif": 12, "hevc": 6, "jpeg2000": 3, "jxl": 6}
-"""The most that a sample may be off at a codec's finest; WebP has half the colours' samples."""
+"""The most that a sample may be off at a codec's finest; WebP has half the colors' samples."""
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -394,7 +394,7 @@ class TestHosts:
         else:
             out = Compress(FINEST["jpeg"])(picture)
             assert (out.mode, out.size) == (picture.mode, picture.size)
-            if not picture.info:  # a transparent colour is lost, as with any JPEG
+            if not picture.info:  # a transparent color is lost, as with any JPEG
                 wanted = looks if out.mode == "RGB" else looks[..., 0]
                 assert np.abs(np.asarray(out) - wanted).max() <= KEPT["jpeg"]
         assert same_picture(picture, before)
@@ -435,6 +435,6 @@ class TestHosts:
             assert refused(error, "input: ") or "Expected input of" in str(error), error
         else:
             assert looks is not None
-            # With half of the colours' samples, as Foveate's JPEG has unless told.
+            # With half of the colors' samples, as Foveate's JPEG has unless told.
             assert (out.detach().double() * 255 - looks).abs().max() <= 16
         assert before is None or untouched(picture, before)

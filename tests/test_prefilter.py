@@ -114,7 +114,7 @@ class TestPrefilter:
 
     @pytest.mark.parametrize("size", [(64, 96), (375, 500), (500, 333)])
     @pytest.mark.parametrize("even", [False, True])
-    def test_uint8_and_float_agree_within_a_grey_level(self, size, even):
+    def test_uint8_and_float_agree_within_a_gray_level(self, size, even):
         images, maps = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), torch.rand(2, 1, 8, 11) ** 2
         one = Prefilter(left, even=even)
         assert (one(images, maps).int() - like(one(images / 255, maps), torch.uint8).int()).abs().max() <= 1
@@ -137,10 +137,10 @@ class TestPrefilter:
             expected = by_hand(images, images, 4, 0.02 * weight**2)
         torch.testing.assert_close(Prefilter(left, filter=name)(images, maps), expected.clamp(0, 1))
 
-    def test_greyscale_is_shown_as_rgb(self):
-        grey = torch.rand(2, 1, 40, 40)
+    def test_grayscale_is_shown_as_rgb(self):
+        gray = torch.rand(2, 1, 40, 40)
         cam = GradCam(f"{RECIPES}:tiny")
-        assert torch.equal(Prefilter(cam)(grey), Prefilter(cam)(grey.expand(-1, 3, -1, -1))[:, :1])
+        assert torch.equal(Prefilter(cam)(gray), Prefilter(cam)(gray.expand(-1, 3, -1, -1))[:, :1])
 
     @pytest.mark.parametrize(
         ("settings", "error", "words"),

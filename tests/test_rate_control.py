@@ -17,11 +17,19 @@ import foveate
 from foveate import Compressor, Prefilter, RateControl, Witness, transforms
 from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
-from foveate.evaluation import PhotoFolder
+from foveate.evaluation import SampleFolder
 from foveate.identity import IdentityError
 from foveate.images import as_tensor
 from foveate.models import Classifier, Preprocess
-from foveate.rate_control import Calibration, Controlled, Criterion, Point, criteria, qualities, spent
+from foveate.rate_control import (
+    Calibration,
+    Controlled,
+    Criterion,
+    OperatingPoint,
+    as_criteria,
+    default_qualities,
+    spent,
+)
 
 NET, SMALL = (Witness(f"foveate.demo:{name}", PREPROCESS) for name in ("scene_net", "scene_net:scene_net_small"))
 QUALITIES, SCALES = (5, 12, 25, 60), (1.0, 0.6)
@@ -84,8 +92,8 @@ class TestCriteria:
 
     @pytest.mark.parametrize("text", ["top1", "p0.9", "kl0.2", "margin1.5", "top1+kl0.05"])
     def test_strings_read_back(self, text):
-        assert "+".join(map(str, criteria(text))) == text
-        assert criteria(criteria(text)) == criteria(text)
+        assert "+".join(map(str, as_criteria(text))) == text
+        assert as_criteria(as_criteria(text)) == as_criteria(text)
         assert RateControl(NET, text).keeps == text
 
     @pytest.mark.parametrize(
@@ -93,13 +101,13 @@ class TestCriteria:
     )
     def test_strings_that_are_none(self, text):
         with pytest.raises(ValueError, match="keep"):
-            criteria(text)
+            as_criteria(text)
 
     def test_what_are_no_criteria(self):
         with pytest.raises(TypeError, match="keep.*got 0.9"):
-            criteria([0.9])
+            as_criteria([0.9])
         with pytest.raises(ValueError, match="at least one"):
-            criteria([])
+            as_criteria([])
 
 
 class TestChoice:
@@ -108,7 +116,7 @@ class TestChoice:
         found = Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes)
 
         def holds(clean, logits):
-            return torch.stack([one(clean, logits) for one in criteria(keep)]).all(0)
+            return torch.stack([one(clean, logits) for one in as_criteria(keep)]).all(0)
 
         for one, least, finest in zip(found, by_hand(scenes, holds), Compressor("jpeg:60").encode(scenes), strict=True):
             assert one.met == (least is not None)
@@ -164,7 +172,7 @@ class TestChoice:
         found = Compressor("jpeg", control=control(floor=25, exhaustive=True)).encode(scenes)
         assert min(one.codec.quality for one in found) == 25
         assert {p.quality for p in RateControl(NET, floor=32).points(Compressor("hevc"))} == {
-            q for q in qualities(foveate.Hevc()) if q <= 32
+            q for q in default_qualities(foveate.Hevc()) if q <= 32
         }
         with pytest.raises(ValueError, match="floor: no quality is as fine as 90"):
             Compressor("jpeg", control=control(floor=90))
@@ -283,7 +291,7 @@ class TestCalibration:
         table = calibrated
         assert table.bits.shape == table.values["lead"].shape == (20, 16)
         assert (table.codec, table.witnesses) == ("jpeg", ("scene_net",))
-        k = table.points.index(Point(0.7, 0.6, 12))
+        k = table.points.index(OperatingPoint(0.7, 0.6, 12))
         scene = as_tensor(Scenes(20, seed=6, size=112)[3][0])
         one = Compressor("jpeg:12", Prefilter(cam, 0.7), 0.6).encode([scene])
         assert table.bits[3, k].exp() == pytest.approx(one[0].bpp)
@@ -349,7 +357,7 @@ class TestCalibration:
 def test_every_codec(cls, scenes):
     """What rate control does with every codec; a codec in CODECS is tested here."""
     codec = cls()
-    grid = qualities(codec)
+    grid = default_qualities(codec)
     assert 7 <= len(grid) <= 9
     assert list(grid) == sorted(grid, key=list(codec.scale).index)
     assert set(codec.ladder) <= set(grid)
@@ -538,7 +546,7 @@ class TestTransform:
 @pytest.mark.realdata
 class TestRealPhotos:
     def test_known_answers_are_kept_for_far_fewer_bytes(self, realdata):
-        photos = [p.pixels for p in PhotoFolder(realdata / "images", 8)]
+        photos = [p.pixels for p in SampleFolder(realdata / "images", 8)]
         witness = Witness(f"{realdata}/zoo.py:load:mobilenet_v2")
         found = Compressor("jpeg", control=RateControl(witness, "top1", qualities=(8, 18, 35, 70), scales=1.0)).encode(
             photos

@@ -10,26 +10,26 @@ from torchvision.models import ResNet18_Weights
 
 import foveate
 from foveate.cli import main
-from foveate.evaluation import PhotoFolder
-from foveate.evaluation.photos import wnids
-from foveate.models import Preprocess, classifier
+from foveate.evaluation import SampleFolder
+from foveate.evaluation.samples import wnids
+from foveate.models import Preprocess, load_classifier
 
 pytestmark = pytest.mark.realdata
 
 
 @pytest.fixture
 def photos(realdata):
-    folder = PhotoFolder(realdata / "images", 24)
+    folder = SampleFolder(realdata / "images", 24)
     folder.number_classes(1000)
     return [folder[k] for k in range(len(folder))]
 
 
 @pytest.mark.parametrize(("name", "at_least"), [("mobilenet_v2", 0.85), ("squeezenet1_1", 0.5)])
 def test_classifiers_know_the_photos(realdata, name, at_least):
-    """91 % and 64 % on 250 of them: labels, resizing, cropping and normalisation are right."""
-    folder = PhotoFolder(realdata / "images", 60)
+    """91 % and 64 % on 250 of them: labels, resizing, cropping and normalization are right."""
+    folder = SampleFolder(realdata / "images", 60)
     folder.number_classes(1000)
-    judge = classifier(f"{realdata}/zoo.py:load:{name}")
+    judge = load_classifier(f"{realdata}/zoo.py:load:{name}")
     right = [int(judge.logits([p.pixels]).argmax()) == p.label for p in map(folder.__getitem__, range(60))]
     assert sum(right) / len(right) >= at_least
 
@@ -47,7 +47,7 @@ def test_maps_of_whole_photos_of_any_shape(realdata, photos, name):
 
 def test_the_map_is_on_the_object_that_matters(realdata, photos):
     """Covering what a map marks changes more answers than covering as much of what it does not."""
-    judge = classifier(f"{realdata}/zoo.py:load:mobilenet_v2")
+    judge = load_classifier(f"{realdata}/zoo.py:load:mobilenet_v2")
     cam = foveate.GradCam(judge.model, preprocess=Preprocess(256))
     marked = unmarked = 0
     for photo in photos:
@@ -93,7 +93,7 @@ def test_evaluate_on_real_photos(realdata, tmp_path):
 
 
 def test_gradients_reach_through_filter_and_classifier(realdata, photos):
-    judge = classifier(f"{realdata}/zoo.py:load:squeezenet1_1")
+    judge = load_classifier(f"{realdata}/zoo.py:load:squeezenet1_1")
     prefilter = foveate.Prefilter(foveate.GradCam(judge.model, preprocess=Preprocess(256)), 0.5)
     image = (photos[0].pixels[None] / 255).requires_grad_()
     judge.model(judge.preprocess(prefilter(image))).amax().backward()

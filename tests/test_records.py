@@ -13,7 +13,7 @@ import torch
 
 from foveate import Compressor, GradCam, Prefilter
 from foveate.demo import PREPROCESS, Scenes, scene_net
-from foveate.evaluation import Judge, Records, controls_for, evaluate, measure
+from foveate.evaluation import Judge, Records, baselines_for, evaluate, measure
 from foveate.models import Classifier
 
 RUN = """
@@ -22,12 +22,12 @@ import torch
 torch.set_num_threads(1)
 from foveate import Compressor, GradCam, Prefilter
 from foveate.demo import PREPROCESS, Scenes, scene_net
-from foveate.evaluation import Judge, controls_for, evaluate
+from foveate.evaluation import Judge, baselines_for, evaluate
 from foveate.models import Classifier
 judges = [Judge(Classifier(n, scene_net(n), PREPROCESS), n == "scene_net") for n in ("scene_net", "scene_net_small")]
 prefilter = Prefilter(GradCam(judges[0].classifier.model, preprocess=PREPROCESS))
 points = [Compressor(f"jpeg:{q}", p) for p in (None, prefilter) for q in (6, 30)]
-evaluate(Scenes(10, seed=5), judges, points + controls_for(points), sys.argv[1])
+evaluate(Scenes(10, seed=5), judges, points + baselines_for(points), sys.argv[1])
 """
 
 
@@ -137,7 +137,7 @@ class TestOnlyWhatIsMissing:
     def test_a_donor_s_map_is_the_same_after_a_break(self, judge, tmp_path):
         """The control of another picture's map rests on the picture before, also where that one was done already."""
         prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
-        points = controls_for([Compressor("jpeg:20", prefilter)])
+        points = baselines_for([Compressor("jpeg:20", prefilter)])
         evaluate(Scenes(6), [judge], points, tmp_path)
         path = tmp_path / "records.jsonl"
         lines = path.read_text().splitlines(keepends=True)
@@ -147,14 +147,14 @@ class TestOnlyWhatIsMissing:
 
     def test_with_more_pictures_the_donors_are_those_of_a_fresh_run(self, judge, tmp_path):
         prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
-        points = controls_for([Compressor("jpeg:20", prefilter)])
+        points = baselines_for([Compressor("jpeg:20", prefilter)])
         evaluate(Scenes(3), [judge], points, tmp_path, resamples=5)
         grown = evaluate(Scenes(6), [judge], points, tmp_path, resamples=5)
         assert grown.results == evaluate(Scenes(6), [judge], points, resamples=5).results
 
     def test_a_picture_after_its_own_double_takes_that_one_s_map(self, judge):
         prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
-        points = controls_for([Compressor("jpeg:20", prefilter)])
+        points = baselines_for([Compressor("jpeg:20", prefilter)])
         doubles = [(Scenes(1)[0][0], 0)] * 2
         measured = measure(doubles, [judge], [Compressor("jpeg:20", prefilter), *points])
         assert len({tuple(row) for row in measured.bytes[[0, 3]].tolist()}) == 1  # another's map is then its own

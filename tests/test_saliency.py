@@ -13,7 +13,7 @@ from recipes import tiny
 from torch import nn
 
 from foveate.models import Model, Preprocess, refuse_cuda_in_worker
-from foveate.saliency import ActivationMap, CaptumAttribution, Center, GradCam, Shuffled, as_saliency, normalise
+from foveate.saliency import ActivationMap, CaptumAttribution, Center, GradCam, Shuffled, as_saliency, normalize
 
 
 def windows(x):
@@ -219,7 +219,7 @@ class TestConformance:
             (torch.zeros(3, 8, 8), ValueError, "B, 3, H, W"),
             (torch.zeros(1, 1, 8, 8), ValueError, "B, 3, H, W"),
             (torch.zeros(1, 3, 0, 8), ValueError, "H, W >= 1"),
-            (torch.full((1, 3, 8, 8), 1.5), ValueError, "normalisation"),
+            (torch.full((1, 3, 8, 8), 1.5), ValueError, "normalization"),
             (torch.full((1, 3, 8, 8), float("nan")), ValueError, "nan"),
         ],
     )
@@ -294,7 +294,7 @@ class TestGradCam:
             classes = model(x).argmax(1) if target is None else target
             theirs = captum.attr.LayerGradCam(model, model[5]).attribute(x, classes, relu_attributions=True).detach()
             ours = GradCam(model, layer="5", target=target)(images)
-            torch.testing.assert_close(ours, normalise(theirs))
+            torch.testing.assert_close(ours, normalize(theirs))
 
     def test_it_looks_at_the_class(self):
         # One channel a class: the map of class k is where channel k is.
@@ -354,7 +354,7 @@ class TestLinearHead:
             ("squeezenet1_1", None),  # pooling after the classifier
             ("vgg11_bn", None),  # three linear layers
             ("mobilenet_v3_small", None),  # two
-            ("convnext_tiny", None),  # a normalisation after the pooling
+            ("convnext_tiny", None),  # a normalization after the pooling
         ],
     )
     def test_torchvision_s_classifiers(self, name, head):
@@ -372,9 +372,9 @@ class TestLinearHead:
         layer = model.get_submodule(cam.layer_name)
         x = Preprocess()(images)
         theirs = captum.attr.LayerGradCam(model, layer).attribute(x, model(x).argmax(1), relu_attributions=True)
-        torch.testing.assert_close(ours, normalise(theirs), atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours, normalize(theirs), atol=1e-4, rtol=0)
         theirs = captum.attr.LayerGradCam(model, layer).attribute(x, 7, relu_attributions=True)
-        torch.testing.assert_close(GradCam(model, target=7)(images), normalise(theirs), atol=1e-4, rtol=0)
+        torch.testing.assert_close(GradCam(model, target=7)(images), normalize(theirs), atol=1e-4, rtol=0)
 
     @pytest.mark.parametrize(
         ("between", "relu", "exact"),
@@ -408,7 +408,7 @@ class TestLinearHead:
             theirs = captum.attr.LayerGradCam(model, model.features).attribute(
                 x, model(x).argmax(1), relu_attributions=True
             )
-            torch.testing.assert_close(ours, normalise(theirs), atol=1e-5, rtol=0)
+            torch.testing.assert_close(ours, normalize(theirs), atol=1e-5, rtol=0)
 
     def test_an_earlier_layer_has_no_linear_head(self):
         model = tiny()
@@ -450,7 +450,7 @@ class TestActivationMap:
         raw = captum.attr.LayerActivation(model, model[4]).attribute(Preprocess()(images))
         by_hand = {"mean": raw.mean(1), "abs": raw.abs().mean(1), "max": raw.amax(1), "l2": (raw**2).mean(1) ** 0.5}
         expected = raw.amin(1).relu() if callable(reduce) else by_hand[reduce]
-        torch.testing.assert_close(ActivationMap(model, "4", reduce)(images), normalise(expected[:, None]))
+        torch.testing.assert_close(ActivationMap(model, "4", reduce)(images), normalize(expected[:, None]))
 
     def test_wrong_reduce(self):
         with pytest.raises(ValueError, match="mean, abs, max, l2"):
@@ -479,10 +479,10 @@ class TestCaptumAttribution:
         by_hand = {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}
         raw = getattr(captum.attr, name)(model).attribute(x, target=model(x).argmax(1), **by_hand)
         ours = CaptumAttribution(name, model, arguments=arguments, grid=None)(images)
-        torch.testing.assert_close(ours, normalise(raw.abs().mean(1, keepdim=True)))
+        torch.testing.assert_close(ours, normalize(raw.abs().mean(1, keepdim=True)))
         cells = CaptumAttribution(name, model, arguments=arguments, reduce="l2")(images)
         l2 = raw.detach().square().mean(1, keepdim=True).sqrt()
-        torch.testing.assert_close(cells, normalise(nn.functional.adaptive_avg_pool2d(l2, (14, 18))))
+        torch.testing.assert_close(cells, normalize(nn.functional.adaptive_avg_pool2d(l2, (14, 18))))
 
     def test_methods_on_a_layer(self):
         model, images = tiny().eval(), torch.rand(3, 3, 40, 60)
@@ -497,10 +497,10 @@ class TestCaptumAttribution:
         x = Preprocess()(images)
         raw = captum.attr.LayerIntegratedGradients(model, model[3]).attribute(x, target=model(x).argmax(1), n_steps=4)
         ours = CaptumAttribution("LayerIntegratedGradients", model, "3", arguments={"n_steps": 4}, grid=None)(images)
-        torch.testing.assert_close(ours, normalise(raw.abs().mean(1, keepdim=True)))
+        torch.testing.assert_close(ours, normalize(raw.abs().mean(1, keepdim=True)))
         neuron = CaptumAttribution("NeuronGradient", model, "3", arguments={"neuron_selector": [2, 4, 4]}, grid=None)
         raw = captum.attr.NeuronGradient(model, model[3]).attribute(x, (2, 4, 4))
-        torch.testing.assert_close(neuron(images), normalise(raw.abs().mean(1, keepdim=True)))
+        torch.testing.assert_close(neuron(images), normalize(raw.abs().mean(1, keepdim=True)))
 
     def test_an_instance(self):
         model, images = tiny(), torch.rand(2, 3, 40, 60)

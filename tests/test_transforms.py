@@ -30,7 +30,7 @@ IMAGES = {
     "PIL RGB": lambda: PIL.Image.fromarray(to_array(torch.rand(3, 21, 34))),
     "PIL L": lambda: PIL.Image.fromarray(to_array(torch.rand(1, 21, 34))[..., 0]),
     "uint8": lambda: (torch.rand(3, 21, 34) * 255).byte(),
-    "uint8 grey": lambda: (torch.rand(1, 21, 34) * 255).byte(),
+    "uint8 gray": lambda: (torch.rand(1, 21, 34) * 255).byte(),
     "uint8 batch": lambda: (torch.rand(2, 4, 3, 21, 34) * 255).byte(),
     "no images": lambda: torch.zeros(0, 3, 21, 34, dtype=torch.uint8),
     "float32": lambda: torch.rand(3, 21, 34),
@@ -137,7 +137,7 @@ class TestConformance:
     @pytest.mark.parametrize(
         ("image", "error", "words"),
         [
-            (lambda: torch.randn(3, 8, 8) * 3, ValueError, "normalisation"),
+            (lambda: torch.randn(3, 8, 8) * 3, ValueError, "normalization"),
             (lambda: torch.zeros(4, 8, 8, dtype=torch.uint8), ValueError, "3 or 1"),
             (lambda: torch.zeros(3, 8, 8, dtype=torch.int32), TypeError, "int32"),
             (lambda: PIL.Image.new("RGBA", (8, 8)), ValueError, "convert"),

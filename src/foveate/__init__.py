@@ -34,7 +34,7 @@ _HOME = {
     "Jxl": "codecs",
     "TargetSize": "codecs",
     "WebP": "codecs",
-    "codec": "codecs",
+    "as_codec": "codecs",
     "Compressor": "compressor",
     "Encoded": "compressor",
     "Calibration": "rate_control",
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from foveate.codecs import Jxl as Jxl
     from foveate.codecs import TargetSize as TargetSize
     from foveate.codecs import WebP as WebP
-    from foveate.codecs import codec as codec
+    from foveate.codecs import as_codec as as_codec
     from foveate.compressor import Compressor as Compressor
     from foveate.compressor import Encoded as Encoded
     from foveate.prefilter import Prefilter as Prefilter

@@ -15,7 +15,7 @@ def is_jxl(data: bytes) -> bool:
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the picture (H, W, channels): grey or RGB, and an alpha channel where there is one, scaled to 8 bits.
+    """Return the picture (H, W, channels): gray or RGB, and an alpha channel where there is one, scaled to 8 bits.
 
     Raises:
         ValueError: if it is no whole and sound bitstream, or is over ``MAX_PIXELS``, which is known before decoding.
@@ -23,7 +23,7 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
     """
     library = require("imagecodecs", "codecs")
     height, width, channels, bits = header(data)
-    if height * width * max(channels, 4) > 4 * MAX_PIXELS:  # three colours and alpha are what is foreseen
+    if height * width * max(channels, 4) > 4 * MAX_PIXELS:  # three colors and alpha are what is foreseen
         raise ValueError(f"{width}x{height} JPEG XL, {channels} channels, is over {MAX_PIXELS} pixels")
     try:
         pixels = library.jpegxl_decode(data, index=0, numthreads=1)

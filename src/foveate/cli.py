@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from foveate.codecs import Codec
     from foveate.compressor import Compressor
-    from foveate.evaluation import Photo, PhotoFolder
+    from foveate.evaluation import Sample, SampleFolder
     from foveate.export import Summary
     from foveate.models import Classifier, Preprocess
     from foveate.prefilter import Prefilter
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--controls",
         action="store_true",
-        help="measure what saliency must beat too: the same smoothing spread evenly, a centre-weighted map, another "
+        help="measure what saliency must beat too: the same smoothing spread evenly, a center-weighted map, another "
         "picture's map, and plain downscaling",
     )
     evaluate.add_argument(
@@ -352,7 +352,7 @@ def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
     )
     own = parser.add_argument_group("preprocessing of models that are not torchvision's own")
     own.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
-    own.add_argument("--crop", type=int, default=224, help="side of the centre crop (default: %(default)s)")
+    own.add_argument("--crop", type=int, default=224, help="side of the center crop (default: %(default)s)")
     own.add_argument("--mean", type=_numbers(float), help="three numbers (default: ImageNet's)")
     own.add_argument("--std", type=_numbers(float), help="three numbers (default: ImageNet's)")
 
@@ -394,7 +394,7 @@ def _demo(args: argparse.Namespace) -> Callable[[], None]:
 
 def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     from foveate.compressor import Compressor
-    from foveate.evaluation import Judge, PhotoFolder, controls_for, evaluate
+    from foveate.evaluation import Judge, SampleFolder, baselines_for, evaluate
     from foveate.evaluation.report import text_table
     from foveate.prefilter import Prefilter
     from foveate.saliency import ActivationMap, GradCam
@@ -402,7 +402,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     codecs = list(dict.fromkeys(_at_each_quality(args.codec or ["jpeg"], args.quality)))
     for each in codecs:
         each.library()
-    photos = PhotoFolder(args.images, args.limit, args.formats)
+    photos = SampleFolder(args.images, args.limit, args.formats)
     if args.resamples < 1:
         raise ValueError(f"--resamples: expected at least 1, got {args.resamples}")
     witnesses = (args.witness or [args.model]) if args.keep else []
@@ -426,7 +426,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     if args.keep:
         compressors += _controlled(args, codecs, witnesses, saliency)
     if args.controls:
-        compressors += controls_for(compressors)
+        compressors += baselines_for(compressors)
     outputs = {judge.classifier.classes() for judge in judges}
     if len(outputs) > 1:
         raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
@@ -498,14 +498,14 @@ def _strengths(args: argparse.Namespace, saliency: "Saliency") -> "tuple[Prefilt
 def _calibrate(args: argparse.Namespace) -> Callable[[], None]:
     from tqdm import tqdm
 
-    from foveate.codecs import codec
+    from foveate.codecs import as_codec
     from foveate.compressor import Compressor
-    from foveate.evaluation import PhotoFolder
+    from foveate.evaluation import SampleFolder
     from foveate.rate_control import RateControl
     from foveate.saliency import GradCam
 
-    photos = PhotoFolder(args.images, args.limit, args.formats)
-    each = codec(args.codec)
+    photos = SampleFolder(args.images, args.limit, args.formats)
+    each = as_codec(args.codec)
     each.library()
     maker = _classifier(args.model or args.witness[0], args)
     saliency = GradCam(maker.model, preprocess=maker.preprocess.whole())
@@ -524,13 +524,13 @@ def _calibrate(args: argparse.Namespace) -> Callable[[], None]:
     return job
 
 
-def _readable(photos: "PhotoFolder") -> "Iterator[torch.Tensor]":
-    from foveate.evaluation import Unreadable
+def _readable(photos: "SampleFolder") -> "Iterator[torch.Tensor]":
+    from foveate.evaluation import UnreadableError
 
     for k in range(len(photos)):
         try:
             yield photos[k].pixels
-        except Unreadable as error:
+        except UnreadableError as error:
             print(f"skipped {error}", file=sys.stderr)
 
 
@@ -543,9 +543,9 @@ def _own(args: argparse.Namespace) -> "Preprocess":
 
 def _classifier(spec: str, args: argparse.Namespace) -> "Classifier":
     """The classifier that a short string names, on its device."""
-    from foveate.models import classifier
+    from foveate.models import load_classifier
 
-    made = classifier(spec, _own(args) if ":" in spec else None)
+    made = load_classifier(spec, _own(args) if ":" in spec else None)
     made.model.to(_device(args.device))
     return made
 
@@ -559,15 +559,15 @@ def _witness(spec: str, args: argparse.Namespace) -> "Witness":
     return made
 
 
-def _first(photos: "PhotoFolder") -> "Photo":
+def _first(photos: "SampleFolder") -> "Sample":
     """The first photo that can be read."""
-    from foveate.evaluation import Unreadable
+    from foveate.evaluation import UnreadableError
 
-    unread: list[Unreadable] = []
+    unread: list[UnreadableError] = []
     for k in range(len(photos)):
         try:
             return photos[k]
-        except Unreadable as error:
+        except UnreadableError as error:
             unread.append(error)
     raise ValueError(f"IMAGES: no file of {photos.root} is a readable picture, such as {unread[0]}")
 
@@ -764,7 +764,7 @@ def _saliency(args: argparse.Namespace) -> Callable[[], int]:
 
 
 def _compare(args: argparse.Namespace) -> Callable[[], None]:
-    from foveate.evaluation.compare import compare_runs, text
+    from foveate.evaluation.runs import compare_runs, text
 
     changes = compare_runs(args.a, args.b, args.seed)
     return lambda: print(text(changes))
@@ -795,11 +795,11 @@ def _codecs(args: argparse.Namespace) -> Callable[[], None]:
 
 def _at_each_quality(texts: Sequence[str], qualities: Sequence[float] | None) -> "list[Codec]":
     """Each codec at the qualities asked for, at the one its string names, or at its own ladder."""
-    from foveate.codecs import codec
+    from foveate.codecs import as_codec
 
     found = []
     for text in texts:
-        one = codec(text)
+        one = as_codec(text)
         parts = filter(None, text.partition(":")[2].split(","))
         own = any("=" not in part or part.startswith("quality=") for part in parts)
         named = [one.quality] if own else one.qualities()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveate._checks import check_number
 from foveate._threads import spread
-from foveate.codecs import Codec, Fit, TargetSize, codec
+from foveate.codecs import Codec, Fit, TargetSize, as_codec
 from foveate.filters import resize
 from foveate.identity import identity, refuse_subclass
 from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
@@ -131,7 +131,7 @@ class Compressor:
         saliency: Maps | None = None,
         control: Control | None = None,
     ) -> None:
-        self.codec = _codec(codec)
+        self.codec = as_codec(codec)
         if prefilter is not None and not isinstance(prefilter, Prefilter):
             raise TypeError(f"prefilter: expected a foveate.Prefilter or None, got {type(prefilter).__name__}")
         self.prefilter = prefilter
@@ -315,11 +315,8 @@ class Compressor:
 
 def _fetch(encoded: Encoded, as_stored: bool) -> Tensor:
     picture = from_array(encoded.codec.decode(encoded.data))
-    if picture.shape[0] > encoded.channels:  # a greyscale picture in a format without greyscale
+    if picture.shape[0] > encoded.channels:  # a grayscale picture in a format without grayscale
         picture = like(to_float(picture).mean(0, keepdim=True), torch.uint8)
     if as_stored or tuple(picture.shape[-2:]) == encoded.size:
         return picture
     return like(resize(to_float(picture)[None], encoded.size)[0], torch.uint8)
-
-
-_codec = codec

@@ -68,7 +68,7 @@ def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor
     p = g if image is guide else image.to(dtype)
     with torch.autocast(image.device.type, enabled=False):
         out = _guided_by_bands(p, g, e.clamp(_SMALLEST_EPS[dtype], _LARGEST_EPS), radius)
-        # Untouched means untouched: the windows of a pixel also reach over neighbours that are smoothed.
+        # Untouched means untouched: the windows of a pixel also reach over neighbors that are smoothed.
         out = torch.where(e > 0, out, p)
     return out.to(image.dtype)
 
@@ -200,7 +200,7 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 def gaussian_blend(image: Tensor, share: Tensor, sigma: float) -> Tensor:
     """Mix uint8 pictures on the CPU with their Gaussian blur, several times as fast as in floating point.
 
-    The result is within one grey level of ``torch.lerp(image, gaussian_blur(image, sigma), share)``; no gradient
+    The result is within one gray level of ``torch.lerp(image, gaussian_blur(image, sigma), share)``; no gradient
     passes it.
 
     Args:
@@ -245,7 +245,7 @@ class _Kernel:
     """A Gaussian as matrices that act on a block of pixels and those around it.
 
     A wide one is evaluated at every few pixels only, and the rest interpolated, so that a pixel costs the same whatever
-    the width: at 2.3 samples or more a sigma the two differ by less than a fifth of a grey level.
+    the width: at 2.3 samples or more a sigma the two differ by less than a fifth of a gray level.
 
     Attributes:
         down: (samples of a block, pixels they are made of).

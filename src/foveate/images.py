@@ -38,7 +38,7 @@ def check_tensor(images: Tensor, name: str = "images") -> None:
     Example:
         >>> check_tensor(torch.full((3, 4, 4), 2.0))
         Traceback (most recent call last):
-        ValueError: images: expected values in [0, 1], got 2 to 2; undo any normalisation, and divide 0..255 by 255
+        ValueError: images: expected values in [0, 1], got 2 to 2; undo any normalization, and divide 0..255 by 255
     """
     if not isinstance(images, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(images).__name__}")
@@ -57,7 +57,7 @@ def check_tensor(images: Tensor, name: str = "images") -> None:
         low, high = (float(v) for v in torch.aminmax(images.detach()))
         if not (low >= 0 and high <= 1):  # written so that NaN is refused too
             raise ValueError(
-                f"{name}: expected values in [0, 1], got {low:.4g} to {high:.4g}; undo any normalisation, and divide "
+                f"{name}: expected values in [0, 1], got {low:.4g} to {high:.4g}; undo any normalization, and divide "
                 "0..255 by 255"
             )
 
@@ -222,7 +222,7 @@ _UPRIGHT = {
 }
 
 
-def render(picture: Image.Image, grey: bool = False) -> Image.Image:
+def render(picture: Image.Image, gray: bool = False) -> Image.Image:
     """Return a PIL image of any mode as it is seen, in 8 bits a channel.
 
     Samples of 16 bits are scaled from the range of their file's format, which is 0 to 65535 in memory, and rounded.
@@ -230,7 +230,7 @@ def render(picture: Image.Image, grey: bool = False) -> Image.Image:
 
     Args:
         picture: in memory, or a file that was opened, at its present frame.
-        grey: return modes 1, L and I;16 as L.
+        gray: return modes 1, L and I;16 as L.
 
     Returns:
         An image of mode RGB, or L.
@@ -254,11 +254,11 @@ def render(picture: Image.Image, grey: bool = False) -> Image.Image:
         return _on_white(picture, rawmode)
     elif picture.mode not in _OPAQUE:
         raise ValueError(f"a picture of mode {picture.mode}, which is not known; convert it to RGB")
-    return picture.convert("L" if grey and picture.mode in ("1", "L") else "RGB")
+    return picture.convert("L" if gray and picture.mode in ("1", "L") else "RGB")
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale grey samples of more than 8 bits to an image of mode L."""
+    """Scale gray samples of more than 8 bits to an image of mode L."""
     format = picture.format
     if not (format in _FULL_RANGE if picture.mode in _SIXTEEN_BITS else (picture.mode, format) == ("I", "PPM")):
         of = "" if format is None else f" of {format}"
@@ -284,7 +284,7 @@ def _on_white(picture: Image.Image, rawmode: str) -> Image.Image:
     """Show a picture with transparency on white: what lies under it is no part of the picture."""
     key = picture.info.get("transparency")
     if picture.mode == "RGB" and (rawmode == "RGB;16B" or (isinstance(key, tuple) and max(key) > 255)):
-        raise ValueError("a transparent colour of 16 bits, of which Pillow keeps 8; save it with an alpha channel")
+        raise ValueError("a transparent color of 16 bits, of which Pillow keeps 8; save it with an alpha channel")
     picture = picture.copy()  # a palette is given its alphas in place
     if rawmode in ("L;2", "L;4") and isinstance(key, int):  # Pillow scales the samples, and not the key
         picture.info["transparency"] = key * (85 if rawmode == "L;2" else 17)
@@ -357,12 +357,12 @@ def check_formats(formats: Sequence[str]) -> list[str]:
     return [name for name in FORMATS if name not in ("MPO", "JXL", "HEIF")] + further
 
 
-def read(file: str | Path | bytes, grey: bool = False, upright: bool = True, formats: Sequence[str] = ()) -> Tensor:
+def read(file: str | Path | bytes, gray: bool = False, upright: bool = True, formats: Sequence[str] = ()) -> Tensor:
     """Read a picture file as uint8 RGB (3, H, W), as :func:`render` shows it; of several frames or pages the first.
 
     Args:
         file: its path, or what is in it; of any of ``FORMATS``, whatever it is called.
-        grey: return a picture without colours as (1, H, W).
+        gray: return a picture without colors as (1, H, W).
         upright: turn it as EXIF says it is to be seen, as people see it; many loaders of data sets do not. EXIF that
             cannot be made sense of turns nothing, as in browsers (but of an AVIF it is refused, by libavif). JPEG XL
             and HEIF are upright as they are.
@@ -378,11 +378,11 @@ def read(file: str | Path | bytes, grey: bool = False, upright: bool = True, for
     Example:
         >>> stream = io.BytesIO()
         >>> Image.new("L", (5, 4)).save(stream, "PNG")
-        >>> read(stream.getvalue()).shape, read(stream.getvalue(), grey=True).shape
+        >>> read(stream.getvalue()).shape, read(stream.getvalue(), gray=True).shape
         (torch.Size([3, 4, 5]), torch.Size([1, 4, 5]))
     """
     with _opened(file, formats) as picture:
-        shown = render(picture, grey)
+        shown = render(picture, gray)
         turn = _UPRIGHT.get(_orientation(picture)) if upright else None
         array = np.asarray(shown if turn is None else shown.transpose(turn))
         return from_array(array[..., None] if array.ndim == 2 else array)
@@ -410,7 +410,7 @@ def frames(file: bytes, formats: Sequence[str] = ()) -> int:
         try:
             # Those of Photoshop are the layers of one picture.
             return 1 if picture.format == "PSD" else int(getattr(picture, "n_frames", 1))
-        except _TooMuchWork:
+        except _TooMuchWorkError:
             return picture.tell() + 1
 
 
@@ -517,7 +517,7 @@ def _open(data: bytes, formats: list[str]) -> Image.Image:
         raise UnidentifiedImageError(words) from error
 
 
-class _TooMuchWork(ValueError):
+class _TooMuchWorkError(ValueError):
     """A file that is small for the time it would take."""
 
 
@@ -532,7 +532,7 @@ class _Metered(io.BytesIO):
         self._left -= work
         if self._left < 0:
             self._left = _WORK  # for what is left to be done where it is caught
-            raise _TooMuchWork("made of too many parts, which would take too long to read")
+            raise _TooMuchWorkError("made of too many parts, which would take too long to read")
 
     def read(self, size: int | None = -1, /) -> bytes:
         self._spend(1)
@@ -581,12 +581,12 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def picture_hash(pixels: Tensor) -> str:
+def image_hash(pixels: Tensor) -> str:
     """Return 32 hexadecimal digits that tell one picture (C, H, W) from another, by its pixels as uint8 (SHA-256).
 
     Example:
         >>> black = torch.zeros(3, 2, 2)
-        >>> picture_hash(black) == picture_hash(black.byte()), picture_hash(black) == picture_hash(black.view(3, 4, 1))
+        >>> image_hash(black) == image_hash(black.byte()), image_hash(black) == image_hash(black.view(3, 4, 1))
         (True, False)
     """
     digest = hashlib.sha256(str(tuple(pixels.shape)).encode())

@@ -27,7 +27,7 @@ from foveate.images import check_tensor, to_float
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Source: TypeAlias = "nn.Module | str | Callable[[], nn.Module]"
+ModelSource: TypeAlias = "nn.Module | str | Callable[[], nn.Module]"
 """A model, or how to build it: a short string (see :func:`build`) or a function without arguments."""
 
 _locks: "weakref.WeakKeyDictionary[nn.Module, threading.RLock]" = weakref.WeakKeyDictionary()
@@ -36,11 +36,11 @@ _locks_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a classifier does to a picture first: resize the short side, crop the centre, normalise.
+    """What a classifier does to a picture first: resize the short side, crop the center, normalize.
 
     Args:
         resize: the short side in pixels after resizing, the aspect ratio kept; None leaves the size alone.
-        crop: the side of the square cut from the centre; None keeps the whole picture.
+        crop: the side of the square cut from the center; None keeps the whole picture.
         mean: a number a channel, in units of [0, 1] images.
         std: a number a channel, positive.
         interpolation: ``"bilinear"`` or ``"bicubic"``, antialiased, as torchvision's pretrained weights say.
@@ -164,7 +164,7 @@ def check_logits(out: Any) -> Tensor:
     return out
 
 
-def classifier(spec: str, preprocess: Preprocess | None = None) -> Classifier:
+def load_classifier(spec: str, preprocess: Preprocess | None = None) -> Classifier:
     """Build the classifier that a short string names, in eval mode and frozen.
 
     Args:
@@ -179,7 +179,7 @@ def classifier(spec: str, preprocess: Preprocess | None = None) -> Classifier:
         ValueError: as :func:`build` does.
 
     Example:
-        >>> classifier("torchvision.models:squeezenet1_1").name
+        >>> load_classifier("torchvision.models:squeezenet1_1").name
         'squeezenet1_1'
     """
     model = Model(spec).get()
@@ -215,15 +215,15 @@ class Model:
         TypeError: if ``source`` is neither; when pickled, if it is a module.
     """
 
-    _built: dict[Any, tuple[nn.Module, Source]] = {}  # noqa: RUF012  (one for the process: that is its purpose)
+    _built: dict[Any, tuple[nn.Module, ModelSource]] = {}  # noqa: RUF012  (one for the process: that is its purpose)
     _lock = threading.RLock()
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ModelSource) -> None:
         if not isinstance(source, str) and not callable(source):
             raise TypeError(
                 f"model: expected a module, a string such as 'resnet18' or a function, got {type(source).__name__}"
             )
-        self.source: Source = eager(source) if isinstance(source, nn.Module) else source
+        self.source: ModelSource = eager(source) if isinstance(source, nn.Module) else source
 
     def get(self) -> nn.Module:
         """Return the model, built on the first call in this process.
@@ -450,7 +450,7 @@ def _module_of(home: str) -> ModuleType:
         raise ValueError(f"model: {home} is no Python file")
     module = importlib.util.module_from_spec(spec)
     # Under its name before it runs, as import does: its dataclasses and pickles look it up; its folder on the path
-    # meanwhile, as for a script, so that it finds its neighbours.
+    # meanwhile, as for a script, so that it finds its neighbors.
     sys.modules[name] = module
     sys.path.insert(0, str(path.parent))
     try:

@@ -177,7 +177,7 @@ class Prefilter:
         return like(out.clamp(0, 1), images.dtype)
 
     def maps(self, images: Tensor) -> Tensor:
-        """Return the saliency maps (B, 1, h, w) of (B, C, H, W) images; greyscale is shown to the model as RGB."""
+        """Return the saliency maps (B, 1, h, w) of (B, C, H, W) images; grayscale is shown to the model as RGB."""
         rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         return check_maps(self.saliency(rgb), len(images)).to(images.device)
 

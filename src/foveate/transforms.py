@@ -3,7 +3,7 @@
 Both transforms take whatever ``v2.JPEG`` takes, and floats: PIL images, uint8 or float tensors and ``tv_tensors``
 images and videos (..., 3 or 1, H, W), in any nesting. Boxes, masks, key points and labels pass untouched, and one draw
 of ``quality`` and ``strength`` from torch's random generator serves a call. A sample without a picture is refused: an
-array of NumPy or OpenCV goes through ``v2.ToImage()`` first. Place them before normalisation.
+array of NumPy or OpenCV goes through ``v2.ToImage()`` first. Place them before normalization.
 
 In a DataLoader with workers, give the saliency its model by recipe (``GradCam("resnet18")``): each worker then builds
 it once, and none receives weights by pickle. A model on a GPU is refused inside a worker. These are ``nn.Module``s, as

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from foveate import Compressor, GradCam, Prefilter
 from foveate._threads import spread
-from foveate.evaluation import Judge, PhotoFolder, measure
+from foveate.evaluation import Judge, SampleFolder, measure
 from foveate.images import from_array, to_array
-from foveate.models import classifier
+from foveate.models import load_classifier
 
 
 def main() -> None:
@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    folder = PhotoFolder(args.images, args.limit)
+    folder = SampleFolder(args.images, args.limit)
     folder.number_classes(1000)
     photos = [folder[k] for k in range(len(folder))]
-    judges = [Judge(classifier(spec), spec == args.model) for spec in (args.model, args.judge)]
+    judges = [Judge(load_classifier(spec), spec == args.model) for spec in (args.model, args.judge)]
     maker = judges[0].classifier
     prefilter = Prefilter(GradCam(maker.model, preprocess=maker.preprocess.whole()))
     points = [

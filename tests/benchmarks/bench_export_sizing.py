@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from foveate import Compressor, GradCam, Prefilter
-from foveate.evaluation import PhotoFolder
+from foveate.evaluation import SampleFolder
 from foveate.images import read
 from foveate.models import Preprocess, preprocess_of
 
@@ -155,7 +155,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     codecs = args.codec or ["webp:60", "jpeg:60"]
-    paths = PhotoFolder(args.photos, args.limit).paths
+    paths = SampleFolder(args.photos, args.limit).paths
     text = tables(measure(paths, args.model, codecs, args.strength), codecs, args.model, args.strength)
     print(text)
     if args.page is not None:

@@ -35,7 +35,7 @@ set_syncs()
 
 
 def make_source(root: Path, count: int) -> Path:
-    """Photos' stand-ins of about 500x400, in ten folders."""
+    """Samples' stand-ins of about 500x400, in ten folders."""
     scenes = Scenes(min(count, 60), 3)
     for k in range(count):
         path = root / f"{k % 10}" / f"{k:05}.jpg"

@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from foveate import Compressor, GradCam, Prefilter
-from foveate.integrations._batches import Normalisation
+from foveate.integrations._batches import Normalization
 from foveate.integrations.lightning import CompressionRobustness
 
-HOW = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HOW = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Net(L.LightningModule):

@@ -19,9 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from foveate import Compressor, GradCam, Prefilter
-from foveate.evaluation import PhotoFolder, saved_at_equal
-from foveate.models import Preprocess, classifier
-from foveate.rate_control import KINDS, MEASURES, Point, criteria
+from foveate.evaluation import SampleFolder, saved_at_equal
+from foveate.models import Preprocess, load_classifier
+from foveate.rate_control import KINDS, MEASURES, OperatingPoint, as_criteria
 from foveate.rate_control._bench import Bench
 from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Seen, search
 
@@ -34,17 +34,17 @@ STRONG = {
     (0.8, 0.7): (18, 25, 35, 50),
     (0.8, 0.5): (8, 12, 18, 25, 35, 50),
 }
-GRID = [Point(0.0, s, q) for s in SCALES for q in QUALITIES] + [
-    Point(t, s, q) for (t, s), steps in STRONG.items() for q in steps
+GRID = [OperatingPoint(0.0, s, q) for s in SCALES for q in QUALITIES] + [
+    OperatingPoint(t, s, q) for (t, s), steps in STRONG.items() for q in steps
 ]
-FINEST = Point(0.0, 1.0, 90)
+FINEST = OperatingPoint(0.0, 1.0, 90)
 
 
 @dataclass
 class Table:
     """Bytes (N, P), pixels (N,), and of each classifier the clean logits (N, C) and those at each point (N, P, C)."""
 
-    points: list[Point]
+    points: list[OperatingPoint]
     bytes: Tensor
     pixels: Tensor
     clean: dict[str, Tensor]
@@ -61,7 +61,7 @@ class Table:
         return self._measured[name, kind]
 
     def slack(self, names: Sequence[str], keep: str) -> Tensor:
-        found = [one.slack(self.measured(name, KINDS[one.kind].measure)) for one in criteria(keep) for name in names]
+        found = [one.slack(self.measured(name, KINDS[one.kind].measure)) for one in as_criteria(keep) for name in names]
         return torch.stack(found).amin(0).double()
 
     def agrees(self, name: str) -> Tensor:
@@ -72,8 +72,8 @@ class Table:
         return (8 * self.bytes.double() / self.pixels.double()[:, None]).log()
 
 
-def measure(folder: PhotoFolder, recipes: Sequence[str]) -> Table:
-    judges = {recipe: classifier(recipe) for recipe in recipes}
+def measure(folder: SampleFolder, recipes: Sequence[str]) -> Table:
+    judges = {recipe: load_classifier(recipe) for recipe in recipes}
     first = judges[recipes[0]]
     compressor = Compressor("jpeg", Prefilter(GradCam(first.model, preprocess=Preprocess(256))))
     rows = []
@@ -119,7 +119,7 @@ def choose(
         belief = Belief.learnt(slack[other], bits[other])
         if keep.startswith("robust"):
             belief.typical = float(bits[other, -1].exp().mean())
-            price = criteria(keep)[0].bound
+            price = as_criteria(keep)[0].bound
             kind = Priced(belief, price, len(columns), -1) if exhaustive else Priced(belief, price, 16, worth)
         else:
             kind = Exhaustive() if exhaustive else Expected(belief, worth, 16)
@@ -255,9 +255,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.table is not None and args.table.exists():
         table = Table(**torch.load(args.table))
-        table.points = [Point(*point) for point in table.points]
+        table.points = [OperatingPoint(*point) for point in table.points]
     else:
-        table = measure(PhotoFolder(args.photos, args.limit), [args.model, args.judge])
+        table = measure(SampleFolder(args.photos, args.limit), [args.model, args.judge])
         if args.table is not None:
             kept = {f.name: getattr(table, f.name) for f in fields(Table)}
             torch.save({**kept, "points": [tuple(p) for p in table.points]}, args.table)

@@ -14,8 +14,8 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from foveate.evaluation.photos import wnids
-from foveate.models import IMAGENET_MEAN, IMAGENET_STD, classifier
+from foveate.evaluation.samples import wnids
+from foveate.models import IMAGENET_MEAN, IMAGENET_STD, load_classifier
 
 
 def answers(root: Path, judge: object) -> tuple[list[str], torch.Tensor, torch.Tensor]:
@@ -54,7 +54,7 @@ def main() -> None:
     print(f"n = {len(before)}; {before.mean():,.0f} bytes a picture became {after.mean():,.0f}")
     show("saved", 1 - after.sum() / before.sum(), 1 - after[draws].sum(1) / before[draws].sum(1))
     for spec in args.judge:
-        judge = classifier(spec)
+        judge = load_classifier(spec)
         names, labels, clean = answers(args.source, judge)
         others, _, found = answers(args.target, judge)
         if names != others:

@@ -16,7 +16,7 @@ from foveate.evaluation.report import span
 CONTROLS = {
     "codec alone": "the codec alone",
     "even": "the same smoothing, spread evenly",
-    "center": "a centre-weighted map",
+    "center": "a center-weighted map",
     "other picture": "another picture's map",
     "downscaling": "the best of all scales and qualities",
 }

@@ -38,7 +38,7 @@ import foveate.transforms
 from foveate import ActivationMap, CachedSaliency, Calibration, Compressor, GradCam, Prefilter, RateControl, Witness
 from foveate.filters import guided_filter
 from foveate.images import as_tensor
-from foveate.models import Preprocess, classifier
+from foveate.models import Preprocess, load_classifier
 
 EPS = 0.02
 
@@ -181,7 +181,7 @@ def codec(settings: Settings) -> dict[str, Any]:
     return out
 
 
-class Photos(torch.utils.data.Dataset[Tensor]):
+class Samples(torch.utils.data.Dataset[Tensor]):
     """JPEG files, transformed."""
 
     def __init__(self, paths: list[Path], transform: Callable[[Any], Any]) -> None:
@@ -212,8 +212,8 @@ def epoch(settings: Settings) -> dict[str, Any]:
         batch = 2 if settings.quick else 8
         paths = settings.photos * -(-8 * batch // len(settings.photos))  # at least eight batches
         kinds = {
-            "without": Photos(paths, v2.Compose([v2.PILToTensor(), *tail])),
-            "with": Photos(paths, v2.Compose([v2.PILToTensor(), prefilter, *tail])),
+            "without": Samples(paths, v2.Compose([v2.PILToTensor(), *tail])),
+            "with": Samples(paths, v2.Compose([v2.PILToTensor(), prefilter, *tail])),
         }
         for workers in (0, 1, 2):
             spent: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -344,14 +344,14 @@ def cuda(settings: Settings) -> dict[str, Any]:
         {"copy": x.clone, "foveate": lambda: guided_filter(x, x, 16, eps)}, settings.repeats, "copy"
     )
     model = torchvision.models.resnet50(weights=None).cuda()
-    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     batch, classes = settings.pictures(64, 224, 224).cuda() / 255, torch.zeros(64, dtype=torch.int64, device="cuda")
     prefilter = Prefilter(ActivationMap(model))
 
     def step(images: Tensor) -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), classes).backward()
-        optimiser.step()
+        optimizer.step()
 
     calls = {"training step": lambda: step(batch), "with the pre-filter": lambda: step(prefilter(batch))}
     out["ResNet-50, batch 64"] = alternate(calls, settings.repeats, "training step")
@@ -515,7 +515,7 @@ def main() -> None:
 
             shown = PREPROCESS, PREPROCESS
         else:
-            shown = classifier(args.model).preprocess.whole(), None
+            shown = load_classifier(args.model).preprocess.whole(), None
         settings = Settings(photos, args.model, *shown, args.repeats)
         if args.quick:
             settings = Settings(

@@ -4,7 +4,7 @@ A new codec joins by one class, a subclass of :class:`Codec` in a file of its ow
 """
 
 from foveate._checks import MAX_PIXELS
-from foveate.codecs._codec import Codec, CodecError, TooLarge
+from foveate.codecs._codec import Codec, CodecError, TooLargeError
 from foveate.codecs.avif import Avif
 from foveate.codecs.hevc import Hevc
 from foveate.codecs.jpeg import Jpeg
@@ -25,15 +25,15 @@ __all__ = [
     "Jpeg2000",
     "Jxl",
     "TargetSize",
-    "TooLarge",
+    "TooLargeError",
     "WebP",
-    "codec",
+    "as_codec",
 ]
 
 CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Jpeg, Jpeg2000, WebP, Avif, Jxl, Hevc)}
 
 
-def codec(text: "str | Codec") -> Codec:
+def as_codec(text: "str | Codec") -> Codec:
     """Return the codec that a short string describes.
 
     Args:
@@ -47,9 +47,9 @@ def codec(text: "str | Codec") -> Codec:
         ValueError: if the name, a knob or a value is not one the codec has.
 
     Example:
-        >>> codec("jpeg:30,subsampling=4:4:4")
+        >>> as_codec("jpeg:30,subsampling=4:4:4")
         Jpeg(quality=30, subsampling='4:4:4', progressive=False, tables=None)
-        >>> str(codec("jpeg"))
+        >>> str(as_codec("jpeg"))
         'jpeg:50'
     """
     if isinstance(text, Codec):

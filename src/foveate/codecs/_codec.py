@@ -17,7 +17,7 @@ class CodecError(ValueError):
     """A bitstream that cannot be decoded: truncated, corrupted, of another format, or over ``MAX_PIXELS``."""
 
 
-class TooLarge(ValueError):
+class TooLargeError(ValueError):
     """A picture of more pixels than the format, or Foveate, takes."""
 
 
@@ -30,7 +30,9 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
     if image.ndim != 3 or image.shape[2] not in (1, 3) or 0 in image.shape:
         raise ValueError(f"image: expected shape (H, W, 3) or (H, W, 1) with H, W >= 1, got {image.shape}")
     if image.shape[0] * image.shape[1] > MAX_PIXELS:
-        raise TooLarge(f"image: {image.shape[0]}x{image.shape[1]} is over the limit of {MAX_PIXELS} pixels; tile it")
+        raise TooLargeError(
+            f"image: {image.shape[0]}x{image.shape[1]} is over the limit of {MAX_PIXELS} pixels; tile it"
+        )
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
@@ -76,7 +78,7 @@ class Codec(ABC):
         name: the codec's name in short strings and results.
         suffix: the ending of files that hold its bitstreams.
         media_type: the registered media (MIME) type of its bitstreams.
-        greyscale: whether a greyscale picture comes back with one channel; where the format has none it comes back as
+        grayscale: whether a grayscale picture comes back with one channel; where the format has none it comes back as
             RGB, and :class:`foveate.Compressor` takes it back to one.
         scale: every quality that a search may try, from coarsest to finest.
         ladder: a few of them for sweeps, from coarse to fine.
@@ -86,7 +88,7 @@ class Codec(ABC):
     name: ClassVar[str]
     suffix: ClassVar[str]
     media_type: ClassVar[str]
-    greyscale: ClassVar[bool] = True
+    grayscale: ClassVar[bool] = True
     scale: ClassVar[Sequence[float]]
     ladder: ClassVar[tuple[float, ...]]
 
@@ -94,7 +96,7 @@ class Codec(ABC):
         """Compress a picture.
 
         Args:
-            image: (H, W, 3) RGB or (H, W, 1) greyscale, uint8, H and W at least 1.
+            image: (H, W, 3) RGB or (H, W, 1) grayscale, uint8, H and W at least 1.
             saliency: a map (h, w) in [0, 1] over the whole picture, where :attr:`needs_saliency`; else None.
 
         Returns:
@@ -128,7 +130,7 @@ class Codec(ABC):
             data: a complete bitstream of this format, from any encoder.
 
         Returns:
-            (H, W, 3) RGB, or (H, W, 1) where the bitstream is greyscale, uint8.
+            (H, W, 3) RGB, or (H, W, 1) where the bitstream is grayscale, uint8.
 
         Raises:
             CodecError: if ``data`` is not a whole and sound bitstream of this format.

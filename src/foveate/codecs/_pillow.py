@@ -8,14 +8,14 @@ import numpy.typing as npt
 from PIL import Image, __version__, features
 
 from foveate._checks import MAX_PIXELS
-from foveate.codecs._codec import CodecError, TooLarge
+from foveate.codecs._codec import CodecError, TooLargeError
 from foveate.images import render, strictly
 
 
 def encode(image: npt.NDArray[np.uint8], format: str, side: int, **settings: Any) -> bytes:
     """Return the bitstream of a picture (H, W, 3 or 1) of at most ``side`` pixels a side."""
     if max(image.shape[:2]) > side:
-        raise TooLarge(f"image: {format} holds at most {side} pixels a side, got {image.shape[:2]}; tile it")
+        raise TooLargeError(f"image: {format} holds at most {side} pixels a side, got {image.shape[:2]}; tile it")
     # From an array, so that no EXIF, ICC profile or comment of a file can travel into the bitstream.
     picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
     stream = io.BytesIO()
@@ -24,7 +24,7 @@ def encode(image: npt.NDArray[np.uint8], format: str, side: int, **settings: Any
 
 
 def decode(data: bytes, format: str) -> npt.NDArray[np.uint8]:
-    """Return the picture (H, W, 3), or (H, W, 1) if the bitstream is greyscale; raise CodecError if it is unsound."""
+    """Return the picture (H, W, 3), or (H, W, 1) if the bitstream is grayscale; raise CodecError if it is unsound."""
     try:
         with strictly(), Image.open(io.BytesIO(data), formats=[format]) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -32,7 +32,7 @@ def decode(data: bytes, format: str) -> npt.NDArray[np.uint8]:
             picture.load()
             # An alpha channel, which only other encoders write, is left out.
             pixels = np.asarray(
-                picture.convert("RGB") if picture.mode in ("LA", "RGBA") else render(picture, grey=True)
+                picture.convert("RGB") if picture.mode in ("LA", "RGBA") else render(picture, gray=True)
             )
     except CodecError:
         raise

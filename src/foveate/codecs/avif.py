@@ -13,7 +13,7 @@ from foveate.codecs._codec import Codec, check_integer, check_subsampling
 
 @dataclass(frozen=True)
 class Avif(Codec):
-    """AVIF with 8 bits a channel; greyscale is stored without chroma and comes back as RGB.
+    """AVIF with 8 bits a channel; grayscale is stored without chroma and comes back as RGB.
 
     Args:
         quality: 0 (coarsest) to 100 (finest), the scale of libavif.
@@ -37,7 +37,7 @@ class Avif(Codec):
     name: ClassVar[str] = "avif"
     suffix: ClassVar[str] = ".avif"
     media_type: ClassVar[str] = "image/avif"
-    greyscale: ClassVar[bool] = False
+    grayscale: ClassVar[bool] = False
     scale: ClassVar[Sequence[float]] = range(101)
     ladder: ClassVar[tuple[float, ...]] = (15, 30, 50, 70)
 

@@ -106,22 +106,22 @@ class Hevc(Codec):
     def _encode_stream(self, image: npt.NDArray[np.uint8], offsets: npt.NDArray[np.float32] | None) -> bytes:
         av = require("av", "codecs")
         height, width = image.shape[:2]
-        grey = image.shape[2] == 1
-        layout = "gray" if grey else {"4:2:0": "yuv420p", "4:4:4": "yuv444p"}[self.subsampling]
+        gray = image.shape[2] == 1
+        layout = "gray" if gray else {"4:2:0": "yuv420p", "4:4:4": "yuv444p"}[self.subsampling]
         # ipratio=1, as x265's QP is that of P pictures and an I picture gets 3 less; range and matrix, for decoders to
         # know what the pixels are; one thread, so that the bytes do not depend on the machine.
         settings = "log-level=none:keyint=1:pools=none:frame-threads=1:info=0:ipratio=1:range=full:colormatrix=bt470bg"
         if offsets is None:
             settings += f":qp={self.quality}"
         else:
-            # x265 takes offsets only with adaptive quantisation on and no fixed QP: with next to none of the former,
+            # x265 takes offsets only with adaptive quantization on and no fixed QP: with next to none of the former,
             # and qcomp=1, the base is the fixed QP again.
             settings += f":crf={self.quality}:qcomp=1:aq-mode=1:aq-strength=0.0001:qg-size={_BLOCK}"
         context = av.CodecContext.create("libx265", "w")
         context.width, context.height, context.pix_fmt = width, height, layout
         context.time_base = Fraction(1, 25)
         context.options = {"preset": self.preset, "x265-params": settings}
-        frame = av.VideoFrame.from_ndarray(image[..., 0] if grey else image, format="gray" if grey else "rgb24")
+        frame = av.VideoFrame.from_ndarray(image[..., 0] if gray else image, format="gray" if gray else "rgb24")
         frame = frame.reformat(format=layout, dst_colorspace="ITU601", dst_color_range="JPEG")
         if offsets is not None:
             frame = _with_regions(frame, offsets)
@@ -193,8 +193,8 @@ def _decode_stream(data: bytes) -> npt.NDArray[np.uint8]:
         frame = next((f for p in [*context.parse(data), *context.parse(None), None] for f in context.decode(p)), None)
         if frame is None or frame.is_corrupt:
             raise CodecError(f"data: no sound HEVC bitstream ({len(data)} bytes): there is no picture in it")
-        grey = frame.format.name.startswith("gray")
-        pixels = frame.to_ndarray(format="gray" if grey else "rgb24")
+        gray = frame.format.name.startswith("gray")
+        pixels = frame.to_ndarray(format="gray" if gray else "rgb24")
     except (av.FFmpegError, ValueError, EOFError) as error:
         if isinstance(error, CodecError):
             raise

@@ -15,13 +15,13 @@ Table = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Jpeg(Codec):
-    """Baseline or progressive JPEG with Huffman tables optimised for each picture.
+    """Baseline or progressive JPEG with Huffman tables optimized for each picture.
 
     Args:
         quality: 1 (coarsest) to 95 (finest), the scale of libjpeg. Above 95 the bytes grow and the picture hardly.
-        subsampling: of the chroma planes: ``"4:2:0"``, ``"4:2:2"`` or ``"4:4:4"``. Greyscale pictures have none.
+        subsampling: of the chroma planes: ``"4:2:0"``, ``"4:2:2"`` or ``"4:4:4"``. Grayscale pictures have none.
         progressive: several scans of growing precision: about 2 % fewer bytes, slower.
-        tables: one or two quantisation tables (luma, chroma) of 64 integers 1 to 255 each, row by row, as they stand
+        tables: one or two quantization tables (luma, chroma) of 64 integers 1 to 255 each, row by row, as they stand
             at quality 50; other qualities scale them by libjpeg's rule. None takes the tables of Annex K. A
             short string spells them as 128 hexadecimal digits a table: ``"jpeg:tables=100b0a..."``.
 
@@ -62,10 +62,10 @@ class Jpeg(Codec):
             self._keep(tables=tables)
 
     def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
-        grey = image.shape[2] == 1
-        how: dict[str, Any] = {} if grey else {"subsampling": self.subsampling}
+        gray = image.shape[2] == 1
+        how: dict[str, Any] = {} if gray else {"subsampling": self.subsampling}
         if self.tables is not None:  # libjpeg scales them to the quality as it does its own
-            how["qtables"] = [list(table) for table in self.tables[: 1 if grey else 2]]
+            how["qtables"] = [list(table) for table in self.tables[: 1 if gray else 2]]
         return _pillow.encode(
             image, "JPEG", 65535, quality=self.quality, optimize=True, progressive=self.progressive, **how
         )

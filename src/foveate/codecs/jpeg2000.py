@@ -26,7 +26,7 @@ class Jpeg2000(Codec):
 
     OpenJPEG takes a PSNR to aim for, and misses it: each picture is decoded after encoding, and where it fell more than
     0.5 dB short OpenJPEG is asked for more. The transforms are the irreversible ones (the 9/7 wavelet and YCbCr); where
-    their rounding keeps them from a PSNR, which is near 50 dB in colour, the reversible ones are taken (5/3 and RCT).
+    their rounding keeps them from a PSNR, which is near 50 dB in color, the reversible ones are taken (5/3 and RCT).
     They are lossless at the end, so the PSNR of a picture is never under ``quality`` by more than 0.5 dB.
 
     Args:
@@ -91,7 +91,7 @@ class Jpeg2000(Codec):
 
 def _encoded(image: npt.NDArray[np.uint8], aim: int, irreversible: bool) -> bytes:
     """Encode with a PSNR for OpenJPEG to aim for, in dB."""
-    # Pillow leaves the colour transform off unless told, which costs a third more bytes.
+    # Pillow leaves the color transform off unless told, which costs a third more bytes.
     return _pillow.encode(
         image,
         "JPEG2000",

@@ -35,7 +35,7 @@ class WebP(Codec):
     name: ClassVar[str] = "webp"
     suffix: ClassVar[str] = ".webp"
     media_type: ClassVar[str] = "image/webp"
-    greyscale: ClassVar[bool] = False
+    grayscale: ClassVar[bool] = False
     scale: ClassVar[Sequence[float]] = range(101)
     ladder: ClassVar[tuple[float, ...]] = (5, 20, 50, 80)
 

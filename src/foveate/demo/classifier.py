@@ -23,7 +23,7 @@ PREPROCESS = Preprocess(mean=(0.4, 0.4, 0.4), std=(0.25, 0.25, 0.25))
 
 
 class SceneNet(nn.Module):
-    """Six 3x3 convolutions with batch normalisation, global average pooling and a linear layer.
+    """Six 3x3 convolutions with batch normalization, global average pooling and a linear layer.
 
     (B, 3, H, W) scenes, preprocessed by ``PREPROCESS``, to (B, 10) logits. Its last convolutional stage is
     ``features``, at an eighth of the resolution.
@@ -84,17 +84,17 @@ def train(width: int, seed: int, scenes: int, epochs: int) -> SceneNet:
     images, labels = (torch.cat(parts) for parts in zip(*tqdm(loader, desc="scenes"), strict=True))
     model = SceneNet(width).to(memory_format=torch.channels_last)  # twice as fast on a CPU
     steps = epochs * (scenes // 64)
-    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=4e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     bar = tqdm(total=steps, desc="training")
     for _ in range(epochs):
         for chosen in torch.randperm(scenes)[: scenes // 64 * 64].view(-1, 64):
             shift = torch.randint(-8, 9, (2,)).tolist()  # the undergrowth has no preferred place: rolling it is fair
             batch = PREPROCESS(images[chosen].roll(shift, (2, 3))).contiguous(memory_format=torch.channels_last)
             loss = nn.functional.cross_entropy(model(batch), labels[chosen], label_smoothing=0.05)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             bar.update()
             bar.set_postfix(loss=f"{loss.item():.3f}")

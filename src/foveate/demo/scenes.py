@@ -40,7 +40,7 @@ _SUPERSAMPLING = 2
 class Scenes(Dataset[tuple[Any, int]]):
     """Scenes with a sign of one of ten kinds; the glyph on it is the class.
 
-    Scene ``k`` of a seed is the same picture whatever the length, the worker or the order of access. Neighbouring
+    Scene ``k`` of a seed is the same picture whatever the length, the worker or the order of access. Neighboring
     indices have different classes in a fixed round, so every length is balanced.
 
     Args:
@@ -102,9 +102,9 @@ class _Draw:
         array: npt.NDArray[np.float32] = torch.randn(shape, generator=self._generator).numpy()
         return array
 
-    def pick(self, colours: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
-        chosen = torch.randint(len(colours), (count,), generator=self._generator).numpy()
-        return colours[chosen]
+    def pick(self, colors: npt.NDArray[np.float32], count: int) -> npt.NDArray[np.float32]:
+        chosen = torch.randint(len(colors), (count,), generator=self._generator).numpy()
+        return colors[chosen]
 
 
 def _scene(label: int, draw: _Draw, size: int) -> Image.Image:
@@ -124,22 +124,22 @@ def _undergrowth(draw: _Draw, size: int) -> npt.NDArray[np.float32]:
     radii = (
         np.sort((1 / (draw.uniform(0, 1, (count,)) * (4.0**-2 - 36.0**-2) + 36.0**-2)) ** 0.5)[::-1] * _SUPERSAMPLING
     )
-    centres = draw.uniform(0, side, (count, 2))
+    centers = draw.uniform(0, side, (count, 2))
     shapes = draw.uniform(0, 1, (count, 3))
-    colours = draw.pick(_LEAF_COLOURS, count) * draw.uniform(0.6, 1.3, (count, 1))
+    colors = draw.pick(_LEAF_COLOURS, count) * draw.uniform(0.6, 1.3, (count, 1))
     flowers = draw.pick(_FLOWER_COLOURS, count)
     turn = np.linspace(0, 2 * math.pi, 18, endpoint=False)
-    for radius, centre, (slender, angle, kind), colour, flower in zip(
-        radii, centres, shapes, colours, flowers, strict=True
+    for radius, center, (slender, angle, kind), color, flower in zip(
+        radii, centers, shapes, colors, flowers, strict=True
     ):
         blossom = kind > 0.93 and radius < 8 * _SUPERSAMPLING
         # A leaf: a closed curve, slender and pointed at both ends.
         along = radius * np.sign(np.cos(turn)) * np.abs(np.cos(turn)) ** 0.8
         across = radius * (0.25 + 0.55 * slender) * np.sin(turn) ** (1 if kind < 0.4 else 3)
-        outline = _turned(np.stack([along, across], 1), angle * 2 * math.pi) + centre
-        paint = flower if blossom else colour
+        outline = _turned(np.stack([along, across], 1), angle * 2 * math.pi) + center
+        paint = flower if blossom else color
         pen.polygon([tuple(p) for p in outline.tolist()], fill=_rgb(paint))
-        tip = _turned(np.array([[-radius, 0.0], [radius, 0.0]]), angle * 2 * math.pi) + centre
+        tip = _turned(np.array([[-radius, 0.0], [radius, 0.0]]), angle * 2 * math.pi) + center
         pen.line([tuple(p) for p in tip.tolist()], fill=_rgb(paint * 0.75), width=1)
     leaves = np.asarray(ground.reduce(_SUPERSAMPLING), np.float32)
     texture = _pink_noise(draw, size)
@@ -164,20 +164,20 @@ def _put_sign(picture: npt.NDArray[np.float32], label: int, draw: _Draw) -> None
     tilt, squash = float(draw.uniform(-0.3, 0.3)), float(draw.uniform(0.82, 1))
     board = draw.pick(_SIGN_COLOURS, 1)[0] * draw.uniform(0.85, 1.1)
     pale = np.array([232, 230, 222], np.float32)
-    glyph_colour = pale if float(draw.uniform(0, 1)) < 0.6 else board * 0.25
+    glyph_color = pale if float(draw.uniform(0, 1)) < 0.6 else board * 0.25
 
     scale = 4
     side = round(2 * (radius + 4)) * scale
     tile = Image.new("RGBA", (side, side))
     pen = ImageDraw.Draw(tile)
 
-    def disc(r: float, colour: npt.NDArray[np.float32], at: tuple[float, float] = (0, 0)) -> None:
+    def disc(r: float, color: npt.NDArray[np.float32], at: tuple[float, float] = (0, 0)) -> None:
         cx, cy = side / 2 + at[0], side / 2 + at[1]
-        pen.ellipse([cx - r, cy - r, cx + r, cy + r], fill=_rgb(colour))
+        pen.ellipse([cx - r, cy - r, cx + r, cy + r], fill=_rgb(color))
 
     disc(radius * scale, pale)
     disc(radius * 0.88 * scale, board)
-    _glyph(pen, CLASSES[label], side / 2, radius * 0.52 * scale, _rgb(glyph_colour), _rgb(board))
+    _glyph(pen, CLASSES[label], side / 2, radius * 0.52 * scale, _rgb(glyph_color), _rgb(board))
     tile = tile.rotate(math.degrees(tilt), Image.Resampling.BICUBIC)
     tile = tile.resize((max(1, round(side * squash / scale)), side // scale), Image.Resampling.BOX)
     sign = np.asarray(tile, np.float32)
@@ -203,9 +203,9 @@ def _glyph(
     def poly(*points: tuple[float, float]) -> None:
         pen.polygon([(c + r * x, c + r * y) for x, y in points], fill=ink)
 
-    def disc(x: float, y: float, radius: float, colour: tuple[int, ...]) -> None:
+    def disc(x: float, y: float, radius: float, color: tuple[int, ...]) -> None:
         pen.ellipse(
-            [c + r * (x - radius), c + r * (y - radius), c + r * (x + radius), c + r * (y + radius)], fill=colour
+            [c + r * (x - radius), c + r * (y - radius), c + r * (x + radius), c + r * (y + radius)], fill=color
         )
 
     if name == "arrow":
@@ -241,5 +241,5 @@ def _turned(points: npt.NDArray[Any], angle: float) -> npt.NDArray[Any]:
     return points @ np.array([[cos, sin], [-sin, cos]])
 
 
-def _rgb(colour: npt.NDArray[np.float32]) -> tuple[int, ...]:
-    return tuple(int(v) for v in colour.clip(0, 255))
+def _rgb(color: npt.NDArray[np.float32]) -> tuple[int, ...]:
+    return tuple(int(v) for v in color.clip(0, 255))

@@ -6,16 +6,16 @@ picture by picture in ``records``), how curves are compared (``comparison``, ``b
 metrics for a loop of one's own (``metrics``).
 """
 
+from foveate.evaluation.baselines import baselines_for
 from foveate.evaluation.bootstrap import Bootstrap, interval
-from foveate.evaluation.comparison import NoOverlap, bd_accuracy, bd_rate, overlap, rate_at, saved_at_equal
-from foveate.evaluation.controls import controls_for
+from foveate.evaluation.curves import NoOverlapError, bd_accuracy, bd_rate, overlap, rate_at, saved_at_equal
 from foveate.evaluation.exhibits import Exhibit, choose_exhibits
-from foveate.evaluation.photos import Photo, PhotoFolder, Photos, Unreadable, as_photos
 from foveate.evaluation.rate_accuracy import Judge, Measurement, measure
 from foveate.evaluation.records import Records
-from foveate.evaluation.results import Comparison, Judgement, Point, Results, Saving
+from foveate.evaluation.results import Comparison, Judgment, PointResult, Results, Saving
 from foveate.evaluation.run import Evaluation, evaluate
-from foveate.evaluation.summary import summarise
+from foveate.evaluation.samples import Sample, SampleFolder, Samples, UnreadableError, as_samples
+from foveate.evaluation.summary import summarize
 
 __all__ = [
     "Bootstrap",
@@ -23,27 +23,27 @@ __all__ = [
     "Evaluation",
     "Exhibit",
     "Judge",
-    "Judgement",
+    "Judgment",
     "Measurement",
-    "NoOverlap",
-    "Photo",
-    "PhotoFolder",
-    "Photos",
-    "Point",
+    "NoOverlapError",
+    "PointResult",
     "Records",
     "Results",
+    "Sample",
+    "SampleFolder",
+    "Samples",
     "Saving",
-    "Unreadable",
-    "as_photos",
+    "UnreadableError",
+    "as_samples",
+    "baselines_for",
     "bd_accuracy",
     "bd_rate",
     "choose_exhibits",
-    "controls_for",
     "evaluate",
     "interval",
     "measure",
     "overlap",
     "rate_at",
     "saved_at_equal",
-    "summarise",
+    "summarize",
 ]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from foveate.evaluation.comparison import NoOverlap
+from foveate.evaluation.curves import NoOverlapError
 
 Interval = tuple[float | None, float | None]
 """Ends of a 95 % interval; None for an end that lies beyond what was measured."""
@@ -85,7 +85,7 @@ def resampled(function: Callable[[int], float], resamples: int, better: float = 
     """Return a figure in every resample, with infinities where its curves have nothing in common.
 
     Args:
-        function: the figure in resample k; it may raise :class:`NoOverlap`.
+        function: the figure in resample k; it may raise :class:`NoOverlapError`.
         resamples: how many.
         better: the sign of the figure where the test curve is the better one (-1 for a BD-rate).
     """
@@ -93,6 +93,6 @@ def resampled(function: Callable[[int], float], resamples: int, better: float = 
     for k in range(resamples):
         try:
             values[k] = function(k)
-        except NoOverlap as error:
+        except NoOverlapError as error:
             values[k] = better * error.side * np.inf if error.side else np.nan
     return values

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from foveate.compressor import Compressor, Encoded
-from foveate.evaluation.photos import Photo, Photos, Source, as_photos
 from foveate.evaluation.rate_accuracy import Measurement, encode_photo
+from foveate.evaluation.samples import Sample, Samples, SampleSource, as_samples
 from foveate.evaluation.summary import Setting
 
 _PICTURES = 20
@@ -46,14 +46,14 @@ class Exhibit:
     """
 
     kind: str
-    photo: Photo
+    photo: Sample
     saliency: Tensor | None
     filtered: dict[float, Tensor]
     clean: dict[str, int]
     points: list[Shown]
 
 
-def choose_exhibits(source: Source, measured: Measurement, each: int = 2) -> list[Exhibit]:
+def choose_exhibits(source: SampleSource, measured: Measurement, each: int = 2) -> list[Exhibit]:
     """Return pictures of a measurement to show.
 
     They are chosen at the middle quality of the first pre-filtered curve. *Best* are those with the most bytes saved
@@ -123,15 +123,15 @@ def focus(compressors: Sequence[Compressor]) -> tuple[int, int] | None:
     return both[len(both) // 2] if both else None
 
 
-def _pick(source: Source, positions: set[int]) -> dict[int, Photo]:
-    found = as_photos(source)
-    if isinstance(found, Photos):
+def _pick(source: SampleSource, positions: set[int]) -> dict[int, Sample]:
+    found = as_samples(source)
+    if isinstance(found, Samples):
         return {position: found[position] for position in positions}
     return {position: photo for position, photo in enumerate(found) if position in positions}
 
 
 def _exhibit(
-    kind: str, photo: Photo, n: int, measured: Measurement, settings: Sequence[Setting], shown: Sequence[int]
+    kind: str, photo: Sample, n: int, measured: Measurement, settings: Sequence[Setting], shown: Sequence[int]
 ) -> Exhibit:
     compressors = [measured.compressors[k] for k in shown]
     saliency, encoded, stored = encode_photo(photo, compressors)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from foveate.compressor import Encoded
-from foveate.evaluation.comparison import bd_rate
+from foveate.evaluation.curves import bd_rate
 
 
 class BitsPerPixel(Metric):
@@ -171,7 +171,7 @@ class BDRate(RateAccuracy):
         """Return the delta rate, a float32 share: -0.1 where the test curve needs 10 % fewer bytes.
 
         Raises:
-            NoOverlap: if the curves have no accuracy in common.
+            NoOverlapError: if the curves have no accuracy in common.
             ValueError: if a point was not counted.
         """
         n, sizes, _, right, compared, equal = self.counts.double().unbind(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foveate.evaluation.exhibits import Exhibit
 from foveate.evaluation.rate_accuracy import Measurement
-from foveate.evaluation.results import Point, Results
+from foveate.evaluation.results import PointResult, Results
 from foveate.evaluation.summary import Setting
 from foveate.filters import resize
 from foveate.images import to_array
@@ -33,7 +33,7 @@ def rate_accuracy(
 ) -> "tuple[Figure, Axes]":
     """Draw a judge's accuracy over the mean bytes a picture, one line a curve, 95 % intervals as bands.
 
-    With one codec each line has its colour; with several each codec has one, and the codec alone is dotted. Controls
+    With one codec each line has its color; with several each codec has one, and the codec alone is dotted. Controls
     are dashed. Bands are drawn for the codec alone and the curves that use saliency.
 
     Args:
@@ -63,7 +63,7 @@ def rate_accuracy(
         first = line[0]
         alone = first.strength == 0 and first.scale == 1 and first.keep is None
         control = first.map not in (None, "saliency") or first.scale < 1
-        colour = COLOURS[(position if len(codecs) == 1 else codecs.index(first.codec)) % len(COLOURS)]
+        color = COLOURS[(position if len(codecs) == 1 else codecs.index(first.codec)) % len(COLOURS)]
         x = [p.bytes / 1000 for p in line]
         ax.plot(
             x,
@@ -72,12 +72,12 @@ def rate_accuracy(
             markersize=3 if control else 4,
             linewidth=1.2 if control else 1.8,
             linestyle="--" if control else ":" if alone and len(codecs) > 1 else "-",
-            color=colour,
+            color=color,
             label=label,
         )
         ends = [getattr(p.judges[judge], f"{metric}_interval") for p in line]
         if not control and all(None not in end for end in ends):
-            ax.fill_between(x, *(np.array(ends, float).T * 100), color=colour, alpha=0.13, linewidth=0)
+            ax.fill_between(x, *(np.array(ends, float).T * 100), color=color, alpha=0.13, linewidth=0)
     ax.set_title(f"{judge} ({'made the map' if results.clean[judge].known else 'did not make the map'})", fontsize=10)
     finish_rate_axis(ax, _LABELS[metric], len(lines))
     return ax.get_figure(), ax  # type: ignore[return-value]
@@ -180,11 +180,11 @@ def byte_distribution(
     shown = [k for k in (reference, point) if k is not None]
     low, high = float(measured.bytes[shown].min()), float(measured.bytes[shown].max())
     bins = np.geomspace(max(low, 1) / 1000, max(high, low * 1.01 + 1) / 1000, 31).tolist()
-    for k, colour in zip(shown, COLOURS[2 - len(shown) :], strict=False):
+    for k, color in zip(shown, COLOURS[2 - len(shown) :], strict=False):
         control = measured.compressors[k].control
         which = f"quality {measured.compressors[k].codec.quality:g}" if control is None else control.keeps
         label = f"{settings[k].name}, {which}: {means[k] / 1000:.1f} kB in the mean"
-        ax.hist(measured.bytes[k].numpy() / 1000, bins, color=colour, alpha=0.6, label=label)
+        ax.hist(measured.bytes[k].numpy() / 1000, bins, color=color, alpha=0.6, label=label)
     finish_rate_axis(ax, "pictures", len(shown))
     ax.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return ax.get_figure(), ax  # type: ignore[return-value]
@@ -273,32 +273,32 @@ def gallery(
 
 
 def overlay(pixels: Tensor, saliency: Tensor) -> Tensor:
-    """Return a picture (3, H, W) in grey, uint8, brightened and coloured where its map (1, h, w) is high, as floats."""
+    """Return a picture (3, H, W) in gray, uint8, brightened and colored where its map (1, h, w) is high, as floats."""
     from matplotlib import colormaps
 
     height, width = pixels.shape[-2:]
     heat = resize(saliency[None].cpu(), (height, width))[0, 0].clamp(0, 1)
-    colours = torch.from_numpy(colormaps["inferno"](heat.numpy())[..., :3].astype(np.float32)).permute(2, 0, 1)
-    grey = pixels.float().mean(0, keepdim=True) / 255
-    return 0.4 * grey + 0.6 * colours
+    colors = torch.from_numpy(colormaps["inferno"](heat.numpy())[..., :3].astype(np.float32)).permute(2, 0, 1)
+    gray = pixels.float().mean(0, keepdim=True) / 255
+    return 0.4 * gray + 0.6 * colors
 
 
-def curves(points: list[Point]) -> dict[str, list[Point]]:
+def curves(points: list[PointResult]) -> dict[str, list[PointResult]]:
     """Group points into curves by name, each sorted by rate; the codec alone comes first, its controls last."""
     kinds = (None, "saliency", "even", "center", "other picture")
 
-    def order(point: Point) -> tuple[object, ...]:
+    def order(point: PointResult) -> tuple[object, ...]:
         kind = kinds.index(point.map) if point.map in kinds else len(kinds)
         return point.codec, kind, point.strength, -point.scale, point.keep is not None, point.curve, point.bytes
 
-    groups: dict[str, list[Point]] = {}
+    groups: dict[str, list[PointResult]] = {}
     for point in sorted(points, key=order):
         groups.setdefault(point.curve, []).append(point)
     return groups
 
 
 def to_svg(figure: "Figure") -> str:
-    """Return a figure as inline SVG whose ink takes the colour of the page around it, light or dark."""
+    """Return a figure as inline SVG whose ink takes the color of the page around it, light or dark."""
     for text in figure.findobj(match=lambda artist: hasattr(artist, "set_fontfamily")):
         if text.get_color() in ("black", "k"):  # type: ignore[attr-defined]
             text.set_color(_INK)  # type: ignore[attr-defined]

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from foveate._threads import spread
-from foveate.codecs import TooLarge
+from foveate.codecs import TooLargeError
 from foveate.compressor import Compressor, Encoded
-from foveate.evaluation.photos import Photo, Photos, Source, Unreadable, as_photos
 from foveate.evaluation.records import Records, hash_of
+from foveate.evaluation.samples import Sample, Samples, SampleSource, UnreadableError, as_samples
 from foveate.evaluation.versions import versions
 from foveate.identity import identity, in_memory
-from foveate.images import picture_hash, to_float
+from foveate.images import image_hash, to_float
 from foveate.models import Classifier
 from foveate.prefilter import Prefilter
 from foveate.rate_control import Controlled
-from foveate.saliency import Control, Saliency, Shuffled
+from foveate.saliency import Baseline, Saliency, Shuffled
 
 METRICS = ("agreement", "top1", "top5")
 _TOP = 5
@@ -112,7 +112,7 @@ def is_right(answers: Tensor, clean: Tensor, labels: Tensor, metric: str) -> Ten
 
 
 def measure(
-    source: Source,
+    source: SampleSource,
     judges: Sequence[Judge],
     compressors: Sequence[Compressor],
     records: Records | None = None,
@@ -127,7 +127,7 @@ def measure(
     a codec, is left out.
 
     Args:
-        source: the pictures, whole, of any sizes: see :func:`foveate.evaluation.as_photos`. Those that have numbers
+        source: the pictures, whole, of any sizes: see :func:`foveate.evaluation.as_samples`. Those that have numbers
             are taken in a random order, so that what an interrupted run has is a fair sample.
         judges: with different names; each resizes and crops what was decoded as it wants it.
         compressors: the operating points.
@@ -164,13 +164,13 @@ def measure(
     engine = _Engine(judges, judge_keys, compressors, keys, fidelity)
     skipped: dict[int, tuple[str, str]] = {}
     taken: dict[int, tuple[str, str, int]] = {}
-    stream = _in_order(as_photos(source), seed, skipped)
+    stream = _in_order(as_samples(source), seed, skipped)
     pairs = _with_donors(stream) if engine.needs_donor else ((position, photo, None) for position, photo in stream)
     for position, photo, donor in pairs:
-        picture = picture_hash(photo.pixels)
+        picture = image_hash(photo.pixels)
         try:
             found = engine.missing(photo, picture, donor, records.pictures.get(picture))
-        except TooLarge as error:
+        except TooLargeError as error:
             skipped[position] = photo.name, str(error)
             continue
         if found or records.pictures[picture]["label"] != photo.label:
@@ -200,23 +200,23 @@ def _refuse_labels(saliency: Saliency | None) -> None:
 
 
 def _in_order(
-    source: Photos | Iterable[Photo], seed: int, skipped: dict[int, tuple[str, str]]
-) -> Iterator[tuple[int, Photo]]:
+    source: Samples | Iterable[Sample], seed: int, skipped: dict[int, tuple[str, str]]
+) -> Iterator[tuple[int, Sample]]:
     """Position and photo, in random order where the source has numbers; unreadable ones go to ``skipped``."""
-    if not isinstance(source, Photos):
+    if not isinstance(source, Samples):
         yield from enumerate(source)
         return
     for position in torch.randperm(len(source), generator=torch.Generator().manual_seed(seed)).tolist():
         try:
             yield position, source[position]
-        except Unreadable as error:
+        except UnreadableError as error:
             skipped[position] = error.name, error.reason
 
 
-def _with_donors(stream: Iterator[tuple[int, Photo]]) -> Iterator[tuple[int, Photo, Photo | None]]:
+def _with_donors(stream: Iterator[tuple[int, Sample]]) -> Iterator[tuple[int, Sample, Sample | None]]:
     """Each photo with the one before it, whose map it is given as a control; the first with the second."""
     first = next(stream, None)
-    previous: Photo | None = None
+    previous: Sample | None = None
     for position, photo in stream:
         if first is not None and previous is None:
             yield *first, photo
@@ -247,14 +247,16 @@ class _Engine:
         self.needs_donor = any(map(_takes_another, compressors))
         # The maps of this picture and of the one before it: a donor's are seldom computed twice.
         self._maps: Callable[[Any, str, str], Tensor] = lru_cache(maxsize=8)(self._map)
-        self._pictures: dict[str, Photo] = {}
+        self._pictures: dict[str, Sample] = {}
 
-    def missing(self, photo: Photo, picture: str, donor: Photo | None, known: dict[str, Any] | None) -> dict[str, Any]:
+    def missing(
+        self, photo: Sample, picture: str, donor: Sample | None, known: dict[str, Any] | None
+    ) -> dict[str, Any]:
         """Return the ``clean`` and ``points`` of a picture's record that ``known`` lacks; nothing if it has all."""
         known = known or {"clean": {}, "points": {}}
         points: dict[str, Compressor] = {}
         judges = {key: judge for key, judge in self.judges.items() if key not in known["clean"]}
-        other = None if donor is None else picture_hash(donor.pixels)
+        other = None if donor is None else image_hash(donor.pixels)
         for key, compressor in self.points.items():
             cell = known["points"].get(key)
             if cell is not None and _takes_another(compressor) and cell.get("donor") != other:
@@ -270,8 +272,8 @@ class _Engine:
 
     def _compute(
         self,
-        photo: Photo,
-        pictures: dict[str, Photo],
+        photo: Sample,
+        pictures: dict[str, Sample],
         points: dict[str, Compressor],
         judges: dict[str, Judge],
     ) -> dict[str, Any]:
@@ -305,7 +307,7 @@ class _Engine:
                 cell["judges"][key] = [classes, divergence]
         return {"clean": clean, "points": cells}
 
-    def maps(self, pictures: dict[str, Photo], compressors: Iterable[Compressor]) -> dict[Saliency, Tensor]:
+    def maps(self, pictures: dict[str, Sample], compressors: Iterable[Compressor]) -> dict[Saliency, Tensor]:
         """The map (1, 1, h, w) of each saliency that a compressor makes use of.
 
         Args:
@@ -325,7 +327,7 @@ class _Engine:
     def _map(self, saliency: Any, picture: str, other: str) -> Tensor:
         if isinstance(saliency, Shuffled):
             return self._maps(saliency.saliency, other, "")
-        if isinstance(saliency, Control):
+        if isinstance(saliency, Baseline):
             return saliency.derive(self._maps(saliency.saliency, picture, ""))
         if other:
             return self._maps(saliency, picture, "")
@@ -353,7 +355,7 @@ def _chosen(encoded: Controlled) -> dict[str, Any]:
     }
 
 
-def _filtered(photo: Photo, compressors: Iterable[Compressor], maps: dict[Saliency, Tensor]) -> list[_Job]:
+def _filtered(photo: Sample, compressors: Iterable[Compressor], maps: dict[Saliency, Tensor]) -> list[_Job]:
     """A compressor, the picture (1, 3, H, W) that it stores, filtered once a pre-filter, and the codec's map, each."""
     batch = photo.pixels[None]
     filtered: dict[Prefilter, Tensor] = {}
@@ -443,7 +445,7 @@ def _gather(
     )
 
 
-def encode_photo(photo: Photo, compressors: Sequence[Compressor]) -> tuple[Tensor | None, list[Encoded], list[Tensor]]:
+def encode_photo(photo: Sample, compressors: Sequence[Compressor]) -> tuple[Tensor | None, list[Encoded], list[Tensor]]:
     """Send one picture through compressors, as :func:`measure` does.
 
     Args:
@@ -455,7 +457,7 @@ def encode_photo(photo: Photo, compressors: Sequence[Compressor]) -> tuple[Tenso
         stored, (3, H, W).
     """
     engine = _Engine([], [], [], [], False)
-    maps = engine.maps({picture_hash(photo.pixels): photo}, compressors)
+    maps = engine.maps({image_hash(photo.pixels): photo}, compressors)
     jobs = _filtered(photo, compressors, maps)
     encoded = spread(_encode, jobs)
     first = next(iter(maps.values()), None)

@@ -21,7 +21,7 @@ _METRICS = {"agreement": "agreement", "top1": "top-1"}
 _RIVALS = {
     "codec alone": "lower quality alone",
     "even": "the same smoothing spread evenly",
-    "center": "a centre-weighted map",
+    "center": "a center-weighted map",
     "other picture": "another picture's map",
     "downscaling": "plain downscaling at its best scale",
 }

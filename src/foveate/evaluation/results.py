@@ -19,7 +19,7 @@ SCHEMA = 2
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """What one judge answers at one point: shares of the pictures, in [0, 1].
 
     Attributes:
@@ -46,9 +46,9 @@ class Clean:
     """A judge on the untouched pictures.
 
     Attributes:
-        known: as of :class:`Judgement`.
+        known: as of :class:`Judgment`.
         key: what its values have in ``records.jsonl``.
-        top1, top5: as of :class:`Judgement`.
+        top1, top5: as of :class:`Judgment`.
     """
 
     known: bool
@@ -77,7 +77,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Point:
+class PointResult:
     """One operating point over all pictures.
 
     Attributes:
@@ -113,7 +113,7 @@ class Point:
     psnr: float | None
     ms_ssim: float | None
     choices: Choices | None
-    judges: dict[str, Judgement]
+    judges: dict[str, Judgment]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Comparison:
 
     Attributes:
         judge: whose answers are compared.
-        known: as of :class:`Judgement`.
+        known: as of :class:`Judgment`.
         metric: ``"agreement"`` or ``"top1"``.
         curve: what is judged.
         reference: what it is compared with: the name of a curve, or ``"jpeg, best scale"`` for the best of all scales.
@@ -195,7 +195,7 @@ class Results:
 
     settings: dict[str, Any]
     clean: dict[str, Clean]
-    points: list[Point]
+    points: list[PointResult]
     savings: list[Saving]
     comparisons: list[Comparison]
     skipped: list[tuple[str, str]]
@@ -243,7 +243,7 @@ def _adapter() -> Any:
     """What checks the fields of :class:`Results` by their types."""
     from pydantic import TypeAdapter, with_config
 
-    for part in (Judgement, Clean, Choices, Point, Saving, Comparison, Results):
+    for part in (Judgment, Clean, Choices, PointResult, Saving, Comparison, Results):
         with_config({"extra": "forbid", "allow_inf_nan": False})(part)
     return TypeAdapter(Results)
 

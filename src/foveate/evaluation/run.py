@@ -9,11 +9,11 @@ from typing import Any
 from foveate._files import write_text
 from foveate.compressor import Compressor
 from foveate.evaluation.exhibits import choose_exhibits
-from foveate.evaluation.photos import PhotoFolder, Photos, Source, as_photos
 from foveate.evaluation.rate_accuracy import Judge, Measurement, measure
 from foveate.evaluation.records import Records
 from foveate.evaluation.results import Results
-from foveate.evaluation.summary import check_settings, summarise
+from foveate.evaluation.samples import SampleFolder, Samples, SampleSource, as_samples
+from foveate.evaluation.summary import check_settings, summarize
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Evaluation:
 
 
 def evaluate(
-    source: Source,
+    source: SampleSource,
     judges: Sequence[Judge],
     compressors: Sequence[Compressor],
     out: Path | str | None = None,
@@ -41,9 +41,9 @@ def evaluate(
     """Compress pictures, decode them, ask classifiers again, and compare every setting with its controls.
 
     Args:
-        source: a :class:`PhotoFolder`, a Dataset or a DataLoader: see :func:`foveate.evaluation.as_photos`.
+        source: a :class:`SampleFolder`, a Dataset or a DataLoader: see :func:`foveate.evaluation.as_samples`.
         judges: the classifiers, each with a name of its own. They run where their models are, on a GPU too.
-        compressors: the operating points; :func:`controls_for` gives the controls to add.
+        compressors: the operating points; :func:`baselines_for` gives the controls to add.
         out: a folder for ``results.json``, ``report.html`` and ``records.jsonl``, made where it is missing. A run that
             was interrupted goes on from its records, and one with more points computes those alone. None
             writes nothing.
@@ -77,8 +77,8 @@ def evaluate(
     from foveate.evaluation.report import page
 
     check_settings(compressors)
-    pictures = as_photos(source)
-    total = len(pictures) if isinstance(pictures, Photos) else None
+    pictures = as_samples(source)
+    total = len(pictures) if isinstance(pictures, Samples) else None
     folder = None if out is None else Path(out)
 
     def measured_with(records: Records | None) -> Measurement:
@@ -91,7 +91,7 @@ def evaluate(
         folder.mkdir(parents=True, exist_ok=True)
         with Records.on_disk(folder / "records.jsonl") as records:
             measured = measured_with(records)
-    results = summarise(measured, dict(settings or {}), seed, resamples)
+    results = summarize(measured, dict(settings or {}), seed, resamples)
     if folder is not None:
         results.write(folder / "results.json")
         names = _class_names(source) if class_names is None else class_names
@@ -107,8 +107,8 @@ def _lead(measured: Measurement) -> str:
     return f"{len(measured.labels)} pictures, compressed, decoded, and shown to {' and '.join(names)}."
 
 
-def _class_names(source: Source) -> Mapping[int, str]:
-    if isinstance(source, PhotoFolder):
+def _class_names(source: SampleSource) -> Mapping[int, str]:
+    if isinstance(source, SampleFolder):
         return source.class_names()
     names = getattr(source, "classes", getattr(getattr(source, "dataset", None), "classes", ()))
     return {number: str(name) for number, name in enumerate(names)}

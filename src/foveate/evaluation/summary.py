@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from foveate.compressor import Compressor
-from foveate.evaluation import comparison
 from foveate.evaluation.bootstrap import Bootstrap, interval, resampled
-from foveate.evaluation.comparison import NoOverlap
+from foveate.evaluation.curves import NoOverlapError, bd_accuracy, bd_rate, overlap, saved_or_beyond
 from foveate.evaluation.rate_accuracy import Measurement
-from foveate.evaluation.results import Choices, Clean, Comparison, Judgement, Point, Results, Saving
+from foveate.evaluation.results import Choices, Clean, Comparison, Judgment, PointResult, Results, Saving
 from foveate.identity import in_memory
-from foveate.saliency import Center, Control, Shuffled
+from foveate.saliency import Baseline, Center, Shuffled
 
 METRICS = ("agreement", "top1")
 """What is held equal when bytes are compared."""
@@ -44,7 +43,7 @@ class Setting:
         if prefilter is None or not compressor.filters:
             return cls(compressor.codec.family, 0.0, compressor.scale)
         kind = "even" if prefilter.even else "saliency"
-        if isinstance(prefilter.saliency, Control):
+        if isinstance(prefilter.saliency, Baseline):
             kind = {Center: "center", Shuffled: "other picture"}.get(
                 type(prefilter.saliency), type(prefilter.saliency).__name__
             )
@@ -54,7 +53,7 @@ class Setting:
     def name(self) -> str:
         """A name that a reader understands: ``"jpeg alone"``, ``"jpeg, strength 0.5"``, ``"jpeg, scale 0.7"``."""
         parts = [f"strength {self.strength:g}"] * (self.strength > 0) + [f"scale {self.scale:g}"] * (self.scale < 1)
-        words = {"even": "spread evenly", "center": "centre-weighted", "other picture": "another picture's map"}
+        words = {"even": "spread evenly", "center": "center-weighted", "other picture": "another picture's map"}
         parts += [words.get(self.map, self.map)] if self.map not in (None, "saliency") else []
         parts += [f"keep {self.keep}"] if self.keep else []
         return ", ".join([self.codec, *parts]) if parts else f"{self.codec} alone"
@@ -101,7 +100,7 @@ class Resampled:
         return self.rates[row, points], self.accuracies[row, points]
 
 
-def summarise(measured: Measurement, settings: dict[str, Any], seed: int = 0, resamples: int = 1000) -> Results:
+def summarize(measured: Measurement, settings: dict[str, Any], seed: int = 0, resamples: int = 1000) -> Results:
     """Average a measurement over its pictures and compare every setting with its codec alone and with its controls.
 
     Args:
@@ -170,12 +169,12 @@ def _references(setting: Setting, plain: Setting, groups: dict[Setting, list[int
     return found
 
 
-def _point(measured: Measurement, k: int, setting: Setting, curves: dict[tuple[str, str], Resampled]) -> Point:
+def _point(measured: Measurement, k: int, setting: Setting, curves: dict[tuple[str, str], Resampled]) -> PointResult:
     fidelity = {what: _mean(values[k]) for what, values in measured.fidelity.items()}
 
-    def judgement(name: str, known: bool) -> Judgement:
+    def judgment(name: str, known: bool) -> Judgment:
         intervals = {metric: interval(curves[name, metric].accuracies[1:, k]) for metric in METRICS}
-        return Judgement(
+        return Judgment(
             known,
             _share(measured.right(name, "top1")[k]),
             _top5(measured.answers[name][k], measured.labels),
@@ -186,7 +185,7 @@ def _point(measured: Measurement, k: int, setting: Setting, curves: dict[tuple[s
         )
 
     control = measured.compressors[k].control
-    return Point(
+    return PointResult(
         setting.name,
         measured.keys[k],
         setting.codec,
@@ -201,7 +200,7 @@ def _point(measured: Measurement, k: int, setting: Setting, curves: dict[tuple[s
         fidelity.get("psnr"),
         fidelity.get("ms_ssim"),
         _choices(measured.chosen.get(k)),
-        {judge.name: judgement(judge.name, judge.known) for judge in measured.judges},
+        {judge.name: judgment(judge.name, judge.known) for judge in measured.judges},
     )
 
 
@@ -221,11 +220,11 @@ def _choices(chosen: Sequence[dict[str, Any]] | None) -> Choices | None:
 
 
 def _saving(
-    sample: Resampled, judge: str, metric: str, point: Point, k: int, reference: str, others: list[int]
+    sample: Resampled, judge: str, metric: str, point: PointResult, k: int, reference: str, others: list[int]
 ) -> Saving:
     def saved(row: int) -> float:
         rate, accuracy = sample.rates[row, k], sample.accuracies[row, k]
-        return comparison.saved_or_beyond(*sample(row, others), rate, accuracy)
+        return saved_or_beyond(*sample(row, others), rate, accuracy)
 
     found = saved(0)
     return Saving(
@@ -251,29 +250,29 @@ def compare_curves(sample: Resampled, test: Sequence[int], anchor: Sequence[int]
     """
 
     def rate(row: int) -> float:
-        return comparison.bd_rate(*sample(row, anchor), *sample(row, test))
+        return bd_rate(*sample(row, anchor), *sample(row, test))
 
     def accuracy(row: int) -> float:
-        return comparison.bd_accuracy(*sample(row, anchor), *sample(row, test))
+        return bd_accuracy(*sample(row, anchor), *sample(row, test))
 
-    bd_rate = bd_accuracy = common = reason = None
+    rate_delta = accuracy_delta = common = reason = None
     try:
-        common = comparison.overlap(*sample(0, anchor), *sample(0, test))
-        bd_rate = rate(0)
-    except NoOverlap as error:
+        common = overlap(*sample(0, anchor), *sample(0, test))
+        rate_delta = rate(0)
+    except NoOverlapError as error:
         reason = str(error)
     try:
-        bd_accuracy = accuracy(0)
-    except NoOverlap as error:
+        accuracy_delta = accuracy(0)
+    except NoOverlapError as error:
         reason = reason or str(error)
     low, high = interval(resampled(lambda b: rate(b + 1), sample.resamples, better=-1))
     verdict = "open"
-    if bd_rate is not None:
+    if rate_delta is not None:
         verdict = "saves" if high is not None and high < 0 else "costs" if low is not None and low > 0 else "open"
     return {
-        "bd_rate": bd_rate,
+        "bd_rate": rate_delta,
         "bd_rate_interval": (low, high),
-        "bd_accuracy": bd_accuracy,
+        "bd_accuracy": accuracy_delta,
         "bd_accuracy_interval": interval(resampled(lambda b: accuracy(b + 1), sample.resamples)),
         "overlap": common,
         "reason": reason,

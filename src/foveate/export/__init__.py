@@ -11,13 +11,13 @@ from foveate.export._maps import Cached, cache_maps
 from foveate.export._run import compress_dataset
 from foveate.export._sources import SUFFIXES
 from foveate.export._verify import count_files, verify
-from foveate.export._worker import Refused, Report
+from foveate.export._worker import RefusedError, Report
 
 __all__ = [
     "SUFFIXES",
     "Cached",
     "Problem",
-    "Refused",
+    "RefusedError",
     "Report",
     "Summary",
     "cache_maps",

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar, cast
 
-from foveate.codecs import codec
+from foveate.codecs import as_codec
 from foveate.export._names import check_inside, is_reserved
 from foveate.export._store import Store, copy
 from foveate.images import read
@@ -179,7 +179,7 @@ def _decoded_size(line: Mapping[str, Any], data: bytes) -> tuple[int, int]:
     if line["kind"] == "kept":
         pixels = read(data)
         return pixels.shape[-2], pixels.shape[-1]
-    array = codec(line["settings"]["codec"]).decode(data)
+    array = as_codec(line["settings"]["codec"]).decode(data)
     return array.shape[0], array.shape[1]
 
 

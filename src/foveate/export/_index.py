@@ -17,7 +17,7 @@ class Index:
     """
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        # Of one thread at a time: Python's sqlite3 is built to serialise those that come together.
+        # Of one thread at a time: Python's sqlite3 is built to serialize those that come together.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "" is a file of its own
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
             self._database.execute(f"PRAGMA {pragma}")

@@ -29,7 +29,7 @@ def load(file: str | Path) -> Image.Image:
         >>> import tempfile, numpy as np
         >>> from foveate import Avif
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = Path(folder) / "grey.avif"
+        ...     path = Path(folder) / "gray.avif"
         ...     _ = path.write_bytes(Avif().encode(np.full((4, 5, 3), 99, np.uint8)))
         ...     load(path).size, is_picture(path)
         ((5, 4), True)

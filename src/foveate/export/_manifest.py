@@ -18,8 +18,8 @@ from typing import Any
 
 from foveate import __version__
 from foveate.export._check import puts
-from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, Torn, read_record, write_parts
-from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, copy
+from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, TornError, read_record, write_parts
+from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFileError, Store, copy
 
 BASE_PARTS, BASE_MANIFEST = f"{STATE}/base-parts.jsonl", f"{STATE}/base-manifest.jsonl"
 _SAID = 100
@@ -95,14 +95,16 @@ def read_summary(target: Store) -> dict[str, Any]:
     try:
         about = json.loads(target.read(SUMMARY))
     except (ValueError, RecursionError) as error:
-        raise Torn(f"target: {target.url}: {SUMMARY} is damaged ({error}); the same export again repairs it") from None
+        raise TornError(
+            f"target: {target.url}: {SUMMARY} is damaged ({error}); the same export again repairs it"
+        ) from None
     if isinstance(about, dict) and "foveate" in about and about.get("format") != FORMAT:
         raise ValueError(
             f"target: {target.url} was written by foveate {about['foveate']}, in another format than this version's; "
             "choose another folder"
         )
     if not isinstance(about, dict) or about.get("root") != _root(about) or not _fits(about):
-        raise Torn(f"target: {target.url}: {SUMMARY} is not as it was written; the same export again repairs it")
+        raise TornError(f"target: {target.url}: {SUMMARY} is not as it was written; the same export again repairs it")
     return about
 
 
@@ -151,7 +153,7 @@ def parted(target: Store, name: str, parts: PartsFile) -> Iterator[tuple[Done, l
     """Yield what is known of each part that was done, and its lines in a manifest, which may be damaged."""
     try:
         stream = target.open(name)
-    except (FileNotFoundError, NotAFile):
+    except (FileNotFoundError, NotAFileError):
         yield from ((done, []) for done in parts.done())
         return
     with stream:
@@ -211,7 +213,7 @@ def head_of(target: Store) -> Head | None:
         return parts.head
     try:
         about = read_summary(target)
-    except (FileNotFoundError, Torn):
+    except (FileNotFoundError, TornError):
         return None
     return Head(about["settings"], about["source"], tuple(about["classes"]))
 
@@ -223,7 +225,7 @@ def is_sound(target: Store, parts: PartsFile) -> bool:
         head = Head(about["settings"], about["source"], tuple(about["classes"]))
         hashes = (about["parts_sha256"], about["manifest_sha256"])
         return head == parts.head and hashes == (parts.sha256, hash_of(target, MANIFEST))
-    except (FileNotFoundError, NotAFile, Torn):
+    except (FileNotFoundError, NotAFileError, TornError):
         return False
 
 
@@ -274,7 +276,7 @@ def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[D
             old = next(before, None)
         record = read_record(target, part)
         if record is None:
-            raise Torn(
+            raise TornError(
                 f"target: {target.url}: the record of part {part.number} is damaged; the same export again repairs it"
             )
         replaced: list[bytes] = []

@@ -13,7 +13,7 @@ from foveate.export import local
 from foveate.export._plan import Part, Unit
 from foveate.export._sources import Source, as_source
 from foveate.export._worker import Batch, Entries, Note, Report, Task, groups, no_note
-from foveate.images import check_formats, lies_on_its_side, picture_hash, read, same_size
+from foveate.images import check_formats, image_hash, lies_on_its_side, read, same_size
 from foveate.saliency import MapCache, Maps, as_saliency
 
 T = TypeVar("T")
@@ -169,4 +169,4 @@ def _batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def _hashed(pixels: Tensor) -> dict[str, Tensor]:
     rgb = pixels.expand(3, -1, -1).contiguous()
-    return {picture_hash(rgb): rgb}
+    return {image_hash(rgb): rgb}

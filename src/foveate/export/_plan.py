@@ -3,7 +3,7 @@
 A file of parts (``plan.jsonl`` of a run, ``foveate-parts.jsonl`` of what is finished) has a first line with what they
 all depend on, a line for each part, and a last line with their number and the SHA-256 of all before it. The record of
 a part that is done has a line for each picture or file of it and a last line of the same kind. So a file that is torn
-or was changed is recognised, and what it stood for is done again.
+or was changed is recognized, and what it stood for is done again.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from foveate.export._store import STATE, NotAFile, Store
+from foveate.export._store import STATE, NotAFileError, Store
 
 FORMAT = 2
 PLAN = f"{STATE}/plan.jsonl"
@@ -96,7 +96,7 @@ class Head:
         return {"format": FORMAT, "settings": self.settings, **about}
 
 
-class Torn(ValueError):
+class TornError(ValueError):
     """A file of the bookkeeping that is not as it was written."""
 
 
@@ -105,7 +105,7 @@ class PartsFile:
 
     Raises:
         FileNotFoundError: if it is not there.
-        Torn: if it is not whole, or not as it was written.
+        TornError: if it is not whole, or not as it was written.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -117,7 +117,7 @@ class PartsFile:
                 last, count = line, count + 1
         about = _parsed(last, name)
         if about.get("sha256") != digest.hexdigest() or about.get("parts") != count - 1 or not last.endswith(b"\n"):
-            raise Torn(f"{store.url}: {name} is not as it was written")
+            raise TornError(f"{store.url}: {name} is not as it was written")
         self.parts: int = count - 1
         self.sha256: str = about["sha256"]
         self.head = self._head()
@@ -155,7 +155,7 @@ class PartsFile:
         """Return the file, or None where it is not there or torn."""
         try:
             return cls(store, name)
-        except (FileNotFoundError, NotAFile, Torn):
+        except (FileNotFoundError, NotAFileError, TornError):
             return None
 
 
@@ -194,7 +194,7 @@ def read_record(store: Store, part: Part) -> tuple[list[bytes], Done] | None:
         last = _parsed(lines.pop() if lines else b"", part.record)
         shard = last["shard"]
         done = Done(part, len(lines), last["sha256"], tuple(last["again"]), None if shard is None else tuple(shard))
-    except (Torn, KeyError, TypeError):
+    except (TornError, KeyError, TypeError):
         return None
     whole = done.lines == last["lines"] and done.sha256 == hashlib.sha256(b"".join(lines)).hexdigest()
     return (lines, done) if whole and (last["part"], last["units"]) == (part.number, part.digest) else None
@@ -214,9 +214,9 @@ def _parsed(line: bytes, name: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise Torn(f"{name}: {error}") from None
+        raise TornError(f"{name}: {error}") from None
     if not isinstance(value, dict):
-        raise Torn(f"{name}: expected an object, got {value!r}")
+        raise TornError(f"{name}: expected an object, got {value!r}")
     return value
 
 

@@ -14,7 +14,7 @@ from foveate.export._manifest import BASE_MANIFEST, BASE_PARTS, head_of, is_soun
 from foveate.export._names import Names, proper
 from foveate.export._plan import PLAN, Done, Head, Part, PartsFile, Unit, read_record, write_parts
 from foveate.export._sources import Source
-from foveate.export._store import DENIED, MANIFEST, PARTS, STATE, SUMMARY, NotAFile, Store, copy, is_bookkeeping
+from foveate.export._store import DENIED, MANIFEST, PARTS, STATE, SUMMARY, NotAFileError, Store, copy, is_bookkeeping
 
 _THREADS = 8
 """Files of the target that are read at once."""
@@ -120,7 +120,7 @@ def _copy(target: Store, name: str, to: str) -> None:
     with target.writing(to, bookkeeping=True) as stream:
         try:
             source = target.open(name)
-        except (FileNotFoundError, NotAFile):
+        except (FileNotFoundError, NotAFileError):
             return
         with source:
             copy(source, stream)

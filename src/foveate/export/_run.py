@@ -76,7 +76,7 @@ def compress_dataset(
         source: a folder, of any depth; tar shards (one, or a folder of them); both also as a URL that fsspec knows
             (``s3://...``); a saved Hugging Face dataset; or from Python a map-style Dataset of pictures or of pairs
             (picture, label), Hugging Face's too. A picture is a PIL image, a uint8 array (H, W, C) or a tensor
-            (C, H, W), uint8 or float in [0, 1] and not normalised.
+            (C, H, W), uint8 or float in [0, 1] and not normalized.
         target: a new or empty folder, or the target of an earlier run with the same settings; or a URL.
         compressor: with its models by recipe, as they are built in each worker.
         shards: write tar shards instead of a tree.

@@ -20,8 +20,8 @@ from foveate._checks import check_count
 from foveate._extras import require
 from foveate.export._names import Names, proper
 from foveate.export._plan import Unit
-from foveate.export._store import DENIED, NotAFile, Store, is_bookkeeping, size_of
-from foveate.images import MAX_BYTES, UNREADABLE, as_tensor, format_of, picture_hash
+from foveate.export._store import DENIED, NotAFileError, Store, is_bookkeeping, size_of
+from foveate.images import MAX_BYTES, UNREADABLE, as_tensor, format_of, image_hash
 
 SUFFIXES = frozenset(
     (
@@ -151,21 +151,21 @@ class Folder:
 
     def units(self) -> Iterator[tuple[str, str]]:
         classes: set[str] = set()
-        labelled = True
+        labeled = True
 
         def listed() -> Iterator[tuple[str, str]]:
-            nonlocal labelled
+            nonlocal labeled
             for name, stamp in self.store.files():
                 if is_bookkeeping(name):
                     continue
                 if self.is_picture(name):
                     folder, slash, _ = name.partition("/")
-                    labelled = labelled and bool(slash)
+                    labeled = labeled and bool(slash)
                     classes.add(folder)
                 yield name, stamp
 
         yield from _stamped(self.store, listed())
-        self.classes = tuple(sorted(classes)) if labelled else ()
+        self.classes = tuple(sorted(classes)) if labeled else ()
 
     def is_picture(self, name: str) -> bool:
         return _suffix(name) in SUFFIXES
@@ -195,7 +195,7 @@ class Folder:
     def _whole(self, name: str, stamp: str) -> IO[bytes]:
         size = self.store.size(name) if self.store.local is not None else size_of(stamp)
         if size is not None and size > MAX_BYTES:
-            raise TooMany(f"has {size} bytes, over the limit of {MAX_BYTES} for a picture")
+            raise TooManyError(f"has {size} bytes, over the limit of {MAX_BYTES} for a picture")
         return io.BytesIO(self.store.read(name))  # behind a URL one question, where a stream takes two
 
     def compared(self, lines: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
@@ -243,7 +243,7 @@ class Shards:
             folder = stem if stem.endswith("/") else ""
             try:
                 opened = self.store.open(shard)
-            except (FileNotFoundError, PermissionError, NotAFile) as error:
+            except (FileNotFoundError, PermissionError, NotAFileError) as error:
                 yield Entry(shard, folder or shard, ".tar", _raising(error), picture=False)
                 continue
             names = Names(set())
@@ -260,7 +260,7 @@ class Shards:
     ) -> Entry:
         name = member.name.lstrip("/")
         if ".." in PurePosixPath(name).parts:
-            raise Damaged(f"source: {shard} has a member {member.name!r}, which leads out of any folder")
+            raise DamagedError(f"source: {shard} has a member {member.name!r}, which leads out of any folder")
         inside = PurePosixPath(name)
         picture = inside.suffix.lower() in SUFFIXES
         given = names.picture(name, (ending, inside.suffix)) if picture else names.other(name)
@@ -275,14 +275,14 @@ class Shards:
 
     def _content(self, tar: "_Tar", member: tarfile.TarInfo, picture: bool) -> IO[bytes]:
         if member.islnk() and self.store.local is None:
-            raise NotAFile("is a hard link in a tar, which is followed in local tars only")
+            raise NotAFileError("is a hard link in a tar, which is followed in local tars only")
         member = tar.behind(member)
         if member.issparse():  # a few bytes may stand for as many as they like
-            raise TooMany("is a sparse file in a tar, whose size may be anything; pack it as a plain one")
+            raise TooManyError("is a sparse file in a tar, whose size may be anything; pack it as a plain one")
         if picture and member.size > MAX_BYTES:
-            raise TooMany(f"has {member.size} bytes, over the limit of {MAX_BYTES} for a picture")
+            raise TooManyError(f"has {member.size} bytes, over the limit of {MAX_BYTES} for a picture")
         if not member.isreg():
-            raise NotAFile("is a link, or something else than a file, in a tar")
+            raise NotAFileError("is a link, or something else than a file, in a tar")
         content = tar.extractfile(member)
         assert content is not None
         return content
@@ -300,11 +300,11 @@ def _stamped(store: Store, files: Iterator[tuple[str, str]]) -> Iterator[tuple[s
     yield from zip(names, store.stamps(names), strict=True)
 
 
-class TooMany(ValueError):
+class TooManyError(ValueError):
     """Bytes of one picture, or of a file that has fewer on the disk."""
 
 
-class Damaged(ValueError):
+class DamagedError(ValueError):
     """A shard that is no whole tar file, or one with names that no shard should have."""
 
 
@@ -314,7 +314,9 @@ def _damage_of(shard: str) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, OverflowError, RecursionError) as error:  # offsets and headers without end
-        raise Damaged(f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out") from error
+        raise DamagedError(
+            f"source: {shard} is no whole tar file ({error}); fetch it again, or leave it out"
+        ) from error
 
 
 _HEADERS = (
@@ -376,11 +378,11 @@ class _Tar(tarfile.TarFile):
         """The member that a hard link leads to; any other itself.
 
         Raises:
-            NotAFile: if it leads to nothing before it.
+            NotAFileError: if it leads to nothing before it.
         """
         content = self._behind.get(_linked(member), member)
         if content.islnk():
-            raise NotAFile(f"is a link in a tar to what is not there ({member.linkname!r})")
+            raise NotAFileError(f"is a link in a tar to what is not there ({member.linkname!r})")
         return content
 
 
@@ -455,7 +457,7 @@ class Items:
 
     def _read_hash(self, number: int) -> str | None:
         item = self.dataset[number]
-        return picture_hash(as_tensor(item[0] if isinstance(item, tuple | list) and len(item) == 2 else item))
+        return image_hash(as_tensor(item[0] if isinstance(item, tuple | list) and len(item) == 2 else item))
 
 
 class HuggingFace(Items):
@@ -513,7 +515,7 @@ class HuggingFace(Items):
         if not self._follow:
             within = self._store is not None and self._store.local is not None
             if not (within and path.resolve().is_relative_to(self._store.local.resolve())):  # type: ignore[union-attr]
-                raise Outside(
+                raise OutsideError(
                     f"source: a row names its picture by the path {path}, outside of the dataset; follow_links=True "
                     "(--follow-links) takes such files of this machine, or embed them first"
                 )
@@ -527,7 +529,7 @@ class HuggingFace(Items):
             return hashlib.sha256(stream.read()).hexdigest()
 
 
-class Outside(ValueError):
+class OutsideError(ValueError):
     """A picture that lies outside of its source."""
 
 

@@ -64,7 +64,7 @@ def is_bookkeeping(name: str) -> bool:
 _NO_FILE = "is not a regular file, but a folder, a FIFO, a socket or a device"
 
 
-class NotAFile(ValueError):
+class NotAFileError(ValueError):
     """A FIFO, a socket, a device, a folder: nothing to be read to its end."""
 
 
@@ -168,7 +168,7 @@ class Store:
 
         Raises:
             FileNotFoundError: if it is not there.
-            NotAFile: if it is something else than a regular file.
+            NotAFileError: if it is something else than a regular file.
             ValueError: if the name or a link leads out of the folder.
             OSError: if the driver fails, now or later, whatever it calls that itself.
         """
@@ -193,7 +193,7 @@ class Store:
             with _circles_lead_nowhere():
                 status = os.stat(self._inside(name))
             if not stat.S_ISREG(status.st_mode):
-                raise NotAFile(_NO_FILE)
+                raise NotAFileError(_NO_FILE)
             return status.st_size
         self._check(name)
         size = self._ask(lambda: self._fs.info(self.path(name))).get("size")
@@ -537,10 +537,10 @@ def _regular(path: Path) -> int:
     except OSError as error:
         if error.errno not in (errno.ENXIO, errno.ENODEV):  # of a socket, or a device that is not there
             raise
-        raise NotAFile(_NO_FILE) from error
+        raise NotAFileError(_NO_FILE) from error
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise NotAFile(_NO_FILE)
+            raise NotAFileError(_NO_FILE)
     except BaseException:
         os.close(descriptor)
         raise

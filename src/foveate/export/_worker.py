@@ -15,13 +15,13 @@ from typing import IO, Any, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
-from foveate.codecs import TooLarge
+from foveate.codecs import TooLargeError
 from foveate.compressor import Compressor, Encoded
 from foveate.export._plan import Done, Part, joined, write_record
-from foveate.export._sources import Damaged, Entry, Source
+from foveate.export._sources import DamagedError, Entry, Source
 from foveate.export._store import Store
 from foveate.export._targets import Nowhere, Put, Shard, Sink, Tree
-from foveate.images import UNREADABLE, frames, picture_hash, read
+from foveate.images import UNREADABLE, frames, image_hash, read
 from foveate.rate_control import Controlled
 
 Others = Literal["copy", "skip", "refuse"]
@@ -154,7 +154,7 @@ class Batch:
     content: Any
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     """A file that is no picture, where such are refused."""
 
 
@@ -177,7 +177,7 @@ class Worker:
         """Do a part, and write what became of each picture as the last thing, when all of it is on the disk.
 
         Raises:
-            Refused: if something is no readable picture and such are refused.
+            RefusedError: if something is no readable picture and such are refused.
             OSError: if the target cannot be written, or the source not be read for another reason than that it is gone.
             Exception: what the compressor raises on any picture.
         """
@@ -225,7 +225,7 @@ class Worker:
             found = None if held.pixels is None else next(encoded)
             if isinstance(found, Encoded):
                 line = self._pictured(held, found, sink)
-            elif found is None or isinstance(found, TooLarge):
+            elif found is None or isinstance(found, TooLargeError):
                 line = self._other(held if found is None else replace(held, reason=str(found)), sink)
             else:
                 line = self._failed(held.entry, f"it cannot be compressed: {type(found).__name__}: {found}")
@@ -240,7 +240,7 @@ class Worker:
         except Exception as error:
             if len(pictures) > 1:
                 return [found for picture in pictures for found in self._encode([picture])]
-            if not isinstance(error, TooLarge):
+            if not isinstance(error, TooLargeError):
                 self._try_plain(error)
             return [error]
 
@@ -279,7 +279,7 @@ class Worker:
     def _other(self, held: "_Held", sink: Sink) -> dict[str, Any]:
         entry, reason = held.entry, held.reason
         if self.job.others == "refuse" and not held.gone:
-            raise Refused(f"{entry.name}: {reason or 'no picture'}; others='copy' or 'skip' goes on without it")
+            raise RefusedError(f"{entry.name}: {reason or 'no picture'}; others='copy' or 'skip' goes on without it")
         if held.aside:
             return self._failed(entry, reason or "")
         if held.stream is None and held.data is None:  # it is gone, or was never a file
@@ -300,7 +300,7 @@ class Worker:
 
     def _failed(self, entry: Entry, reason: str) -> dict[str, Any]:
         if self.job.others == "refuse":
-            raise Refused(f"{entry.name}: {reason}; others='copy' or 'skip' goes on without it")
+            raise RefusedError(f"{entry.name}: {reason}; others='copy' or 'skip' goes on without it")
         return self._line(_Held(entry), "failed") | {"reason": reason}
 
     def _line(
@@ -312,7 +312,7 @@ class Worker:
             if held.data is not None:
                 line["source_sha256"] = hashlib.sha256(held.data).hexdigest()
             elif held.pixels is not None:
-                line["source_sha256"] = picture_hash(held.pixels)
+                line["source_sha256"] = image_hash(held.pixels)
         if put is not None:
             line |= put.to_json()
         if held.entry.label is not None:
@@ -409,7 +409,7 @@ def _read(entry: Entry, formats: Sequence[str], note: Note) -> _Held:
         return _Held(entry, reason=error.strerror or str(error), gone=True)
     except PermissionError as error:
         return _Held(entry, reason=error.strerror or str(error), denied=True)
-    except Damaged:
+    except DamagedError:
         raise
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -417,7 +417,7 @@ def _read(entry: Entry, formats: Sequence[str], note: Note) -> _Held:
         return _Held(entry, reason=str(error))
     note(entry.place, 1)
     try:
-        return _Held(entry, read(data, grey=True, formats=formats), data, frames(data, formats))
+        return _Held(entry, read(data, gray=True, formats=formats), data, frames(data, formats))
     except Exception as error:  # whatever a decoder makes of damage
         return _Held(entry, data=data, reason=str(error) or type(error).__name__)
     finally:

@@ -96,7 +96,7 @@ def run(job: Work, parts: Iterable[Part], workers: int | None = None) -> "Iterat
             raise error
 
 
-class PartLost(RuntimeError):
+class PartLostError(RuntimeError):
     """Processes died over a part again and again, though none of its pictures did that alone."""
 
 
@@ -116,7 +116,7 @@ class Supervisor:
         self._process: Any = None
         self._connection: Connection | None = None
         self.closed = False
-        self.lost: list[PartLost] = []
+        self.lost: list[PartLostError] = []
 
     def __call__(self, part: Part, give: "Callable[[Batch], object]" = lambda batch: None) -> Report:
         """Do a part; where that cannot be, note it in :attr:`lost` and report nothing done.
@@ -250,9 +250,9 @@ class _Death:
     late: bool
 
 
-def _lost(part: Part, reason: str) -> PartLost:
+def _lost(part: Part, reason: str) -> PartLostError:
     names = f"{part.units[0].name} to {part.units[-1].name}"
-    return PartLost(
+    return PartLostError(
         f"workers: processes died again and again over part {part.number} ({names}), but over none of its pictures "
         f"alone ({reason}): for want of memory, then take fewer workers; all else is done, and the same command does "
         "what is left"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from foveate._extras import require
 from foveate.export._plan import Part, Unit
 from foveate.export._worker import Job, Report, pickled, portable
-from foveate.export.local import PartLost, Supervisor
+from foveate.export.local import PartLostError, Supervisor
 
 DEATHS = 3
 """So often may actors die over one part."""
@@ -67,7 +67,7 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float
     rows = [{"part": json.dumps([part.number, part.units])} for part in parts]
     if not rows:
         return
-    lost: list[PartLost] = []
+    lost: list[PartLostError] = []
     with ExitStack() as stack:
         own = False
         if not ray.is_initialized():
@@ -93,7 +93,7 @@ def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float
                 ended()
                 if row["error"]:
                     raised = pickle.loads(row["error"])
-                    if not isinstance(raised, PartLost):
+                    if not isinstance(raised, PartLostError):
                         raise raised
                     lost.append(raised)
                 yield Report(**json.loads(row["report"]))
@@ -143,7 +143,7 @@ class _Actor:
         report, error = Report(number, len(units)), b""
         try:
             if not require("ray", "ray").get(self._ledger.begin.remote(number)):
-                raise PartLost(
+                raise PartLostError(
                     f"workers: actors of Ray died again and again over part {number} ({part.units[0].name} to "
                     f"{part.units[-1].name}): for want of memory, then take fewer workers a node; all else is done, "
                     "and the same command does what is left"

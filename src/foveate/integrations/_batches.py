@@ -1,4 +1,4 @@
-"""What the hosts for training need to know of a batch: its pictures in [0, 1], and how they were normalised."""
+"""What the hosts for training need to know of a batch: its pictures in [0, 1], and how they were normalized."""
 
 import functools
 import re
@@ -18,11 +18,11 @@ from foveate.models import Preprocess
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """What was done to pictures in [0, 1]: ``(x - mean) / std``, a number a channel, or one for all.
 
     Example:
-        >>> undone = Normalisation((0.5,), (0.25,)).undo(torch.tensor([[[[-2.0, 0.0, 2.0]]]]))
+        >>> undone = Normalization((0.5,), (0.25,)).undo(torch.tensor([[[[-2.0, 0.0, 2.0]]]]))
         >>> undone.flatten().tolist()
         [0.0, 0.5, 1.0]
     """
@@ -39,16 +39,16 @@ class Normalisation:
             check_number("std", value, 0, above=True)
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) floats in [0, 1]."""
+        """Normalize (B, C, H, W) floats in [0, 1]."""
         mean, std = self._like(pictures)
         return (pictures - mean) / std
 
     def undo(self, images: Tensor) -> Tensor:
-        """Return normalised images (B, C, H, W) as float32 pictures in [0, 1].
+        """Return normalized images (B, C, H, W) as float32 pictures in [0, 1].
 
         Raises:
             ValueError: if they leave [0, 1] by more than rounding in half precision does: then this is not how they
-                were normalised.
+                were normalized.
         """
         if images.dtype == torch.uint8:
             return images.float() / 255
@@ -60,7 +60,7 @@ class Normalisation:
             if not (low > -0.02 and high < 1.02):
                 raise ValueError(
                     f"mean, std: with {self.mean} and {self.std} undone the batch holds {low:.3g} to {high:.3g}, not "
-                    "pictures in [0, 1]; give the mean and std that it was normalised with"
+                    "pictures in [0, 1]; give the mean and std that it was normalized with"
                 )
         return pictures.clamp_(0, 1)
 
@@ -69,8 +69,8 @@ class Normalisation:
         return mean, std
 
 
-def chosen(mean: Any, std: Any) -> Normalisation | None:
-    """Return the normalisation that a user chose, a number a channel or one for all, or None.
+def chosen(mean: Any, std: Any) -> Normalization | None:
+    """Return the normalization that a user chose, a number a channel or one for all, or None.
 
     Raises:
         ValueError: if one of the two is missing, or they do not fit.
@@ -79,7 +79,7 @@ def chosen(mean: Any, std: Any) -> Normalisation | None:
         return None
     if mean is None or std is None:
         raise ValueError(f"mean, std: expected both or neither, got {mean!r} and {std!r}")
-    return Normalisation(_numbers("mean", mean, -10), _numbers("std", std, 0))
+    return Normalization(_numbers("mean", mean, -10), _numbers("std", std, 0))
 
 
 def _numbers(name: str, value: Any, low: float) -> tuple[float, ...]:
@@ -87,8 +87,8 @@ def _numbers(name: str, value: Any, low: float) -> tuple[float, ...]:
     return tuple(check_number(name, v, low) for v in (values if isinstance(values, list | tuple) else (values,)))
 
 
-def normalisation_of(data: Any) -> Normalisation | None:
-    """Return how the pictures of a loader or data set are normalised, read from its transforms; None if they are not.
+def normalization_of(data: Any) -> Normalization | None:
+    """Return how the pictures of a loader or data set are normalized, read from its transforms; None if they are not.
 
     All attributes are looked through, also those of what the transforms are composed of. Known are the ``Normalize`` of
     torchvision, Kornia and Albumentations, the transforms of torchvision's weights and
@@ -96,13 +96,13 @@ def normalisation_of(data: Any) -> Normalisation | None:
     over.
 
     Raises:
-        ValueError: if no single mean and std undo what is there: it normalises at random, twice, differently in
+        ValueError: if no single mean and std undo what is there: it normalizes at random, twice, differently in
             different places, or by a formula of its own.
 
     Example:
         >>> from torchvision.transforms import v2
-        >>> normalisation_of(v2.Compose([v2.CenterCrop(8), v2.Normalize([0.5], [0.25])]))
-        Normalisation(mean=(0.5,), std=(0.25,))
+        >>> normalization_of(v2.Compose([v2.CenterCrop(8), v2.Normalize([0.5], [0.25])]))
+        Normalization(mean=(0.5,), std=(0.25,))
     """
     return _Search().read(data)
 
@@ -127,13 +127,13 @@ def _refuse(what: str) -> NoReturn:
 
 
 class _Search:
-    """Looks through objects for what normalises."""
+    """Looks through objects for what normalizes."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, Normalisation | None] = {}  # None also while a part is being read, for it may hold itself
+        self._seen: dict[int, Normalization | None] = {}  # None also while a part is being read, for it may hold itself
         self._depth = 0
 
-    def read(self, part: Any) -> Normalisation | None:
+    def read(self, part: Any) -> Normalization | None:
         if part is None or isinstance(part, _PLAIN) or self._depth == _DEEP:
             return None
         if id(part) not in self._seen and len(self._seen) < _MANY:
@@ -143,9 +143,9 @@ class _Search:
             self._depth -= 1
         return self._seen.get(id(part))
 
-    def _look(self, part: Any) -> Normalisation | None:
+    def _look(self, part: Any) -> Normalization | None:
         if isinstance(part, Preprocess):
-            return Normalisation(part.mean, part.std)
+            return Normalization(part.mean, part.std)
         if isinstance(part, FunctionType | BuiltinFunctionType | MethodType | functools.partial):
             return self._function(part)
         if isinstance(part, DataLoader):
@@ -153,7 +153,7 @@ class _Search:
         kind, is_data = type(part), hasattr(type(part), "__getitem__")
         base = next((c for c in kind.__mro__ if c.__name__ in _FORMULAS and _root(c) in _LIBRARIES), None)
         if base is not None:
-            normalisation: Normalisation | None = _formula(part, base)
+            normalization: Normalization | None = _formula(part, base)
         elif not is_data and any(_root(c) == "foveate" for c in kind.__mro__):
             return None  # what its saliency does with pictures is not done to those of the data
         elif isinstance(part, nn.Module) and next(part.parameters(), None) is not None:
@@ -163,30 +163,30 @@ class _Search:
         elif isinstance(part, list | tuple | nn.Sequential | nn.ModuleList | Mapping) and len(part) >= _LONG:
             return None
         elif isinstance(part, Mapping):
-            normalisation = self._either(v for k, v in part.items() if not str(k).startswith("target"))
+            normalization = self._either(v for k, v in part.items() if not str(k).startswith("target"))
         elif isinstance(part, list | tuple | nn.Sequential | nn.ModuleList):
-            normalisation = self._chain(part) if all(map(callable, part)) else self._either(part)
+            normalization = self._chain(part) if all(map(callable, part)) else self._either(part)
         else:
-            normalisation = self._either(_attributes(part))
-        if normalisation is not None and callable(part):
+            normalization = self._either(_attributes(part))
+        if normalization is not None and callable(part):
             _check_certain(part)
-        return normalisation
+        return normalization
 
-    def _chain(self, parts: Iterable[Any]) -> Normalisation | None:
+    def _chain(self, parts: Iterable[Any]) -> Normalization | None:
         """What is done one after another."""
         steps = [step for step in map(self.read, parts) if step is not None]
         if len(steps) > 1:
-            _refuse(f"the transforms normalise {len(steps)} times, one after another or one of them by chance")
+            _refuse(f"the transforms normalize {len(steps)} times, one after another or one of them by chance")
         return steps[0] if steps else None
 
-    def _either(self, parts: Iterable[Any]) -> Normalisation | None:
+    def _either(self, parts: Iterable[Any]) -> Normalization | None:
         """What is done here or there, in the same way."""
         kinds = {(n.mean * 3)[:3] + (n.std * 3)[:3]: n for n in map(self.read, parts) if n is not None}
         if len(kinds) > 1:
-            _refuse(f"the transforms normalise in several ways ({', '.join(map(repr, kinds.values()))})")
+            _refuse(f"the transforms normalize in several ways ({', '.join(map(repr, kinds.values()))})")
         return next(iter(kinds.values()), None)
 
-    def _function(self, function: Any) -> Normalisation | None:
+    def _function(self, function: Any) -> Normalization | None:
         name = getattr(function, "__name__", "")
         if isinstance(function, functools.partial):
             keywords = {k: v for k, v in function.keywords.items() if k != "inplace"}
@@ -223,19 +223,19 @@ def _attributes(part: Any) -> list[Any]:
 
 
 def _check_certain(part: Any) -> None:
-    """Raise if what normalises is not applied to every picture."""
+    """Raise if what normalizes is not applied to every picture."""
     name, values = type(part).__name__, getattr(part, "__dict__", {})
     if _CHANCE.match(name):
-        _refuse(f"{name} does not normalise every picture, or not all of it")
+        _refuse(f"{name} does not normalize every picture, or not all of it")
     if values.get("random_apply"):
-        _refuse(f"{name} does not normalise every picture (random_apply={values['random_apply']})")
+        _refuse(f"{name} does not normalize every picture (random_apply={values['random_apply']})")
     for key in ("p", "p_batch"):
         share = values.get(key)
         if isinstance(share, int | float) and share < 1:
-            _refuse(f"{name} does not normalise every picture ({key}={share})")
+            _refuse(f"{name} does not normalize every picture ({key}={share})")
 
 
-def _formula(part: Any, base: type) -> Normalisation:
+def _formula(part: Any, base: type) -> Normalization:
     """The mean and std of an object whose class is, or is derived from, one of the libraries'."""
     kind = type(part)
     if any(getattr(kind, hook, None) is not getattr(base, hook, None) for hook in _HOOKS):
@@ -250,14 +250,14 @@ def _formula(part: Any, base: type) -> Normalisation:
     return _spread(source["mean"], source["std"])
 
 
-def _spread(mean: Any, std: Any) -> Normalisation:
+def _spread(mean: Any, std: Any) -> Normalization:
     """One that has as many numbers in ``std`` as in ``mean``, as the libraries take it."""
     numbers = [torch.as_tensor(v, dtype=torch.float64) for v in (mean, std)]
     if any(v.numel() != v.shape[-1] for v in map(torch.atleast_1d, numbers)):
-        _refuse(f"each picture of a batch is normalised in a way of its own, by a mean {tuple(numbers[0].shape)}")
+        _refuse(f"each picture of a batch is normalized in a way of its own, by a mean {tuple(numbers[0].shape)}")
     m, s = (tuple(v.flatten().tolist()) for v in numbers)
     channels = max(len(m), len(s))
     m, s = (v * channels if len(v) == 1 else v for v in (m, s))
     if len(m) != len(s) or channels not in (1, 3):
-        _refuse(f"the transforms normalise {channels} channels, not 1 or 3")
-    return Normalisation(m, s)
+        _refuse(f"the transforms normalize {channels} channels, not 1 or 3")
+    return Normalization(m, s)

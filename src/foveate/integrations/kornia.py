@@ -2,7 +2,7 @@
 
 ``IntensityAugmentationBase2D``s: they take float images (B, 3 or 1, H, W) in [0, 1], draw for each sample whether
 (``p``) and how they apply, and inside ``AugmentationSequential`` leave masks, boxes and key points alone. Place them
-before normalisation; values up to 0.1 outside [0, 1], as resampling gives, are clamped. A saliency's model is never a
+before normalization; values up to 0.1 outside [0, 1], as resampling gives, are clamped. A saliency's model is never a
 child: ``parameters()`` and ``train()`` do not reach it.
 """
 
@@ -156,7 +156,7 @@ class Jpeg(_PerSample):
     """JPEG with gradients, by ``kornia.enhance.jpeg_codec_differentiable`` (Reich et al., WACV 2024).
 
     That is a proxy: near real JPEG, not it, and without bytes. With ``straight_through`` the picture is what the real
-    codec gives, and only the gradient is the proxy's. Greyscale is coded as grey RGB by the proxy.
+    codec gives, and only the gradient is the proxy's. Grayscale is coded as gray RGB by the proxy.
 
     Args:
         quality: an integer, 1 to 95, or a pair to draw it from evenly for each sample, both ends included.
@@ -197,7 +197,7 @@ class Jpeg(_PerSample):
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         quality = draws["quality"].round()
-        # float32 throughout: quantisation is no place for halves.
+        # float32 throughout: quantization is no place for halves.
         with torch.autocast(images.device.type, enabled=False):
             proxy = jpeg_codec_differentiable(images.float().expand(-1, 3, -1, -1), quality.float())
         proxy = proxy.mean(1, keepdim=True) if images.shape[1] == 1 else proxy

@@ -6,7 +6,7 @@ callbacks are callbacks of both packages, whichever are installed, so that both 
 them. Every argument can stand in a YAML or JSON file.
 
 Common to all three: pictures reach them as the module gets them, on its device, in batches ``(images, target, ...)`` of
-float images (B, 3 or 1, H, W). How these were normalised is given as ``mean`` and ``std`` or read from the transforms
+float images (B, 3 or 1, H, W). How these were normalized is given as ``mean`` and ``std`` or read from the transforms
 that the data set keeps, under whatever name (``Normalize`` of torchvision, Kornia or Albumentations); what is not
 understood there, or is done by chance, is refused. Without either they are to be in [0, 1].
 """
@@ -24,12 +24,12 @@ from torch.utils._pytree import tree_map
 from foveate._checks import check_count, check_number
 from foveate._extras import require
 from foveate._threads import spread
-from foveate.codecs import Codec, codec
+from foveate.codecs import Codec, as_codec
 from foveate.compressor import Compressor
-from foveate.evaluation.comparison import rate_at
+from foveate.evaluation.curves import rate_at
 from foveate.images import to_uint8
 from foveate.integrations import _figures
-from foveate.integrations._batches import Normalisation, chosen, normalisation_of
+from foveate.integrations._batches import Normalization, chosen, normalization_of
 from foveate.models import check_logits, named, undisturbed
 from foveate.prefilter import Prefilter, strength_map
 from foveate.saliency import Saliency, from_spec
@@ -66,9 +66,9 @@ _Callback: Any = type("_Callback", _callbacks(), {"__module__": __name__, "__doc
 
 @dataclass(frozen=True)
 class _Shown:
-    """Normalises what a saliency is shown, which is RGB, for a module that may want one channel."""
+    """Normalizes what a saliency is shown, which is RGB, for a module that may want one channel."""
 
-    how: Normalisation
+    how: Normalization
     channels: int
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -116,9 +116,9 @@ class _Reader:
             target = None
         return images, target if target is None or target.ndim == 1 else target.argmax(1)
 
-    def normalisation(self, data: Any) -> Normalisation:
+    def normalization(self, data: Any) -> Normalization:
         """As given, or as read from the transforms of a loader, or none."""
-        return self._given or normalisation_of(data) or Normalisation()
+        return self._given or normalization_of(data) or Normalization()
 
     def logits(self, trainer: Any, module: Any, images: Tensor) -> Tensor:
         """Ask the module, in the trainer's precision, leaving it and the random state as they are."""
@@ -132,7 +132,7 @@ class _Reader:
             out = module(images) if self._forward is None else self._forward(module, images)
         return check_logits(out).float()
 
-    def maps(self, module: Any, pictures: Tensor, how: Normalisation) -> Tensor:
+    def maps(self, module: Any, pictures: Tensor, how: Normalization) -> Tensor:
         """The maps of pictures in [0, 1], by what was asked for; of the module itself where that names no model."""
         shown = _Shown(how, pictures.shape[1])
         if self._saliency is None or self._saliency[0] is not module or self._saliency[1] != shown:
@@ -187,7 +187,7 @@ class _Counts(Metric):
     full_state_update = False
     pictures: Tensor
     pixels: Tensor
-    labelled: Tensor
+    labeled: Tensor
     clean: Tensor
     right: Tensor
     agree: Tensor
@@ -195,7 +195,7 @@ class _Counts(Metric):
 
     def __init__(self, points: int) -> None:
         super().__init__()
-        for name in ("pictures", "pixels", "labelled", "clean"):
+        for name in ("pictures", "pixels", "labeled", "clean"):
             self.add_state(name, torch.zeros((), dtype=torch.int64), "sum")
         for name in ("right", "agree", "bytes"):
             self.add_state(name, torch.zeros(points, dtype=torch.int64), "sum")
@@ -207,7 +207,7 @@ class _Counts(Metric):
         self.agree += (answers == clean).sum(1)
         self.bytes += sizes.to(self.bytes)
         if target is not None:
-            self.labelled += clean.numel()
+            self.labeled += clean.numel()
             self.clean += (clean == target).sum()
             self.right += (answers == target).sum(1)
 
@@ -246,7 +246,7 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
             explained; None takes its Grad-CAM.
         every_n_epochs: measure after every so many epochs of ``fit``; what monitors a value is to look no more often.
         limit_batches: measure so many batches of each loader, in each process; None for all.
-        mean: how pictures were normalised, a number a channel or one for all; None reads it from the transforms of
+        mean: how pictures were normalized, a number a channel or one for all; None reads it from the transforms of
             the data set.
         std: likewise.
         adapter: from a batch to (images, target), target (B,) class numbers or None: a function or
@@ -280,7 +280,7 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
         super().__init__()
         if not isinstance(points, list | tuple) or not points:
             raise ValueError(f"points: expected a list of codecs such as ['jpeg:10', 'jpeg:30'], got {points!r}")
-        self.points: list[Codec] = [codec(point) for point in points]
+        self.points: list[Codec] = [as_codec(point) for point in points]
         if len(set(self.points)) < len(self.points):
             raise ValueError(f"points: expected different ones, got {list(points)}")
         self.strength = check_number("strength", strength, 0, 1)
@@ -353,7 +353,7 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
 
     def _measure(self, trainer: Any, module: Any, batch: Any, loader: int, heard: "_Heard | None") -> None:
         images, target = self._reader.read(batch)
-        how = self._reader.normalisation(_streams(trainer)[loader])
+        how = self._reader.normalization(_streams(trainer)[loader])
         pictures = how.undo(images)
         compressors = [Compressor(point, saliency=_unused if point.needs_saliency else None) for point in self.points]
         maps = None
@@ -398,13 +398,13 @@ class CompressionRobustness(_Callback):  # type: ignore[misc]
         self._counts = {}
 
     def _values(self, counts: dict[str, Any]) -> dict[str, float]:
-        pictures, labelled = counts["pictures"], counts["labelled"]
+        pictures, labeled = counts["pictures"], counts["labeled"]
         values: dict[str, float] = {}
-        if labelled:
-            values["clean/top1"] = counts["clean"] / labelled
+        if labeled:
+            values["clean/top1"] = counts["clean"] / labeled
         for k, point in enumerate(map(str, self.points)):
-            if labelled:
-                values[f"{point}/top1"] = counts["right"][k] / labelled
+            if labeled:
+                values[f"{point}/top1"] = counts["right"][k] / labeled
             values[f"{point}/agreement"] = counts["agree"][k] / pictures
             values[f"{point}/bpp"] = 8 * counts["bytes"][k] / counts["pixels"]
             values[f"{point}/bytes"] = counts["bytes"][k] / pictures
@@ -482,13 +482,13 @@ class SaliencyLogger(_Callback):  # type: ignore[misc]
         super().__init__()
         self.count = check_count("pictures", pictures)
         self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
-        self.codec = _codec(codec)
+        self.codec = as_codec(codec)
         self.strength = check_number("strength", strength, 0, 1)
         self.name = name
         self.pictures: Tensor | None = None
         """The pictures that are shown, uint8 (N, C, H, W), once they were seen. Part of the checkpoint."""
         self._reader = _Reader(saliency, mean, std, adapter, forward_fn)
-        self._how = Normalisation()
+        self._how = Normalization()
         self._dtype = torch.float32
 
     @property
@@ -511,7 +511,7 @@ class SaliencyLogger(_Callback):  # type: ignore[misc]
         if dataloader_idx != 0 or not trainer.is_global_zero:
             return
         if batch_idx == 0:
-            self._how = self._reader.normalisation(_streams(trainer)[0])
+            self._how = self._reader.normalization(_streams(trainer)[0])
         kept = 0 if self.pictures is None else len(self.pictures)
         if batch_idx == 0 or kept < self.count:
             images = self._reader.read(batch)[0]
@@ -614,9 +614,9 @@ class BatchCompressor:
         """Return the batch with its images compressed and decoded, all else as it was.
 
         Args:
-            batch: see the class; images are float, normalised or not, or uint8.
+            batch: see the class; images are float, normalized or not, or uint8.
             module: the LightningModule, whose own saliency is taken where none was given.
-            data: the loader or data set whose transforms say how the images are normalised.
+            data: the loader or data set whose transforms say how the images are normalized.
         """
         images, _ = self._reader.read(batch)
         out = self.compress(images, module, data)
@@ -626,12 +626,12 @@ class BatchCompressor:
         return replaced
 
     def compress(self, images: Tensor, module: Any = None, data: Any = None) -> Tensor:
-        """Compress and decode images (B, 3 or 1, H, W), normalised or not; the result is a new tensor like them."""
+        """Compress and decode images (B, 3 or 1, H, W), normalized or not; the result is a new tensor like them."""
         chosen = torch.rand(len(images)) < self.p
         drawn = [self._draws.make_params([]) for _ in range(int(chosen.sum()))]
         if not drawn:
             return images
-        how = self._reader.normalisation(data)
+        how = self._reader.normalization(data)
         pictures = how.undo(images[chosen.to(images.device)])
         codecs = [self._draws.compressor.codec.with_quality(draw["quality"]) for draw in drawn]
         maps = None
@@ -668,11 +668,11 @@ class CompressOnTheFly:
 
     Example:
         >>> from lightning.pytorch import LightningDataModule
-        >>> class Photos(CompressOnTheFly, LightningDataModule):
+        >>> class Samples(CompressOnTheFly, LightningDataModule):
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.compress = BatchCompressor("jpeg", quality=(10, 60), strength=(0.0, 0.5))
-        >>> Photos().compress
+        >>> Samples().compress
         BatchCompressor('jpeg', quality=(10, 60), strength=(0.0, 0.5), p=1)
     """
 
@@ -737,6 +737,3 @@ def _size(images: Tensor) -> tuple[int, int]:
 
 def _unused(images: Tensor) -> Tensor:
     raise RuntimeError("maps are given; this saliency only stands for them")
-
-
-_codec = codec

@@ -9,7 +9,7 @@ from torch import Tensor
 from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
 from foveate.images import same_size
-from foveate.rate_control._calibration import Point
+from foveate.rate_control._calibration import OperatingPoint
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Bench:
     def __init__(
         self,
         compressor: Compressor,
-        points: tuple[Point, ...],
+        points: tuple[OperatingPoint, ...],
         pictures: Sequence[Tensor],
         maps: Sequence[Tensor] | None,
     ) -> None:
@@ -81,7 +81,7 @@ class Bench:
                     self._maps[i] = one
         self._filtered: dict[tuple[int, float], Tensor] = {}
 
-    def _at(self, point: Point) -> Compressor:
+    def _at(self, point: OperatingPoint) -> Compressor:
         plain = self.plain
         prefilter = None if plain.prefilter is None else replace(plain.prefilter, strength=point.strength)
         return Compressor(plain.codec.with_quality(point.quality), prefilter, point.scale, saliency=plain.saliency)

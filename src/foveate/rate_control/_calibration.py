@@ -15,7 +15,7 @@ from foveate.identity import IdentityError, is_lasting
 from foveate.rate_control._criteria import Criterion, Keep, measured
 
 
-class Point(NamedTuple):
+class OperatingPoint(NamedTuple):
     """An operating point: strength of the pre-filter, scale of the stored picture, quality of the codec."""
 
     strength: float
@@ -41,7 +41,7 @@ class Calibration:
 
     codec: str
     witnesses: tuple[str, ...]
-    points: tuple[Point, ...]
+    points: tuple[OperatingPoint, ...]
     bits: Tensor
     values: Mapping[str, Tensor]
 
@@ -111,7 +111,7 @@ class Calibration:
             content = json.loads(text)
             if content["schema"] != 1:
                 raise ValueError(f"schema {content['schema']}, expected 1")
-            points = tuple(Point(*point) for point in content["points"])
+            points = tuple(OperatingPoint(*point) for point in content["points"])
             tables = {"bits": content["bits"], **content["values"]}
             bits, *values = (torch.tensor(rows, dtype=torch.float64).view(-1, len(points)) for rows in tables.values())
             if any(table.shape != bits.shape for table in values):

@@ -17,10 +17,10 @@ from foveate.identity import identity, refuse_subclass
 from foveate.images import Picture, as_tensor
 from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
-from foveate.rate_control._calibration import Calibration, Point
-from foveate.rate_control._criteria import MEASURES, Criterion, Keep, criteria, measured, name_of
+from foveate.rate_control._calibration import Calibration, OperatingPoint
+from foveate.rate_control._criteria import MEASURES, Criterion, Keep, as_criteria, measured, name_of
 from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Search, Seen, search
-from foveate.rate_control._witness import Witness, witness
+from foveate.rate_control._witness import Witness, as_witness
 from foveate.saliency import check_maps
 
 
@@ -98,8 +98,8 @@ class RateControl:
         many = [given] if isinstance(given, str | Witness | Classifier) else list(given)
         if not many:
             raise ValueError("witnesses: expected at least one classifier, such as 'resnet18'")
-        self._set("witnesses", tuple(witness(one) for one in many))
-        self._set("keep", criteria(self.keep))
+        self._set("witnesses", tuple(as_witness(one) for one in many))
+        self._set("keep", as_criteria(self.keep))
         if len(self._keep) > 1 and any(isinstance(one, Criterion) and one.kind == "robust" for one in self._keep):
             raise ValueError(
                 f"keep: {self.keeps!r}: 'robust' weighs bytes against answers and goes with no other criterion"
@@ -169,7 +169,7 @@ class RateControl:
         # Not of the criteria and the calibration, which need have none.
         return hash((self.keeps, self._witnesses, self.qualities, self.scales, self.strengths, self.floor))
 
-    def points(self, compressor: Compressor) -> tuple[Point, ...]:
+    def points(self, compressor: Compressor) -> tuple[OperatingPoint, ...]:
         """Return the grid for a compressor; the last is the finest: strength least, then scale and quality greatest.
 
         Raises:
@@ -177,7 +177,7 @@ class RateControl:
         """
         codec = compressor.codec
         sign = 1 if codec.scale[0] < codec.scale[-1] else -1
-        chosen = qualities(codec) if self.qualities is None else self.qualities
+        chosen = default_qualities(codec) if self.qualities is None else self.qualities
         chosen = sorted({codec.with_quality(q).quality for q in chosen}, key=lambda q: sign * q)
         if self.floor is not None:
             floor = sign * codec.with_quality(self.floor).quality
@@ -190,7 +190,7 @@ class RateControl:
         elif max(strengths) > 0 and compressor.prefilter is None:
             raise ValueError(f"strengths: {strengths} need a prefilter; give the Compressor one")
         by_fineness = product(sorted({*strengths}, reverse=True), sorted({*self.scales}), chosen)
-        return tuple(Point(float(t), float(s), q) for t, s, q in by_fineness)
+        return tuple(OperatingPoint(float(t), float(s), q) for t, s, q in by_fineness)
 
     def check(self, compressor: Compressor) -> None:
         """Raise a ValueError if the grid, the floor or the calibration does not fit this compressor."""
@@ -321,7 +321,7 @@ class RateControl:
             )
         return out
 
-    def _searches(self, seen: Sequence[Seen], points: tuple[Point, ...]) -> Sequence[Search]:
+    def _searches(self, seen: Sequence[Seen], points: tuple[OperatingPoint, ...]) -> Sequence[Search]:
         """How to search for each picture; where there is no calibration, from the bits that it has everywhere."""
         if self.exhaustive:
             return [Exhaustive()] * len(seen)
@@ -369,12 +369,12 @@ def _confidence(clean: Tensor, logits: Tensor) -> float:
     return float(logits.softmax(0)[clean.argmax()])
 
 
-def qualities(codec: Codec) -> tuple[float, ...]:
+def default_qualities(codec: Codec) -> tuple[float, ...]:
     """Return nine qualities to choose from: the codec's ladder, its geometric middles, and half a step at both ends.
 
     Example:
         >>> from foveate import Jpeg
-        >>> qualities(Jpeg())
+        >>> default_qualities(Jpeg())
         (8, 12, 17, 25, 35, 50, 61, 75, 92)
     """
     ladder = codec.ladder

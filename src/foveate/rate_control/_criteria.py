@@ -116,7 +116,7 @@ Keep: TypeAlias = "Criterion | Callable[[Tensor, Tensor], Tensor]"
 """A criterion: (clean logits, logits), both (N, classes), -> (N,) bool."""
 
 
-def criteria(keep: "str | Keep | Sequence[str | Keep]") -> tuple[Keep, ...]:
+def as_criteria(keep: "str | Keep | Sequence[str | Keep]") -> tuple[Keep, ...]:
     """Return the criteria that ``keep`` stands for.
 
     Args:
@@ -128,7 +128,7 @@ def criteria(keep: "str | Keep | Sequence[str | Keep]") -> tuple[Keep, ...]:
         ValueError: if a string names none, or there is none.
 
     Example:
-        >>> [str(one) for one in criteria("top1+kl0.2")]
+        >>> [str(one) for one in as_criteria("top1+kl0.2")]
         ['top1', 'kl0.2']
     """
     parts = [keep] if isinstance(keep, str) or callable(keep) else list(keep)

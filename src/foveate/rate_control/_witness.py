@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from foveate.images import same_size
-from foveate.models import Classifier, Model, Preprocess, Source, classifier, refuse_cuda_in_worker, undisturbed
+from foveate.models import (
+    Classifier,
+    Model,
+    ModelSource,
+    Preprocess,
+    load_classifier,
+    refuse_cuda_in_worker,
+    undisturbed,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Witness:
         'scene_net'
     """
 
-    model: Source
+    model: ModelSource
     preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +59,7 @@ class Witness:
     def classifier(self) -> Classifier:
         """The classifier, built at first use."""
         if isinstance(self.model, str):
-            return classifier(self.model, self.preprocess)
+            return load_classifier(self.model, self.preprocess)
         return Classifier(self.name, self._model.get(), self.preprocess or Preprocess(256, 224))
 
     def logits(self, pictures: Sequence[Tensor]) -> Tensor:
@@ -78,7 +86,7 @@ class Witness:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def witness(given: Any) -> Witness:
+def as_witness(given: Any) -> Witness:
     """Return the witness that a user means by a recipe, a classifier or a witness."""
     if isinstance(given, Classifier):
         return Witness(given.model, given.preprocess)

@@ -4,19 +4,19 @@ A new kind joins as a callable that follows the :class:`Saliency` protocol; one 
 subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribution`` takes all other methods of Captum.
 """
 
+from foveate.saliency._baselines import Baseline, Center, Shuffled
 from foveate.saliency._cache import CachedSaliency, MapCache
 from foveate.saliency._captum import CaptumAttribution
-from foveate.saliency._controls import Center, Control, Shuffled
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
-from foveate.saliency._protocol import Maps, Saliency, as_saliency, check_maps, normalise
+from foveate.saliency._protocol import Maps, Saliency, as_saliency, check_maps, normalize
 from foveate.saliency._spec import from_spec
 
 __all__ = [
     "ActivationMap",
+    "Baseline",
     "CachedSaliency",
     "CaptumAttribution",
     "Center",
-    "Control",
     "GradCam",
     "LayerSaliency",
     "MapCache",
@@ -26,5 +26,5 @@ __all__ = [
     "as_saliency",
     "check_maps",
     "from_spec",
-    "normalise",
+    "normalize",
 ]

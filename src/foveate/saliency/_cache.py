@@ -3,7 +3,7 @@
 A cache is a folder with one subfolder for each saliency, named by a hash of its identity (weights, layer, method,
 preprocessing) and Foveate's version, which holds ``saliency.json`` and shards ``*.safetensors`` of five tensors:
 
-- ``keys`` (N, 16) uint8: the hash of each picture (:func:`foveate.images.picture_hash`), in rising order;
+- ``keys`` (N, 16) uint8: the hash of each picture (:func:`foveate.images.image_hash`), in rising order;
 - ``sizes`` (N, 2) int32: height and width of its map;
 - ``offsets`` (N,) int64: where its map begins in ``maps``;
 - ``sums`` (N, 8) uint8: how the SHA-256 of its map begins;
@@ -36,7 +36,7 @@ from torch import Tensor
 from foveate import __version__
 from foveate._files import make_folder, write_bytes, write_text
 from foveate.identity import identity, refuse_subclass
-from foveate.images import check_tensor, picture_hash
+from foveate.images import check_tensor, image_hash
 from foveate.saliency._protocol import Maps, as_saliency, check_maps
 
 logger = logging.getLogger(__name__)
@@ -358,7 +358,7 @@ class CachedSaliency:
 
     It asks no network, so it suits the workers of a DataLoader, also where the maps were made on a GPU. It is pickled
     as a path. A picture is known by its pixels: the transform that asks must come before any crop, resize or change of
-    colours. Floats in [0, 1] that were made from uint8 are the same picture.
+    colors. Floats in [0, 1] that were made from uint8 are the same picture.
 
     Args:
         cache: the folder.
@@ -443,12 +443,12 @@ class CachedSaliency:
         return torch.stack([self._one(image) for image in images]).to(images.device).float() / 255
 
     def _one(self, image: Tensor) -> Tensor:
-        found = self._maps.get(picture_hash(image))
+        found = self._maps.get(image_hash(image))
         if found is None:
             height, width = image.shape[-2:]
             raise LookupError(
                 f"images: {self.cache} has no map of this {height}x{width} picture; run 'foveate saliency' on it, and "
-                "ask before any crop, resize or change of colours"
+                "ask before any crop, resize or change of colors"
             )
         return found
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 
 from foveate._checks import check_count
 from foveate.identity import describe, structure
-from foveate.models import Source, check_logits, eager
+from foveate.models import ModelSource, check_logits, eager
 from foveate.saliency._layer import REDUCTIONS, LayerSaliency, check_target, chosen
 
 _generators = threading.RLock()  # torch's are the process's: one method at a time runs from a seed
@@ -66,7 +66,7 @@ class CaptumAttribution(LayerSaliency):
     def __init__(
         self,
         method: Any,
-        model: "Source | None" = None,
+        model: "ModelSource | None" = None,
         layer: str | nn.Module | None = None,
         target: int | None = None,
         arguments: "Arguments | None" = None,

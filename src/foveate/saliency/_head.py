@@ -30,7 +30,7 @@ def linear_head(model: nn.Module, layer: nn.Module, x: Tensor) -> str | None:
     """Return the name of the linear layer that makes the logits of the plain means of ``layer``'s output, or None.
 
     It is tried: the layer's output is replaced by noise of both signs, small and large, and what the linear layer then
-    gets has to be its mean over positions, and what it gives the logits. Any activation, normalisation or other pooling
+    gets has to be its mean over positions, and what it gives the logits. Any activation, normalization or other pooling
     between the two shows, whether it is a module or a function.
 
     Args:

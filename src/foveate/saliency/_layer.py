@@ -13,8 +13,8 @@ from foveate.identity import describe
 from foveate.images import check_tensor, to_float
 from foveate.models import (
     Model,
+    ModelSource,
     Preprocess,
-    Source,
     check_logits,
     eager,
     first_weight,
@@ -22,7 +22,7 @@ from foveate.models import (
     undisturbed,
 )
 from foveate.saliency._head import class_activation_map, linear_head
-from foveate.saliency._protocol import normalise
+from foveate.saliency._protocol import normalize
 from foveate.saliency._stage import check_channels_first, last_convolutional_stage
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class LayerSaliency(ABC):
             convolutional stage, found by tracing a forward pass of a picture of 224x224 (or, where the model takes
             none, of the size it takes), so that it follows from the model alone. Read which one from ``layer_name``.
         preprocess: what the model wants done to (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
-            the whole picture in view. None normalises with ImageNet's mean and std. For photos larger than the model
+            the whole picture in view. None normalizes with ImageNet's mean and std. For photos larger than the model
             was trained on, ``foveate.models.Preprocess(resize=256)`` both saves time and shows it objects at the size
             it knows.
 
@@ -58,7 +58,7 @@ class LayerSaliency(ABC):
 
     def __init__(
         self,
-        model: Source,
+        model: ModelSource,
         layer: str | nn.Module | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
@@ -126,7 +126,7 @@ class LayerSaliency(ABC):
             with torch.autocast(x.device.type, enabled=False):
                 maps = self._attribute(model, self._find(model, x), x)
         self._check_maps(maps, len(x))
-        return normalise(maps).to(images.device)
+        return normalize(maps).to(images.device)
 
     def _find(self, model: nn.Module, x: Tensor) -> nn.Module:
         if self.layer_name is None:
@@ -189,7 +189,7 @@ class GradCam(LayerSaliency):
 
     def __init__(
         self,
-        model: Source,
+        model: ModelSource,
         layer: str | nn.Module | None = None,
         target: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -261,7 +261,7 @@ class ActivationMap(LayerSaliency):
 
     def __init__(
         self,
-        model: Source,
+        model: ModelSource,
         layer: str | nn.Module | None = None,
         reduce: str | Callable[[Tensor], Tensor] = "mean",
         preprocess: Callable[[Tensor], Tensor] | None = None,
@@ -310,7 +310,7 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
         ) from None
 
 
-def _name_of(layer: str | nn.Module | None, model: Source) -> str | None:
+def _name_of(layer: str | nn.Module | None, model: ModelSource) -> str | None:
     """The dotted name of a layer, checked as far as the model is at hand."""
     if isinstance(model, nn.Module) and eager(model) is not model:  # compiled by torch.compile
         model, layer = eager(model), layer.removeprefix("_orig_mod.") if isinstance(layer, str) else layer

@@ -123,12 +123,12 @@ def check_maps(maps: Any, count: int) -> Tensor:
         if not (low >= 0 and high <= 1):  # written so that NaN is refused too
             raise ValueError(
                 f"maps: expected values in [0, 1], got {low:.4g} to {high:.4g}; divide by the maximum, as "
-                "foveate.saliency.normalise does"
+                "foveate.saliency.normalize does"
             )
     return maps
 
 
-def normalise(maps: Tensor) -> Tensor:
+def normalize(maps: Tensor) -> Tensor:
     """Scale raw attributions to maps: negative values to 0, then each map divided by its own maximum.
 
     A map in which nothing stands out (no positive value, or the same everywhere) becomes 1 everywhere: keep it all.
@@ -143,7 +143,7 @@ def normalise(maps: Tensor) -> Tensor:
         ValueError: if a value is not finite.
 
     Example:
-        >>> normalise(torch.tensor([[[[-1.0, 2.0, 4.0]]], [[[0.0, 0.0, 0.0]]]])).squeeze().tolist()
+        >>> normalize(torch.tensor([[[[-1.0, 2.0, 4.0]]], [[[0.0, 0.0, 0.0]]]])).squeeze().tolist()
         [[0.0, 0.5, 1.0], [1.0, 1.0, 1.0]]
     """
     maps = maps.detach().float()

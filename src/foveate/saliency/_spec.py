@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foveate.models import Preprocess, Source, named
+from foveate.models import ModelSource, Preprocess, named
 from foveate.saliency._cache import CachedSaliency
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam
@@ -14,7 +14,7 @@ from foveate.saliency._protocol import Maps, Saliency, as_saliency
 _OWN: dict[str, type] = {"GradCam": GradCam, "ActivationMap": ActivationMap}
 
 
-def from_spec(spec: "str | Mapping[str, Any] | Maps", model: "Source | None" = None) -> Saliency:
+def from_spec(spec: "str | Mapping[str, Any] | Maps", model: "ModelSource | None" = None) -> Saliency:
     """Return the saliency that a JSON-able description stands for.
 
     Args:

@@ -33,7 +33,7 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
 
     The convolution is the last that gives more than one position and is not itself the classifier (SqueezeNet ends in
     a convolution to one channel a class). From it the search climbs to every enclosing module whose output is still
-    that map, so that a residual sum, normalisation or activation at the end of the stage is included.
+    that map, so that a residual sum, normalization or activation at the end of the stage is included.
 
     Args:
         model: in eval mode.
@@ -136,7 +136,7 @@ def _try(model: nn.Module, x: Tensor) -> list[_Call] | None:
 
 
 def _ends_stage(call: _Call, stage: _Call) -> bool:
-    """Whether a later call still gives the stage's map: an enclosing module, or its normalisation or activation."""
+    """Whether a later call still gives the stage's map: an enclosing module, or its normalization or activation."""
     if len(call.shape) != 4 or call.spatial != stage.spatial:
         return False
     if stage.name.startswith(call.name + "."):

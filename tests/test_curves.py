@@ -7,9 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from foveate.evaluation import Bootstrap, NoOverlap, bd_accuracy, bd_rate, interval, overlap, rate_at, saved_at_equal
+from foveate.evaluation import (
+    Bootstrap,
+    NoOverlapError,
+    bd_accuracy,
+    bd_rate,
+    interval,
+    overlap,
+    rate_at,
+    saved_at_equal,
+)
 from foveate.evaluation.bootstrap import resampled
-from foveate.evaluation.comparison import saved_or_beyond
+from foveate.evaluation.curves import saved_or_beyond
 
 # Rate (kbit/s) and PSNR (dB): the example that circulates with implementations of VCEG-M33, and one of HEVC.
 VECTORS = {
@@ -67,10 +76,10 @@ class TestBdRate:
          ([0.5, 0.5], 0, "the test curve does not rise")],
     )  # fmt: skip
     def test_without_one_it_is_refused_with_the_reason(self, accuracies, side, words):
-        with pytest.raises(NoOverlap, match=words) as refused:
+        with pytest.raises(NoOverlapError, match=words) as refused:
             bd_rate(self.rates, self.accuracies, [100, 200], accuracies)
         assert refused.value.side == side
-        with pytest.raises(NoOverlap, match="no rates in common"):
+        with pytest.raises(NoOverlapError, match="no rates in common"):
             bd_accuracy(self.rates, self.accuracies, [1, 2], [0.1, 0.2])
 
     def test_two_points_at_one_rate_count_as_the_better(self):
@@ -180,7 +189,7 @@ class TestBootstrap:
     def test_curves_without_overlap_are_beyond(self):
         def figure(k):
             if k < 2:
-                raise NoOverlap("", (1, 0)[k])
+                raise NoOverlapError("", (1, 0)[k])
             return 0.5
 
         np.testing.assert_array_equal(resampled(figure, 3, better=-1), [-np.inf, np.nan, 0.5])

@@ -10,7 +10,7 @@ from foveate.identity import describe
 from foveate.saliency._protocol import Maps, as_saliency
 
 
-class Control(ABC):
+class Baseline(ABC):
     """A saliency made from the maps of another one.
 
     Args:
@@ -50,11 +50,11 @@ class Control(ABC):
         return f"{type(self).__name__}({self.saliency!r})"
 
 
-class Center(Control):
-    """A centre-weighted map: the values of each picture's own map, the highest in the centre and falling outwards.
+class Center(Baseline):
+    """A center-weighted map: the values of each picture's own map, the highest in the center and falling outwards.
 
     So it allows the same smoothing, to the value, as the map it is a control for; only the place says nothing of the
-    picture. (That photographers centre their subject makes it strong: Tatler, "The central fixation bias in scene
+    picture. (That photographers center their subject makes it strong: Tatler, "The central fixation bias in scene
     viewing", Journal of Vision 2007.)
 
     Example:
@@ -64,7 +64,7 @@ class Center(Control):
     """
 
     def derive(self, maps: Tensor) -> Tensor:
-        """Return the maps (B, 1, h, w), their values sorted by the distance from the centre, in halves of a side."""
+        """Return the maps (B, 1, h, w), their values sorted by the distance from the center, in halves of a side."""
         height, width = maps.shape[-2:]
         y, x = (
             torch.linspace(1 / n - 1, 1 - 1 / n, n, dtype=torch.float32, device=maps.device) for n in (height, width)
@@ -76,7 +76,7 @@ class Center(Control):
         return torch.empty_like(values).scatter_(1, order.expand_as(values), values).view_as(maps)
 
 
-class Shuffled(Control):
+class Shuffled(Baseline):
     """A map taken from another picture: each picture of a batch gets that of the one after it, the last the first's.
 
     Raises:

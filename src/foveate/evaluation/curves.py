@@ -13,7 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-class NoOverlap(ValueError):
+class NoOverlapError(ValueError):
     """Two curves have no accuracy (or no rate) in common, so that there is nothing to compare.
 
     Attributes:
@@ -100,7 +100,7 @@ def overlap(
     """Return the accuracies, from and to, that both curves reach.
 
     Raises:
-        NoOverlap: if there are none.
+        NoOverlapError: if there are none.
         ValueError: if a curve has fewer than two points or a rate is not positive.
 
     Example:
@@ -133,7 +133,7 @@ def bd_rate(
         A share: -0.1 where the test curve needs 10 % fewer bytes.
 
     Raises:
-        NoOverlap: if there is no accuracy that both reach, or a curve reaches only one.
+        NoOverlapError: if there is no accuracy that both reach, or a curve reaches only one.
         ValueError: if a curve has fewer than two points, a rate is not positive, or there is no such method.
 
     Example:
@@ -168,7 +168,7 @@ def bd_accuracy(
         In the unit of the accuracies, positive where the test curve answers better.
 
     Raises:
-        NoOverlap: if the curves have no rates in common.
+        NoOverlapError: if the curves have no rates in common.
         ValueError: as :func:`bd_rate` does.
 
     Example:
@@ -180,7 +180,7 @@ def bd_accuracy(
     test_logs, test_best = _reached(test_rates, test_accuracies, rising=False)
     low, high = max(logs[0], test_logs[0]), min(logs[-1], test_logs[-1])
     if not low < high:
-        raise NoOverlap("the curves have no rates in common", 0)
+        raise NoOverlapError("the curves have no rates in common", 0)
     cubic = _interpolation(method)
     gap = cubic(test_logs, test_best).integrate(low, high) - cubic(logs, best).integrate(low, high)
     return float(gap / (high - low))
@@ -207,10 +207,10 @@ def _reached(
 def _common(anchor: Floats, test: Floats) -> tuple[float, float]:
     if len(anchor) < 2 or len(test) < 2:
         which = "anchor" if len(anchor) < 2 else "test"
-        raise NoOverlap(f"the {which} curve does not rise: it reaches one accuracy only", 0)
+        raise NoOverlapError(f"the {which} curve does not rise: it reaches one accuracy only", 0)
     low, high = max(anchor[0], test[0]), min(anchor[-1], test[-1])
     if not low < high:
-        raise NoOverlap(
+        raise NoOverlapError(
             f"the curves have no accuracy in common: {anchor[0]:.3f} to {anchor[-1]:.3f} and {test[0]:.3f} to "
             f"{test[-1]:.3f}",
             1 if test[0] >= anchor[-1] else -1,

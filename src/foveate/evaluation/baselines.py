@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from foveate.compressor import Compressor
-from foveate.saliency import Center, Control, Shuffled
+from foveate.saliency import Baseline, Center, Shuffled
 
 SCALES = (0.7, 0.5)
 """Stored side over source side, for the control of plain downscaling."""
 
 
-def controls_for(compressors: Sequence[Compressor], scales: Sequence[float] = SCALES) -> list[Compressor]:
+def baselines_for(compressors: Sequence[Compressor], scales: Sequence[float] = SCALES) -> list[Compressor]:
     """Return the controls of some operating points.
 
     Args:
@@ -19,19 +19,19 @@ def controls_for(compressors: Sequence[Compressor], scales: Sequence[float] = SC
         scales: for the control of plain downscaling.
 
     Returns:
-        For each point with a pre-filter at full size: the same amount of smoothing spread evenly, a centre-weighted map
+        For each point with a pre-filter at full size: the same amount of smoothing spread evenly, a center-weighted map
         and the map of another picture. For each codec alone at full size: smaller scales that are not there yet.
 
     Example:
         >>> from foveate import Prefilter
         >>> where = lambda images: images.mean(1, keepdim=True)
-        >>> len(controls_for([Compressor("jpeg:20"), Compressor("jpeg:20", Prefilter(where))]))
+        >>> len(baselines_for([Compressor("jpeg:20"), Compressor("jpeg:20", Prefilter(where))]))
         5
     """
     found: list[Compressor] = []
     for c in compressors:
         prefilter = c.prefilter
-        if prefilter is not None and c.filters and c.scale == 1 and not isinstance(prefilter.saliency, Control):
+        if prefilter is not None and c.filters and c.scale == 1 and not isinstance(prefilter.saliency, Baseline):
             saliency = prefilter.saliency
             for other in (
                 replace(prefilter, even=True),

@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate.evaluation.bootstrap import Bootstrap, Interval, interval
 from foveate.evaluation.rate_accuracy import is_right
 from foveate.evaluation.records import Records
-from foveate.evaluation.results import Point, Results
+from foveate.evaluation.results import PointResult, Results
 from foveate.evaluation.summary import METRICS, Resampled, compare_curves
 
 
@@ -71,7 +71,9 @@ class _Run:
     results: Results
     records: Records
 
-    def counts(self, pictures: Sequence[str], point: Point, judges: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    def counts(
+        self, pictures: Sequence[str], point: PointResult, judges: Sequence[str]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Bytes (n,) of a point, and for each judge bool (metrics, n): whether it answers right."""
         held = [self.records.pictures[p] for p in pictures]
         cells = [picture["points"][point.key] for picture in held]
@@ -167,7 +169,7 @@ def compare_runs(a: Path | str, b: Path | str, seed: int = 0, resamples: int = 1
     )
 
 
-def _which(point: Point) -> tuple[Any, ...]:
+def _which(point: PointResult) -> tuple[Any, ...]:
     return point.curve, point.quality, point.keep
 
 

@@ -18,7 +18,7 @@ from foveate.images import as_tensor, check_formats, read, to_uint8
 
 
 @dataclass(frozen=True)
-class Photo:
+class Sample:
     """One picture: uint8 (3, H, W) as a person sees it, its class number, and a name for reports."""
 
     pixels: Tensor
@@ -26,7 +26,7 @@ class Photo:
     name: str
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """A file that is no readable picture: an evaluation leaves it out and says so.
 
     Attributes:
@@ -40,29 +40,29 @@ class Unreadable(ValueError):
 
 
 @runtime_checkable
-class Photos(Protocol):
-    """Photos by number; a list of :class:`Photo` is one. Getting one that cannot be read raises :class:`Unreadable`."""
+class Samples(Protocol):
+    """Samples by number, such as a list of :class:`Sample`; one that cannot be read raises :class:`UnreadableError`."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Photo: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
-Source: TypeAlias = "Photos | torch.utils.data.Dataset[Any] | Iterable[Any]"
+SampleSource: TypeAlias = "Samples | torch.utils.data.Dataset[Any] | Iterable[Any]"
 """What can be evaluated: see :func:`photos`."""
 
 
-def as_photos(source: Source) -> Photos | Iterable[Photo]:
+def as_samples(source: SampleSource) -> Samples | Iterable[Sample]:
     """Return the photos of whatever holds pictures and labels.
 
     Args:
-        source: a folder (:class:`PhotoFolder`) or a list of :class:`Photo`; a map-style ``torch.utils.data.Dataset`` of
-            pairs (picture, label); or a ``DataLoader``, an iterable Dataset or any other iterable of pairs (pictures,
+        source: a folder (:class:`SampleFolder`) or a list of :class:`Sample`; a map-style ``torch.utils.data.Dataset``
+            of pairs (image, label); or a ``DataLoader``, an iterable Dataset or any other iterable of pairs (images,
             labels), batched or not, that gives the same pictures in the same order each time. A picture is a PIL image,
-            a uint8 array (H, W, C) or a tensor (C, H, W), uint8 or float in [0, 1] and not normalised, C 3 or 1.
+            a uint8 array (H, W, C) or a tensor (C, H, W), uint8 or float in [0, 1] and not normalized, C 3 or 1.
 
     Returns:
-        Photos by number where the source has numbers, else photos in its order, named by their number.
+        Samples by number where the source has numbers, else photos in its order, named by their number.
 
     Raises:
         TypeError: if the source is neither; on reading, if it gives anything but such pairs.
@@ -70,30 +70,30 @@ def as_photos(source: Source) -> Photos | Iterable[Photo]:
 
     Example:
         >>> from foveate.demo import Scenes
-        >>> as_photos(Scenes(3))[2].pixels.shape
+        >>> as_samples(Scenes(3))[2].pixels.shape
         torch.Size([3, 160, 160])
     """
-    if isinstance(source, PhotoFolder | _DatasetPhotos | _Stream) or (
-        isinstance(source, Sequence) and all(isinstance(item, Photo) for item in source)
+    if isinstance(source, SampleFolder | _DatasetSamples | _Stream) or (
+        isinstance(source, Sequence) and all(isinstance(item, Sample) for item in source)
     ):
         return source
     if isinstance(source, torch.utils.data.DataLoader | torch.utils.data.IterableDataset):
         return _Stream(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__"):
-        return _DatasetPhotos(source)
+        return _DatasetSamples(source)
     if isinstance(source, Iterable):
         return _Stream(source)
-    raise TypeError(f"source: expected a PhotoFolder, a Dataset or a DataLoader, got {type(source).__name__}")
+    raise TypeError(f"source: expected a SampleFolder, a Dataset or a DataLoader, got {type(source).__name__}")
 
 
 @dataclass(frozen=True)
-class _DatasetPhotos:
+class _DatasetSamples:
     source: Any
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Photo:
+    def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"index: these are {len(self)} pictures, got {index}")
         picture, label = _pair(self.source[index])
@@ -104,7 +104,7 @@ class _DatasetPhotos:
 class _Stream:
     source: Iterable[Any]
 
-    def __iter__(self) -> Iterator[Photo]:
+    def __iter__(self) -> Iterator[Sample]:
         number = 0
         for item in self.source:
             pictures, labels = _pair(item)
@@ -123,22 +123,22 @@ def _pair(item: Any) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def _photo(picture: Any, label: Any, number: int) -> Photo:
+def _photo(picture: Any, label: Any, number: int) -> Sample:
     pixels = to_uint8(as_tensor(picture, f"picture {number}").detach().cpu())
     if isinstance(label, bool | np.bool_):
         label = int(label)
     # Refused rather than never right: -1 marks a hidden label.
-    return Photo(
+    return Sample(
         pixels.expand(3, -1, -1).contiguous(), check_count(f"label of picture {number}", label, 0), f"{number}"
     )
 
 
 @dataclass
-class PhotoFolder:
+class SampleFolder:
     """The photos below a folder with one subfolder a class, each read when it is asked for.
 
-    Getting what is no readable picture raises :class:`Unreadable`: all that stands in a class folder counts, pipes and
-    folders that may not be read too.
+    Getting what is not a readable image raises :class:`UnreadableError`: all that stands in a class folder counts,
+    pipes and folders that may not be read too.
 
     Args:
         root: the folder.
@@ -210,20 +210,20 @@ class PhotoFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Photo:
+    def __getitem__(self, index: int) -> Sample:
         """Read a photo.
 
         Raises:
-            Unreadable: if the file is no readable picture.
+            UnreadableError: if the file is no readable picture.
             IndexError: if there are not so many.
         """
         path = self.paths[index]
         relative = path.relative_to(self.root)
         name = printable(relative.as_posix().replace("\\", r"\\"))  # doubled, so that no two names become one
         try:
-            return Photo(read(path, formats=self.formats), self._labels[relative.parts[0]], name)
+            return Sample(read(path, formats=self.formats), self._labels[relative.parts[0]], name)
         except Exception as error:
-            raise Unreadable(name, printable(str(error)) or type(error).__name__) from error
+            raise UnreadableError(name, printable(str(error)) or type(error).__name__) from error
 
 
 def _below(folder: Path) -> Iterator[Path]:

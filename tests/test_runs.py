@@ -7,7 +7,7 @@ from foveate import Compressor
 from foveate.cli import main
 from foveate.demo import PREPROCESS, Scenes, scene_net
 from foveate.evaluation import Judge, evaluate
-from foveate.evaluation.compare import compare_runs, text
+from foveate.evaluation.runs import compare_runs, text
 from foveate.models import Classifier
 
 
