@@ -25,6 +25,7 @@ _HOME = {
     "GradCam": "saliency",
     "Saliency": "saliency",
     "Prefilter": "prefilter",
+    "Progress": "_progress",
     "Codec": "codecs",
     "CodecError": "codecs",
     "Avif": "codecs",
@@ -44,6 +45,7 @@ _HOME = {
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
+    from foveate._progress import Progress as Progress
     from foveate.codecs import Avif as Avif
     from foveate.codecs import Codec as Codec
     from foveate.codecs import CodecError as CodecError

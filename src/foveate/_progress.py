@@ -1,0 +1,38 @@
+"""What long work says of itself as it goes on: one shape for every ``progress=``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage of long work has come.
+
+    Attributes:
+        stage: what is being done, such as ``"measure"``, ``"calibrate"``, ``"saliency"``, ``"compress"`` or
+            ``"verify"``.
+        done: steps of this stage that are done, those of an earlier run that was resumed included.
+        total: steps of this stage in all; None while that is not known.
+        source_bytes: bytes that went in so far, where bytes are counted; else 0.
+        bytes: bytes that came out so far, where bytes are counted; else 0.
+
+    Example:
+        >>> Progress("compress", done=3, total=12).share
+        0.25
+    """
+
+    stage: str
+    done: int
+    total: int | None = None
+    source_bytes: int = 0
+    bytes: int = 0
+
+    @property
+    def share(self) -> float | None:
+        """The share of the stage that is done, in [0, 1]; None while the total is not known."""
+        return None if self.total is None else self.done / self.total if self.total else 1.0
+
+
+Listener: TypeAlias = Callable[[Progress], object]
+"""What ``progress=`` takes: called after each step, in the process and thread that asked for the work."""
