@@ -57,7 +57,7 @@ def main(scenes: int = 96) -> None:
         for images, _boxes, labels in loader:
             right += int((model(images).argmax(1) == labels).sum())
     # What one operating point of the pipeline costs, by the compressor underneath.
-    compressor = foveate.Compressor("jpeg:40", foveate.Prefilter(foveate.saliency.from_spec(saliency), 0.4))
+    compressor = foveate.Compressor("jpeg:40", foveate.Prefilter(foveate.saliency.as_saliency(saliency), 0.4))
     encoded = compressor.encode([Scenes(1, seed=3)[0][0]])[0]
     print(f"{right / scenes:.1%} right on {scenes} compressed scenes; one at jpeg:40: {encoded.bpp:.3f} bits a pixel")
 

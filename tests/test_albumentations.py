@@ -13,7 +13,7 @@ import foveate
 from foveate import transforms
 from foveate.images import as_tensor, to_array
 from foveate.integrations.albumentations import Compress, Prefilter
-from foveate.saliency import from_spec
+from foveate.saliency import as_saliency
 
 SALIENCY = {"model": f"{RECIPES}:tiny", "preprocess": {"resize": 64}}
 MAKERS = {
@@ -142,7 +142,7 @@ def test_wrong_settings(make, error, words):
 
 def test_they_do_what_torchvision_s_do(photo):
     image = to_array(photo)
-    prefilter = foveate.Prefilter(from_spec(SALIENCY), 0.6, sigma=6)
+    prefilter = foveate.Prefilter(as_saliency(SALIENCY), 0.6, sigma=6)
     out = Prefilter(SALIENCY, strength=0.6, sigma=6)(image=image)["image"]
     assert np.array_equal(out, to_array(transforms.Prefilter(prefilter)(photo)))
     out = Compress("jpeg:20", saliency=SALIENCY, strength=0.6, sigma=6)(image=image)["image"]

@@ -26,7 +26,7 @@ from foveate import ActivationMap, CachedSaliency, CaptumAttribution, Compressor
 from foveate.demo import PREPROCESS, Scenes
 from foveate.export import Cached, cache_maps, compress_dataset
 from foveate.images import as_tensor, image_hash
-from foveate.saliency import MapCache, from_spec
+from foveate.saliency import MapCache, as_saliency
 from foveate.transforms import Compress
 
 CAM = GradCam(NET, preprocess=PREPROCESS)
@@ -138,7 +138,7 @@ class TestWithoutTheNetwork:
         assert torch.equal(pickle.loads(sent)(pictures), wanted)
 
     def test_from_a_configuration_file(self, cache, pictures):
-        maps = from_spec({"method": "CachedSaliency", "cache": str(cache)})
+        maps = as_saliency({"method": "CachedSaliency", "cache": str(cache)})
         assert torch.equal(maps(pictures), CachedSaliency(cache)(pictures))
 
 

@@ -17,6 +17,7 @@ from foveate.filters import gaussian_blur, gaussian_scale_space, guided_filter, 
 from foveate.images import like
 from foveate.prefilter import FILTERS, strength_map
 from foveate.saliency import MapCache
+from foveate.testing import FilterConformance
 
 
 def left(images):
@@ -62,46 +63,12 @@ class TestStrengthMap:
         assert fine.diff(dim=-2).abs().max() < 3 / 32
 
 
-@pytest.mark.parametrize("name", FILTERS)
-class TestConformance:
+class TestConformance(FilterConformance):
     """What every filter of the pre-filter does; one that joins FILTERS is tested here."""
 
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
-    def test_nil_strength_returns_the_input_bit_for_bit(self, name, dtype):
-        images = torch.randint(0, 256, (2, 3, 20, 30), dtype=torch.uint8)
-        images = images if dtype == torch.uint8 else images.to(dtype) / 255
-        assert torch.equal(Prefilter(left, 0, name)(images), images)
-
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
-    @pytest.mark.parametrize("channels", [1, 3])
-    @pytest.mark.parametrize("size", [(1, 1), (2, 9), (40, 80)])
-    def test_shape_dtype_and_range(self, name, dtype, channels, size):
-        images = torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8)
-        images = images if dtype == torch.uint8 else images.to(dtype) / 255
-        before = images.clone()
-        out = Prefilter(left, 0.7, name)(images)
-        assert (out.shape, out.dtype) == (images.shape, dtype)
-        assert torch.equal(images, before)
-        if dtype != torch.uint8:
-            assert out.min() >= 0
-            assert out.max() <= 1
-
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-    def test_keeps_what_is_looked_at_and_smooths_the_rest(self, name, dtype):
-        images = 0.4 + 0.2 * torch.rand(2, 3, 64, 128)
-        images = (images * 255).byte() if dtype == torch.uint8 else images
-        out = Prefilter(left, 0.5, name, sigma=6)(images)
-        assert torch.equal(out[..., :50], images[..., :50])
-        assert out[..., 80:].float().std() < 0.7 * images[..., 80:].float().std()
-
-    def test_differentiable_in_the_picture(self, name):
-        images = (0.1 + 0.8 * torch.rand(1, 3, 12, 16, dtype=torch.float64)).requires_grad_()
-        maps = left(images)
-        assert torch.autograd.gradcheck(lambda x: Prefilter(left, 0.9, name, sigma=20)(x, maps), images)
-
-    def test_fewer_bytes(self, name, photo):
-        one = Compressor("jpeg:50", Prefilter(left, 0.7, name, sigma=12))
-        assert len(one.encode(photo[None])[0].data) < 0.9 * len(Compressor("jpeg:50").encode(photo[None])[0].data)
+    @pytest.fixture(params=FILTERS.names())
+    def smooth(self, request):
+        return request.param
 
 
 class TestPrefilter:

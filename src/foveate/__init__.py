@@ -24,7 +24,10 @@ _HOME = {
     "CaptumAttribution": "saliency",
     "GradCam": "saliency",
     "Saliency": "saliency",
+    "as_saliency": "saliency",
+    "register_saliency": "saliency",
     "Prefilter": "prefilter",
+    "register_filter": "prefilter",
     "Progress": "_progress",
     "Codec": "codecs",
     "CodecError": "codecs",
@@ -36,12 +39,33 @@ _HOME = {
     "TargetSize": "codecs",
     "WebP": "codecs",
     "as_codec": "codecs",
+    "register_codec": "codecs",
     "Compressor": "compressor",
     "Encoded": "compressor",
+    "Sweep": "sweep",
     "Calibration": "rate_control",
     "RateControl": "rate_control",
     "Witness": "rate_control",
+    "register_criterion": "rate_control",
 }
+_MODULES = (
+    "codecs",
+    "compressor",
+    "demo",
+    "evaluation",
+    "export",
+    "filters",
+    "identity",
+    "images",
+    "integrations",
+    "models",
+    "prefilter",
+    "rate_control",
+    "saliency",
+    "sweep",
+    "testing",
+    "transforms",
+)
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
@@ -56,24 +80,32 @@ if TYPE_CHECKING:
     from foveate.codecs import TargetSize as TargetSize
     from foveate.codecs import WebP as WebP
     from foveate.codecs import as_codec as as_codec
+    from foveate.codecs import register_codec as register_codec
     from foveate.compressor import Compressor as Compressor
     from foveate.compressor import Encoded as Encoded
     from foveate.prefilter import Prefilter as Prefilter
+    from foveate.prefilter import register_filter as register_filter
     from foveate.rate_control import Calibration as Calibration
     from foveate.rate_control import RateControl as RateControl
     from foveate.rate_control import Witness as Witness
+    from foveate.rate_control import register_criterion as register_criterion
     from foveate.saliency import ActivationMap as ActivationMap
     from foveate.saliency import CachedSaliency as CachedSaliency
     from foveate.saliency import CaptumAttribution as CaptumAttribution
     from foveate.saliency import GradCam as GradCam
     from foveate.saliency import Saliency as Saliency
+    from foveate.saliency import as_saliency as as_saliency
+    from foveate.saliency import register_saliency as register_saliency
+    from foveate.sweep import Sweep as Sweep
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"foveate.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'foveate' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(importlib.import_module(f"foveate.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_MODULES})

@@ -316,6 +316,14 @@ Whatever a file is called, no other decoder looks at it: Pillow has many that ar
 (EPS) that runs a program.
 """
 
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".jp2", ".pgm", ".ppm", ".tif", ".tiff"),
+        *(".jxl", ".heic", ".heif"),
+    )
+)
+"""Endings of files in these formats."""
+
 MAX_BYTES = 1 << 30
 """Larger files are refused unread."""
 

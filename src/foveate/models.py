@@ -262,6 +262,13 @@ class Model:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return copy.copy(self) if not isinstance(self.source, nn.Module) else self
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are of one recipe, or one module."""
+        return self.source == other.source if isinstance(other, Model) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.source) if is_hashable(self.source) else id(self.source)
+
     def __repr__(self) -> str:
         return type(self.source).__name__ if isinstance(self.source, nn.Module) else repr(self.source)
 

@@ -1,34 +1,42 @@
-"""The pre-filter: keep the picture where the classifier looks, smooth it elsewhere."""
+"""The pre-filter: keep the image where the classifier looks, smooth it elsewhere."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from foveate._checks import check_number
+from foveate._registry import Registry
 from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
 from foveate.images import check_tensor, like, to_float
-from foveate.saliency import Maps, as_saliency, check_maps
+from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps, saliency_maps
+
+__all__ = ["FILTERS", "REFERENCE", "Filter", "Prefilter", "register_filter", "strength_map"]
 
 REFERENCE = 256
-"""The short side, in pixels, of the picture that ``Prefilter.sigma`` is given for: what classifiers see of a photo."""
+"""The short side, in pixels, of the image that ``Prefilter.sigma`` is given for: what classifiers see of a photo."""
+
+Filter: TypeAlias = Callable[[Tensor, Tensor, float], Tensor]
+"""From images (B, C, H, W), strengths (B, 1, H, W), both float in [0, 1], and sigma in pixels to images."""
+AnyFilter = TypeVar("AnyFilter", bound=Filter)
 
 
 def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) -> Tensor:
     r"""Turn saliency maps into how much each pixel is smoothed.
 
-    The map :math:`S` is upsampled smoothly (bicubic) to the picture and :math:`1 - \min(1, S / strength^2)` taken: a
+    The map :math:`S` is upsampled smoothly (bicubic) to the image and :math:`1 - \min(1, S / strength^2)` taken: a
     pixel is smoothed in full where the map is 0, less as it rises, and not at all from :math:`strength^2` on. Squared,
     since most of a Grad-CAM map is low, ``strength`` is about the share of a photo that is touched at all: measured
-    with MobileNetV2 on 500 ImageNet photos, 0.3, 0.5, 0.7 and 0.9 touch 30, 51, 72 and 93 % of the pixels. A picture
+    with MobileNetV2 on 500 ImageNet photos, 0.3, 0.5, 0.7 and 0.9 touch 30, 51, 72 and 93 % of the pixels. An image
     whose map is broad is touched less than one with a small object.
 
     Args:
         maps: (B, 1, h, w) in [0, 1], 1 where the classifier looks most.
-        size: height and width of the pictures.
-        strength: in [0, 1], or (B,) of them, one a picture; 0 gives 0 everywhere.
+        size: height and width of the images.
+        strength: in [0, 1], or (B,) of them, one an image; 0 gives 0 everywhere.
 
     Returns:
         (B, 1, H, W) float32 in [0, 1]: 0 keeps the pixel, 1 smooths it in full.
@@ -74,34 +82,78 @@ def _guided(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
     return guided_filter(images, images, radius=max(1, round(3 * sigma)), eps=0.02 * strengths.square())
 
 
-FILTERS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "blend": _blend,
-    "scale-space": _scale_space,
-    "guided": _guided,
-}
-"""Filters by name: (images, strengths (B, 1, H, W), both in [0, 1], sigma in pixels) -> images. New ones join here."""
+def _checked(name: str, function: Any) -> Filter:
+    if not callable(function):
+        raise TypeError(f"filter: expected a function of images, strengths and sigma, got {function!r}")
+    return function
+
+
+FILTERS: Registry[Filter] = Registry("filter", "foveate.filters", _checked)
+"""Filters by name."""
+
+FILTERS.add("blend", _blend)
+FILTERS.add("scale-space", _scale_space)
+FILTERS.add("guided", _guided)
+
+
+def register_filter(name: str) -> Callable[[AnyFilter], AnyFilter]:
+    """Add a filter by a decorator of its function, for ``Prefilter(filter=name)``.
+
+    For the command line and other processes a package declares it as an entry point as well::
+
+        [project.entry-points."foveate.filters"]
+        box = "my_package:box"
+
+    Args:
+        name: what it is called.
+
+    Returns:
+        A decorator of a function of images (B, C, H, W), strengths (B, 1, H, W), both float in [0, 1], and sigma, the
+        width of the smoothing at full strength in pixels; it returns images of the same shape. A strength of 0 is to
+        keep the pixel.
+
+    Raises:
+        TypeError: if the name is not a string, or what is decorated is not a function.
+        ValueError: if another filter has the name.
+
+    Example:
+        >>> @register_filter("darken")
+        ... def darken(images, strengths, sigma):
+        ...     return images * (1 - strengths)
+        >>> Prefilter(filter="darken")(torch.ones(1, 3, 2, 2), maps=torch.zeros(1, 1, 1, 1)).max()
+        tensor(0.)
+    """
+
+    def add(function: AnyFilter) -> AnyFilter:
+        FILTERS.add(name, function)
+        return function
+
+    return add
 
 
 @dataclass(frozen=True)
 class Prefilter:
-    """Smooth pictures where a saliency map is low, as much as ``strength`` allows.
+    """Smooth images where a saliency map is low, as much as ``strength`` allows.
 
     Args:
-        saliency: where the classifier looks: a :class:`foveate.GradCam`, any other :class:`foveate.Saliency`, or a
-            function of images (B, 3, H, W) that returns maps (B, 1, h, w) in [0, 1].
-        strength: how much of the picture may be smoothed, in [0, 1]: a pixel is smoothed where its saliency is below
+        saliency: where the classifier looks: a :class:`foveate.GradCam` or any other :class:`foveate.Saliency`, a
+            function of images (B, 3, H, W) that returns maps (B, 1, h, w) in [0, 1], a model's recipe such as
+            ``"resnet18"`` for its Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. None where every
+            call brings its maps.
+        strength: how much of the image may be smoothed, in [0, 1]: a pixel is smoothed where its saliency is below
             the square of ``strength``, the more the lower (:func:`strength_map` is the curve, and says what share of a
             photo that is). 0 returns the input bit for bit.
-        filter: ``"blend"`` mixes the picture with a Gaussian blur of it; ``"scale-space"`` blurs every pixel with a
-            Gaussian of its own width; ``"guided"`` keeps strong edges in the smoothed parts too.
-        sigma: width of the smoothing at full strength, in pixels of a picture whose short side is 256; it grows with
-            the picture, as the classifier that resizes it sees it. 1.5 removes the detail that costs most bytes; 2 and
+        filter: ``"blend"`` mixes the image with a Gaussian blur of it; ``"scale-space"`` blurs every pixel with a
+            Gaussian of its own width; ``"guided"`` keeps strong edges in the smoothed parts too. Or another that was
+            registered by :func:`register_filter`, or the function itself.
+        sigma: width of the smoothing at full strength, in pixels of an image whose short side is 256; it grows with
+            the image, as the classifier that resizes it sees it. 1.5 removes the detail that costs most bytes; 2 and
             3 saved less at equal answers at JPEG qualities 35 to 75 (MobileNetV2, 500 ImageNet photos, strength 0.5).
-        even: spread the same amount of smoothing evenly over each picture, as a control: every pixel is smoothed by
-            the mean of the picture's strength map.
+        even: spread the same amount of smoothing evenly over each image, as a baseline: every pixel is smoothed by
+            the mean of the image's strength map.
 
     Raises:
-        TypeError: if ``saliency`` is not callable.
+        TypeError: if ``saliency`` or ``filter`` is of another kind.
         ValueError: if a number is out of range or there is no such filter.
 
     Example:
@@ -115,18 +167,41 @@ class Prefilter:
         True
     """
 
-    saliency: Maps
+    saliency: Saliency | None = None
     strength: float = 0.5
-    filter: str = "blend"
+    _: KW_ONLY
+    filter: str | Filter = "blend"
     sigma: float = 1.5
     even: bool = False
+    # The function itself, pickled with it: so a worker knows a filter that was registered in its parent alone.
+    function: Filter = field(init=False, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # what is taken is more than what is kept
+
+        def __init__(
+            self,
+            saliency: SaliencySpec | None = None,
+            strength: float = 0.5,
+            *,
+            filter: str | Filter = "blend",
+            sigma: float = 1.5,
+            even: bool = False,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "saliency", as_saliency(self.saliency))
+        if isinstance(self.saliency, Prefilter):
+            raise TypeError("saliency: expected what makes maps, got a Prefilter; give its saliency")
+        saliency = None if self.saliency is None else as_saliency(self.saliency)
+        object.__setattr__(self, "saliency", saliency)
         object.__setattr__(self, "strength", check_number("strength", self.strength, 0, 1))
         object.__setattr__(self, "sigma", check_number("sigma", self.sigma, 0, above=True))
-        if self.filter not in FILTERS:
-            raise ValueError(f"filter: expected {' or '.join(FILTERS)}, got {self.filter!r}")
+        function = FILTERS[self.filter] if isinstance(self.filter, str) else _checked("", self.filter)
+        object.__setattr__(self, "function", function)
+
+    @property
+    def filter_name(self) -> str:
+        """What the filter is called, for results."""
+        return self.filter if isinstance(self.filter, str) else self.filter.__name__
 
     def __call__(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
         """Filter a batch.
@@ -139,15 +214,21 @@ class Prefilter:
             The filtered images, of the same shape, dtype and device. With strength 0 the input itself.
 
         Raises:
-            TypeError: if the images are no uint8 or floating point tensor.
-            ValueError: if the shape or range of the images or the maps does not fit.
+            TypeError: if the images are not a uint8 or floating point tensor.
+            ValueError: if the shape or range of the images or the maps does not fit, or there are neither maps nor a
+                saliency.
         """
         check_tensor(images)
         if images.ndim != 4:
             raise ValueError(f"images: expected a batch (B, C, H, W), got {tuple(images.shape)}")
         if self.strength == 0 or images.shape[0] == 0:
             return images
-        maps = self.maps(images) if maps is None else check_maps(maps, len(images)).to(images.device)
+        if maps is None:
+            if self.saliency is None:
+                raise ValueError("maps: this Prefilter has no saliency; give it one, or give maps to the call")
+            maps = saliency_maps(self.saliency, images)
+        else:
+            maps = check_maps(maps, len(images)).to(images.device)
         strengths = strength_map(maps, _size(images), self.strength)
         if self.even:
             strengths = strengths.mean((-2, -1), keepdim=True).expand_as(strengths)
@@ -169,17 +250,15 @@ class Prefilter:
             return self._smoothed(images, strengths, sigma)
 
     def _smoothed(self, images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
-        if self.filter == "blend" and images.dtype == torch.uint8 and images.device.type == "cpu":
+        if self.function is _blend and images.dtype == torch.uint8 and images.device.type == "cpu":
             return gaussian_blend(images, strengths, sigma)
         x = to_float(images)
         x = x if x.dtype == torch.float64 else x.float()
-        out = FILTERS[self.filter](x, strengths.to(x.dtype), sigma)
-        return like(out.clamp(0, 1), images.dtype)
-
-    def maps(self, images: Tensor) -> Tensor:
-        """Return the saliency maps (B, 1, h, w) of (B, C, H, W) images; grayscale is shown to the model as RGB."""
-        rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        return check_maps(self.saliency(rgb), len(images)).to(images.device)
+        filtered = self.function(x, strengths.to(x.dtype), sigma)
+        if not isinstance(filtered, Tensor) or filtered.shape != images.shape:
+            shape = tuple(filtered.shape) if isinstance(filtered, Tensor) else type(filtered).__name__
+            raise ValueError(f"filter: {self.filter_name} is to return images {tuple(images.shape)}, got {shape}")
+        return like(filtered.clamp(0, 1), images.dtype)
 
 
 def _size(images: Tensor) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 Both transforms take whatever ``v2.JPEG`` takes, and floats: PIL images, uint8 or float tensors and ``tv_tensors``
 images and videos (..., 3 or 1, H, W), in any nesting. Boxes, masks, key points and labels pass untouched, and one draw
-of ``quality`` and ``strength`` from torch's random generator serves a call. A sample without a picture is refused: an
+of ``quality`` and ``strength`` from torch's random generator serves a call. A sample without an image is refused: an
 array of NumPy or OpenCV goes through ``v2.ToImage()`` first. Place them before normalization.
 
 In a DataLoader with workers, give the saliency its model by recipe (``GradCam("resnet18")``): each worker then builds
@@ -12,9 +12,8 @@ scriptable.
 """
 
 import copy
-import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -27,10 +26,20 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import foveate
-from foveate._checks import check_number
 from foveate.codecs import Codec
-from foveate.compressor import Compressor, Encoded
-from foveate.images import as_tensor, check_tensor, like, to_array
+from foveate.compressor import Encoded
+from foveate.draws import (
+    CompressDraws,
+    ControlSpec,
+    NumberOrPair,
+    PrefilterDraws,
+    PrefilterSpec,
+    TargetSpec,
+    check_channels,
+)
+from foveate.images import as_tensor, check_tensor, to_array
+from foveate.prefilter import Filter
+from foveate.saliency import SaliencySpec
 
 __all__ = ["Compress", "Prefilter"]
 
@@ -48,7 +57,7 @@ class _ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision is unt
     _transformed_types = (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image, _is_pure_tensor)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Raise a TypeError if there is no picture among the leaves of a sample; called by torchvision."""
+        """Raise a TypeError if there is no image among the leaves of a sample; called by torchvision."""
         candidates = itertools.compress(flat_inputs, self._needs_transform_list(flat_inputs))
         if not any(isinstance(leaf, PIL.Image.Image) or leaf.ndim >= 3 for leaf in candidates):
             kinds = ", ".join(dict.fromkeys(map(_kind, flat_inputs))) or "nothing"
@@ -74,54 +83,70 @@ class _ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision is unt
 
 
 class Prefilter(_ImageTransform):
-    """The pre-filter alone: to be followed by whatever stores the pictures.
+    """The pre-filter alone: to be followed by whatever stores the images.
 
     Args:
-        prefilter: the :class:`foveate.Prefilter`.
-        strength: in [0, 1], or a pair to draw it from evenly; None takes that of ``prefilter``.
+        saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe for its Grad-CAM such as
+            ``"resnet18"``, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole
+            :class:`foveate.Prefilter`, without the settings below it.
+        strength: in [0, 1], or a pair to draw it from evenly; None is 0.5, or that of a :class:`foveate.Prefilter`.
+        filter: see :class:`foveate.Prefilter`.
+        sigma: see :class:`foveate.Prefilter`.
 
     Raises:
-        TypeError: if ``prefilter`` is not a Prefilter.
-        ValueError: if the strength is outside [0, 1].
+        TypeError: if ``saliency`` is of another kind.
+        ValueError: if a number is out of range, or there is no such filter.
 
     Example:
         >>> import foveate, torch
         >>> from foveate.demo import PREPROCESS
         >>> cam = foveate.GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)
-        >>> transform = Prefilter(foveate.Prefilter(cam), strength=(0.2, 0.6))
+        >>> transform = Prefilter(cam, strength=(0.2, 0.6))
         >>> transform(torch.zeros(3, 64, 64, dtype=torch.uint8)).dtype
         torch.uint8
     """
 
-    def __init__(self, prefilter: "foveate.Prefilter", strength: float | Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        saliency: SaliencySpec | foveate.Prefilter,
+        *,
+        strength: NumberOrPair | None = None,
+        filter: str | Filter = "blend",
+        sigma: float = 1.5,
+    ) -> None:
         super().__init__()
-        if not isinstance(prefilter, foveate.Prefilter):
-            raise TypeError(f"prefilter: expected a foveate.Prefilter, got {type(prefilter).__name__}")
-        self.prefilter = prefilter
-        self.strength = _range("strength", prefilter.strength if strength is None else strength, 0.0, 1.0)
+        self.draws = PrefilterDraws.of(saliency, strength=strength, filter=filter, sigma=sigma)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the strength of one call."""
-        return {"strength": _uniform(self.strength)}
+        return self.draws.draw()
 
     def apply(self, images: Tensor, leading: tuple[int, ...], params: dict[str, Any]) -> Tensor:
         """Filter a batch (N, C, H, W)."""
-        return dataclasses.replace(self.prefilter, strength=params["strength"])(images)
+        return self.draws.apply(images, params)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"{self.prefilter!r}, strength={self.strength}"
+        prefilter = self.draws.prefilter
+        return f"{prefilter.saliency!r}, strength={self.draws.strength}, filter={prefilter.filter!r}"
 
 
 class Compress(_ImageTransform):
-    """Compress and decode: what the classifier gets when the picture was stored.
+    """Compress and decode: what the classifier gets when the image was stored.
 
     Args:
         codec: a codec or its short string, such as ``"jpeg:30"``.
         quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
             ``codec``.
-        prefilter: a :class:`foveate.Prefilter` to use before the codec, or None.
-        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly; None takes that of ``prefilter``.
-        scale: sides of the stored picture over those of the source; it comes back at source size.
+        prefilter: a :class:`foveate.Prefilter` to use before the codec, or a mapping of its arguments.
+        saliency: instead of ``prefilter``, what makes its maps: see :func:`foveate.saliency.as_saliency`; it makes
+            those of a codec that takes maps itself, too.
+        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``; with
+            a ``saliency`` alone 0.5, or 0 where the codec takes maps itself.
+        scale: sides of the stored image over those of the source; it comes back at source size.
+        target: a :class:`foveate.TargetSize` or a mapping of its arguments, which then chooses the quality of each
+            image.
+        control: a :class:`foveate.RateControl` or a mapping of its arguments, which then chooses strength, scale and
+            quality of each image: its witnesses by recipe for a DataLoader with workers, and on the CPU there.
         return_rate: also return what the sample cost, as ``{"bytes": ..., "pixels": ...}`` (pixels of the source, so
             that ``8 * bytes.sum() / pixels.sum()`` are the bits per pixel of a collated batch): a dict sample, of
             whatever type, gains it under the key ``"rate"``; to a tuple or list it is appended; a single image makes
@@ -129,15 +154,11 @@ class Compress(_ImageTransform):
             The transforms that follow and ``default_collate`` take these shapes as they are. The counts are ints, and
             for a batch or video int64 tensors of its leading dimensions; those of several images in one sample are
             summed.
-        target: a :class:`foveate.TargetSize`, which then chooses the quality of each picture.
-        saliency: makes the maps of a codec that takes them itself; None takes the pre-filter's.
-        control: a :class:`foveate.RateControl`, which then chooses strength, scale and quality of each picture: its
-            witnesses by recipe for a DataLoader with workers, and on the CPU there.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range, strength is given without a pre-filter, or quality, strength or
-            scale together with a control.
+        ValueError: if an argument is out of range, strength is given and there is nothing to make maps, or quality,
+            strength or scale together with a control.
 
     Example:
         >>> import PIL.Image
@@ -150,45 +171,32 @@ class Compress(_ImageTransform):
     def __init__(
         self,
         codec: str | Codec = "jpeg",
-        quality: float | Sequence[float] | None = None,
-        prefilter: "foveate.Prefilter | None" = None,
-        strength: float | Sequence[float] | None = None,
+        *,
+        quality: NumberOrPair | None = None,
+        prefilter: PrefilterSpec | None = None,
+        saliency: SaliencySpec | None = None,
+        strength: NumberOrPair | None = None,
         scale: float = 1.0,
+        target: TargetSpec | None = None,
+        control: ControlSpec | None = None,
         return_rate: bool = False,
-        target: "foveate.TargetSize | None" = None,
-        saliency: "foveate.Saliency | None" = None,
-        control: "foveate.RateControl | None" = None,
     ) -> None:
         super().__init__()
-        self.compressor = Compressor(codec, prefilter, scale, target, saliency, control)
-        if control is not None and (quality is not None or strength is not None):
-            raise ValueError("quality, strength: the control chooses them; give the control qualities= or strengths=")
-        if prefilter is None and strength is not None:
-            raise ValueError(f"strength: {strength!r} was given without a prefilter to use it")
-        chosen = self.compressor.codec.quality if quality is None else plain(quality)
-        ends = tuple(chosen) if isinstance(chosen, Sequence) and not isinstance(chosen, str) else (chosen, chosen)
-        if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or ends[0] > ends[1]:
-            raise ValueError(f"quality: expected a number or a rising pair, got {quality!r}")
-        for end in ends:
-            self.compressor.at(quality=end)  # the codec knows its own scale
-        self.quality = ends
-        self.strength = (
-            None
-            if prefilter is None
-            else _range("strength", prefilter.strength if strength is None else strength, 0.0, 1.0)
+        self.draws = CompressDraws.of(
+            codec,
+            quality=quality,
+            prefilter=prefilter,
+            saliency=saliency,
+            strength=strength,
+            scale=scale,
+            target=target,
+            control=control,
         )
         self.return_rate = return_rate
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the quality and the strength of one call; with a control there is nothing to draw."""
-        if self.compressor.control is not None:
-            return {}
-        low, high = self.quality
-        if isinstance(self.compressor.codec.quality, int):
-            quality: float = low if low == high else int(torch.randint(int(low), int(high) + 1, ()).item())
-        else:
-            quality = _uniform((low, high))
-        return {"quality": quality, "strength": None if self.strength is None else _uniform(self.strength)}
+        return self.draws.draw()
 
     def forward(self, *inputs: Any) -> Any:
         """Transform a sample; see the class for what is returned with ``return_rate``."""
@@ -200,17 +208,17 @@ class Compress(_ImageTransform):
 
     def apply(self, images: Tensor, leading: tuple[int, ...], params: dict[str, Any]) -> Tensor:
         """Encode and decode a batch (N, C, H, W)."""
-        compressor = self.compressor.at(**params)
-        encoded = compressor.encode(images) if len(images) else []
+        decoded, encoded = self.draws.apply_counted(images, params)
         rates = _encoded.get()
         if rates is not None:
             rates.append(_rate(encoded, leading))
-        if not encoded:
-            return images
-        return like(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device)
+        return decoded
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"{self.compressor!r}, quality={self.quality}, strength={self.strength}, return_rate={self.return_rate}"
+        draws = self.draws
+        return (
+            f"{draws.compressor!r}, quality={draws.quality}, strength={draws.strength}, return_rate={self.return_rate}"
+        )
 
 
 def _rate(encoded: list[Encoded], leading: tuple[int, ...]) -> Rate:
@@ -257,47 +265,3 @@ def _with_rate(out: Any, rate: Rate) -> Any:
 def _kind(leaf: Any) -> str:
     name = type(leaf).__name__
     return f"{name} {tuple(leaf.shape)} {leaf.dtype}" if isinstance(leaf, Tensor | np.ndarray) else name
-
-
-def check_channels(channels: int, cure: str, name: str = "image") -> None:
-    """Raise a ValueError that names the alpha channel if images seem to have one.
-
-    Example:
-        >>> check_channels(4, "drop it")
-        Traceback (most recent call last):
-        ValueError: image: expected 3 or 1 channels, got 4; if that is RGBA, it has an alpha channel: drop it
-    """
-    if channels in (2, 4):
-        mode, cure = ("LA", "drop it, and keep the first") if channels == 2 else ("RGBA", cure)
-        raise ValueError(
-            f"{name}: expected 3 or 1 channels, got {channels}; if that is {mode}, it has an alpha channel: {cure}"
-        )
-
-
-def plain(value: Any) -> Any:
-    """Return numbers of NumPy or torch, alone or in a list or tuple, as Python's; all else as it is.
-
-    Example:
-        >>> plain((np.int64(10), np.float32(0.5), "a"))
-        (10, 0.5, 'a')
-    """
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value] if isinstance(value, list) else tuple(plain(v) for v in value)
-    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
-
-
-def _range(name: str, value: Any, low: float, high: float) -> tuple[float, float]:
-    """A number, or a rising pair of them, as a pair."""
-    numbers = plain(value)
-    ends = tuple(numbers) if isinstance(numbers, Sequence) and not isinstance(numbers, str) else (numbers, numbers)
-    if len(ends) != 2:
-        raise ValueError(f"{name}: expected a number or a pair of numbers, got {value!r}")
-    first, last = (check_number(name, end, low, high) for end in ends)
-    if first > last:
-        raise ValueError(f"{name}: expected the smaller number first, got {value!r}")
-    return first, last
-
-
-def _uniform(ends: tuple[float, float]) -> float:
-    low, high = ends
-    return low if low == high else low + (high - low) * float(torch.rand(()))

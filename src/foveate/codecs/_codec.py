@@ -156,6 +156,11 @@ class Codec(ABC):
         """This codec without use of saliency: what it is to be compared with."""
         return self
 
+    @classmethod
+    def suffixes(cls) -> tuple[str, ...]:
+        """Return the endings of all files that :meth:`decode` reads, in lower case; :attr:`suffix` is one of them."""
+        return (cls.suffix,)
+
     def qualities(self) -> tuple[float, ...]:
         """Return a few qualities for sweeps, from coarse to fine.
 

@@ -75,6 +75,10 @@ class Hevc(Codec):
         if self.roi and self.container == "heif":
             raise ValueError("roi: libheif passes no region of interest on; use container='none'")
 
+    @classmethod
+    def suffixes(cls) -> tuple[str, ...]:
+        return (".hevc", ".heic")
+
     @property
     def suffix(self) -> str:  # type: ignore[override]  # of a class for the others
         """The ending of files: ``.hevc`` or ``.heic``."""

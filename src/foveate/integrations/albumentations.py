@@ -16,11 +16,9 @@ import numpy.typing as npt
 import pydantic
 import torch
 
-import foveate
-from foveate import transforms
 from foveate._extras import require
+from foveate.draws import CompressDraws, PrefilterDraws, check_channels, plain
 from foveate.images import check_tensor
-from foveate.saliency import from_spec
 
 require("albumentations", "albumentations")
 import albumentations as A  # noqa: E402
@@ -31,7 +29,7 @@ Image = npt.NDArray[Any]
 Number = int | float
 Pair = tuple[int, int] | tuple[float, float]
 
-_PICTURES = {"image", "images", "volume", "volumes"}
+_IMAGE_KEYS = {"image", "images", "volume", "volumes"}
 _NO_IMAGE = np.empty(0)
 
 
@@ -41,13 +39,13 @@ class _PlainNumbers(A.BasicTransform.InitSchema):  # type: ignore[misc]
     @pydantic.field_validator("*", mode="before")
     @classmethod
     def _plain(cls, value: Any) -> Any:
-        return transforms.plain(value)
+        return plain(value)
 
 
 class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
-    """Does what the torchvision transform in ``_transform`` does, with its draws kept among the call's params."""
+    """Applies ``_draws`` to images alone, with what was drawn kept among the call's params."""
 
-    _transform: transforms.Prefilter | transforms.Compress
+    _draws: PrefilterDraws | CompressDraws
 
     def should_apply(self, force_apply: bool = False) -> bool:
         """Draw whether to apply it, from torch's generator."""
@@ -57,13 +55,13 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
         """Add the draws of one call, so that a replay has them too.
 
         Raises:
-            TypeError: if there is no picture in the sample, or ``image`` is not an array.
+            TypeError: if there is no image in the sample, or ``image`` is not an array.
         """
-        if not _PICTURES & data.keys():
+        if not _IMAGE_KEYS & data.keys():
             raise TypeError(f"image: expected image=, images=, volume= or volumes=, got {', '.join(data) or 'nothing'}")
         if not isinstance(data.get("image", _NO_IMAGE), np.ndarray):
             raise TypeError(f"image: expected an array (H, W, C) or (H, W), got {type(data['image']).__name__}")
-        return {**super().update_transform_params(params, data), "draw": self._transform.make_params([])}
+        return {**super().update_transform_params(params, data), "draw": self._draws.draw()}
 
     def apply(self, img: Image, draw: dict[str, Any] | None = None, **params: Any) -> Image:
         """Transform one image (H, W, C) or (H, W)."""
@@ -78,22 +76,22 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         array = array if array.flags.writeable else array.copy()  # or torch warns, though nothing is written
         batch = torch.from_numpy(array if array.ndim == 4 else array[..., None]).movedim(-1, 1)
-        transforms.check_channels(batch.shape[1], "drop it by image[..., :3], or convert it as cv2.COLOR_BGRA2RGB does")
+        check_channels(batch.shape[1], "drop it by image[..., :3], or convert it as cv2.COLOR_BGRA2RGB does")
         check_tensor(batch, "image")
         if batch.numel() == 0:
             return array
-        out = self._transform.apply(batch, (len(batch),), self._transform.make_params([]) if draw is None else draw)
+        out = self._draws.apply(batch, self._draws.draw() if draw is None else draw)
         return np.ascontiguousarray(out.movedim(1, -1).numpy()).reshape(array.shape)
 
 
 class Prefilter(_ImageTransform):
-    """The pre-filter alone, an ``ImageOnlyTransform``: to be followed by whatever stores the pictures.
+    """The pre-filter alone, an ``ImageOnlyTransform``: to be followed by whatever stores the images.
 
     Args:
         saliency: a model's recipe for its Grad-CAM, such as ``"resnet18"``, or a mapping that says more: see
-            :func:`foveate.saliency.from_spec`.
+            :func:`foveate.saliency.as_saliency`.
         strength: in [0, 1], or a pair to draw it from evenly.
-        filter: see :class:`foveate.Prefilter`.
+        filter: the name of a filter, see :class:`foveate.Prefilter`.
         sigma: see :class:`foveate.Prefilter`.
         p: probability of applying it.
 
@@ -116,35 +114,37 @@ class Prefilter(_ImageTransform):
     def __init__(
         self,
         saliency: str | dict[str, Any],
+        *,
         strength: Number | Pair = 0.5,
         filter: str = "blend",
         sigma: Number = 1.5,
         p: float = 1.0,
     ) -> None:
         super().__init__(p=p)
-        self._transform = transforms.Prefilter(
-            foveate.Prefilter(from_spec(saliency), filter=filter, sigma=sigma), strength
-        )
+        self._draws = PrefilterDraws.of(saliency, strength=strength, filter=filter, sigma=sigma)
         self.saliency, self.strength, self.filter, self.sigma = saliency, strength, filter, sigma
 
 
 class Compress(_ImageTransform):
-    """Compress and decode, an ``ImageOnlyTransform``: what the classifier gets when the picture was stored.
+    """Compress and decode, an ``ImageOnlyTransform``: what the classifier gets when the image was stored.
 
     Args:
         codec: a codec's short string, such as ``"jpeg:30"``.
         quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
             ``codec``.
-        saliency: as for :class:`Prefilter`, which then comes before the codec; None leaves it out.
-        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly; None is 0.5.
-        filter: see :class:`foveate.Prefilter`.
-        sigma: see :class:`foveate.Prefilter`.
-        scale: sides of the stored picture over those of the source; it comes back at source size.
+        prefilter: a mapping of the arguments of :class:`foveate.Prefilter`, which then comes before the codec.
+        saliency: instead of ``prefilter``, what makes its maps, as for :class:`Prefilter`; it makes those of a codec
+            that takes maps itself, too.
+        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``; with
+            a ``saliency`` alone 0.5, or 0 where the codec takes maps itself.
+        scale: sides of the stored image over those of the source; it comes back at source size.
+        target: a mapping of the arguments of :class:`foveate.TargetSize`, such as ``{"bpp": 0.5}``.
+        control: a mapping of the arguments of :class:`foveate.RateControl`, such as ``{"witnesses": "resnet18"}``.
         p: probability of applying it.
 
     Raises:
         TypeError: if the codec wants another kind of quality.
-        ValueError: if an argument does not fit, or a strength is given without a saliency.
+        ValueError: if an argument does not fit, or a strength is given and there is nothing to make maps.
 
     Example:
         >>> import numpy as np
@@ -156,25 +156,36 @@ class Compress(_ImageTransform):
     class InitSchema(_PlainNumbers):  # noqa: D106
         codec: str
         quality: Number | Pair | None
+        prefilter: dict[str, Any] | None
         saliency: str | dict[str, Any] | None
         strength: Number | Pair | None
-        filter: str
-        sigma: Number
         scale: Number
+        target: dict[str, Any] | None
+        control: dict[str, Any] | None
 
     def __init__(
         self,
         codec: str = "jpeg",
+        *,
         quality: Number | Pair | None = None,
+        prefilter: dict[str, Any] | None = None,
         saliency: str | dict[str, Any] | None = None,
         strength: Number | Pair | None = None,
-        filter: str = "blend",
-        sigma: Number = 1.5,
         scale: Number = 1.0,
+        target: dict[str, Any] | None = None,
+        control: dict[str, Any] | None = None,
         p: float = 1.0,
     ) -> None:
         super().__init__(p=p)
-        prefilter = None if saliency is None else foveate.Prefilter(from_spec(saliency), filter=filter, sigma=sigma)
-        self._transform = transforms.Compress(codec, quality, prefilter, strength, scale)
-        self.codec, self.quality, self.saliency, self.strength = codec, quality, saliency, strength
-        self.filter, self.sigma, self.scale = filter, sigma, scale
+        self._draws = CompressDraws.of(
+            codec,
+            quality=quality,
+            prefilter=prefilter,
+            saliency=saliency,
+            strength=strength,
+            scale=scale,
+            target=target,
+            control=control,
+        )
+        self.codec, self.quality, self.prefilter, self.saliency = codec, quality, prefilter, saliency
+        self.strength, self.scale, self.target, self.control = strength, scale, target, control

@@ -6,7 +6,7 @@ before normalization; values up to 0.1 outside [0, 1], as resampling gives, are 
 child: ``parameters()`` and ``train()`` do not reach it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +19,11 @@ import foveate
 from foveate._checks import check_number
 from foveate.codecs import Jpeg as JpegCodec
 from foveate.compressor import Compressor
+from foveate.draws import NumberOrPair, PrefilterDraws, check_channels, number_or_pair
 from foveate.filters import resize
 from foveate.images import check_tensor
-from foveate.prefilter import strength_map
-from foveate.saliency import Saliency, from_spec
-from foveate.transforms import check_channels, plain
+from foveate.prefilter import Filter, strength_map
+from foveate.saliency import SaliencySpec, saliency_maps
 
 __all__ = ["Jpeg", "Prefilter", "StrengthCurve"]
 
@@ -105,9 +105,11 @@ class Prefilter(_PerSample):
     """The pre-filter as an augmentation; gradients reach the images and the curve, not the saliency's model.
 
     Args:
-        saliency: a :class:`foveate.Saliency`, a model's recipe for its Grad-CAM such as ``"resnet18"``, or a mapping:
-            see :func:`foveate.saliency.from_spec`.
-        strength: in [0, 1], or a pair to draw it from evenly for each sample.
+        saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe for its Grad-CAM such as
+            ``"resnet18"``, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole
+            :class:`foveate.Prefilter`, without its settings beside it.
+        strength: in [0, 1], or a pair to draw it from evenly for each sample; None is 0.5, or that of a
+            :class:`foveate.Prefilter`.
         filter: see :class:`foveate.Prefilter`.
         sigma: see :class:`foveate.Prefilter`.
         curve: from the upsampled saliency (B, 1, H, W) to the strength of every pixel, in [0, 1], instead of
@@ -127,9 +129,10 @@ class Prefilter(_PerSample):
 
     def __init__(
         self,
-        saliency: str | Mapping[str, Any] | Saliency,
-        strength: float | Sequence[float] = 0.5,
-        filter: str = "blend",
+        saliency: SaliencySpec | foveate.Prefilter,
+        *,
+        strength: NumberOrPair | None = None,
+        filter: str | Filter = "blend",
         sigma: float = 1.5,
         curve: Callable[[Tensor], Tensor] | None = None,
         p: float = 1.0,
@@ -137,14 +140,17 @@ class Prefilter(_PerSample):
         keepdim: bool = False,
     ) -> None:
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
-        self.prefilter = foveate.Prefilter(from_spec(saliency), filter=filter, sigma=sigma)
-        low, high = (check_number("strength", end, 0, 1) for end in _pair("strength", strength))
+        draws = PrefilterDraws.of(saliency, strength=strength, filter=filter, sigma=sigma)
+        self.prefilter, (low, high) = draws.prefilter, draws.strength
         self._param_generator = rg.PlainUniformGenerator((torch.tensor((low, high)), "strength", None, None))
-        self.flags = {"strength": (low, high), "filter": filter, "sigma": sigma}
+        prefilter = self.prefilter
+        self.flags = {"strength": (low, high), "filter": prefilter.filter_name, "sigma": prefilter.sigma}
         self.curve = curve
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
-        maps, size = self.prefilter.maps(images.detach()), (images.shape[-2], images.shape[-1])
+        saliency, size = self.prefilter.saliency, (images.shape[-2], images.shape[-1])
+        assert saliency is not None  # as __init__ saw to it
+        maps = saliency_maps(saliency, images.detach())
         if self.curve is None:
             strengths = strength_map(maps, size, draws["strength"])
         else:
@@ -155,7 +161,7 @@ class Prefilter(_PerSample):
 class Jpeg(_PerSample):
     """JPEG with gradients, by ``kornia.enhance.jpeg_codec_differentiable`` (Reich et al., WACV 2024).
 
-    That is a proxy: near real JPEG, not it, and without bytes. With ``straight_through`` the picture is what the real
+    That is a proxy: near real JPEG, not it, and without bytes. With ``straight_through`` the image is what the real
     codec gives, and only the gradient is the proxy's. Grayscale is coded as gray RGB by the proxy.
 
     Args:
@@ -180,15 +186,16 @@ class Jpeg(_PerSample):
     def __init__(
         self,
         quality: int | Sequence[int] = 50,
+        *,
         straight_through: bool = False,
         p: float = 1.0,
         same_on_batch: bool = False,
         keepdim: bool = False,
     ) -> None:
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
-        low, high = _pair("quality", quality)
+        low, high = number_or_pair("quality", quality)
         for end in (low, high):
-            JpegCodec(end)  # which says what it takes
+            JpegCodec(end)  # type: ignore[arg-type]  # which says what it takes
         # Rounded to the nearest, every quality from end to end has the same share.
         around = torch.tensor((low - 0.499, high + 0.499)) if low < high else torch.tensor((low, high)).float()
         self._param_generator = rg.PlainUniformGenerator((around, "quality", None, None))
@@ -207,21 +214,9 @@ class Jpeg(_PerSample):
 
     def _real(self, images: Tensor, quality: Tensor) -> Tensor:
         decoded = torch.empty_like(images, dtype=torch.float32)
-        for each in quality.unique().tolist():
-            chosen = quality == each
-            compressor = Compressor(JpegCodec(int(each)))
-            pictures = torch.stack(compressor.decode(compressor.encode(images[chosen])))
-            decoded[chosen] = pictures.to(images.device).float() / 255
+        for step in quality.unique().tolist():
+            chosen = quality == step
+            compressor = Compressor(JpegCodec(int(step)))
+            coded = torch.stack(compressor.decode(compressor.encode(images[chosen])))
+            decoded[chosen] = coded.to(images.device).float() / 255
         return decoded
-
-
-def _pair(name: str, value: Any) -> tuple[Any, Any]:
-    """A number, or a rising pair of them, as a pair of Python's numbers."""
-    numbers = plain(value)
-    ends = numbers if isinstance(numbers, Sequence) else (numbers, numbers)
-    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
-        raise ValueError(f"{name}: expected a number or a pair of numbers, got {value!r}")
-    low, high = ends
-    if low > high:
-        raise ValueError(f"{name}: expected the smaller number first, got {value!r}")
-    return low, high

@@ -1,25 +1,24 @@
-"""The work on the pictures of one search: encoding them at points, and what was found."""
+"""The work on the images of one search: encoding them at points, and what was chosen."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from foveate._threads import spread
 from foveate.compressor import Compressor, Encoded
-from foveate.images import same_size
 from foveate.rate_control._calibration import OperatingPoint
+from foveate.sweep import Sweep
 
 
 @dataclass(frozen=True)
 class Controlled(Encoded):
-    """One compressed picture, and what the choice of its operating point rests on.
+    """One compressed image, and what the choice of its operating point rests on.
 
     ``met`` is False where even the finest point did not keep the answer: then this is the finest point.
 
     Attributes:
-        clean: each witness's probability of its own answer on the clean picture.
+        clean: each witness's probability of its own answer on the clean image.
         final: its probability of that same class on the decoded one.
         tried: candidates decoded and shown to the witnesses.
         encodes: candidates encoded.
@@ -33,75 +32,46 @@ class Controlled(Encoded):
 
 @dataclass(frozen=True)
 class Spent:
-    """What choosing cost, summed over pictures; saliency maps are one more pass each, where a pre-filter is tried."""
+    """What choosing cost, summed over images; saliency maps are one more pass each, where a pre-filter is tried."""
 
-    pictures: int
+    images: int
     encodes: int
     decodes: int
     forwards: int
 
 
 def spent(encoded: Iterable[Encoded]) -> Spent:
-    """Return what was spent on pictures that a :class:`RateControl` encoded, forwards on the clean ones included."""
-    ones = [one for one in encoded if isinstance(one, Controlled)]
+    """Return what was spent on images that a :class:`RateControl` encoded, forwards on the clean ones included."""
+    controlled = [image for image in encoded if isinstance(image, Controlled)]
     return Spent(
-        len(ones),
-        sum(one.encodes for one in ones),
-        sum(one.tried for one in ones),
-        sum((one.tried + 1) * len(one.clean) for one in ones),
+        images=len(controlled),
+        encodes=sum(image.encodes for image in controlled),
+        decodes=sum(image.tried for image in controlled),
+        forwards=sum((image.tried + 1) * len(image.clean) for image in controlled),
     )
 
 
 class Bench:
-    """Pictures, and everything that is made of them once for all candidates: maps, filtered pictures, compressors."""
+    """Images, and everything that is made of them once for all candidates: maps, filtered images, compressors."""
 
     def __init__(
         self,
         compressor: Compressor,
         points: tuple[OperatingPoint, ...],
-        pictures: Sequence[Tensor],
+        images: Sequence[Tensor],
         maps: Sequence[Tensor] | None,
     ) -> None:
-        self.points, self.pictures = points, list(pictures)
-        self.plain = Compressor(compressor.codec, compressor.prefilter, saliency=compressor.saliency)
+        self.points, self.images = points, list(images)
+        self.plain = replace(compressor, scale=1.0, target=None, control=None)
         self._compressors = [self._at(point) for point in points]
-        filters = any(one.filters for one in self._compressors)
-        needed = filters or compressor.codec.needs_saliency
-        self._maps: list[Tensor | None] = [None] * len(pictures)
-        if needed and maps is not None:
-            self._maps = list(maps)
-        elif needed:
-            mapper = next((one for one in self._compressors if one.filters), self.plain)
-            for places in same_size(self.pictures):
-                with torch.autocast("cpu", enabled=False):  # which refuses to stack float16
-                    stacked = torch.stack([self.pictures[i] for i in places])
-                found = mapper.maps(stacked)
-                assert found is not None
-                for i, one in zip(places, found, strict=True):
-                    self._maps[i] = one
-        self._filtered: dict[tuple[int, float], Tensor] = {}
+        self._sweep = Sweep(self.images, maps, batched=True)
 
     def _at(self, point: OperatingPoint) -> Compressor:
-        plain = self.plain
-        prefilter = None if plain.prefilter is None else replace(plain.prefilter, strength=point.strength)
-        return Compressor(plain.codec.with_quality(point.quality), prefilter, point.scale, saliency=plain.saliency)
+        strength = None if self.plain.prefilter is None else point.strength
+        return replace(self.plain.at(point.quality, strength), scale=point.scale)
 
-    def store(self, jobs: Sequence[tuple[int, int]]) -> list[Encoded]:
-        """Encode pictures at points, given by their numbers."""
+    def encode(self, jobs: Sequence[tuple[int, int]]) -> list[Encoded]:
+        """Encode images at points, given by their numbers."""
         for i, k in jobs:
-            self._filter(i, k)
-        return spread(lambda job: self._store(*job), jobs)
-
-    def _filter(self, i: int, k: int) -> Tensor:
-        compressor, strength = self._compressors[k], self.points[k].strength
-        if not compressor.filters:
-            return self.pictures[i]
-        if (i, strength) not in self._filtered:
-            saliency = self._maps[i]
-            assert saliency is not None  # made for every picture where a strength above 0 is on the grid
-            assert compressor.prefilter is not None
-            self._filtered[i, strength] = compressor.prefilter(self.pictures[i][None], saliency[None])[0]
-        return self._filtered[i, strength]
-
-    def _store(self, i: int, k: int) -> Encoded:
-        return self._compressors[k].store([self._filter(i, k)], [self._maps[i]])[0]
+            self._compressors[k].prepare(self._sweep, [i])
+        return spread(lambda job: self._compressors[job[1]].encode_at(self._sweep, [job[0]])[0], jobs)

@@ -1,4 +1,4 @@
-"""What is expected of a picture before it is tried: learnt from pictures that were."""
+"""What is expected of an image before it is tried: learned from images that were."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from foveate._files import write_text
 from foveate.identity import IdentityError, is_lasting
-from foveate.rate_control._criteria import Criterion, Keep, measured
+from foveate.rate_control._criteria import Keep
 
 
 class OperatingPoint(NamedTuple):
-    """An operating point: strength of the pre-filter, scale of the stored picture, quality of the codec."""
+    """An operating point: strength of the pre-filter, scale of the stored image, quality of the codec."""
 
     strength: float
     scale: float
@@ -25,7 +25,7 @@ class OperatingPoint(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What every point of a grid did to a few hundred pictures: the search expects the like of new ones.
+    """What every point of a grid did to a few hundred images: the search expects the like of new ones.
 
     It holds what was measured, not what a criterion made of it, so one calibration serves every built-in
     criterion at every bound, and any part of its grid. Made by :meth:`RateControl.calibrate`.
@@ -46,20 +46,20 @@ class Calibration:
     values: Mapping[str, Tensor]
 
     def slack(self, keep: Sequence[Keep]) -> Tensor:
-        """Return (N, P): 0 or more where a picture kept every criterion.
+        """Return (N, P): 0 or more where an image kept every criterion.
 
         Raises:
             ValueError: if it was made without one of them.
         """
-        found = []
-        for one in keep:
-            kind = measured(one)
-            if kind not in self.values:
+        slacks = []
+        for criterion in keep:
+            name = criterion.measure_name
+            if name not in self.values:
                 raise ValueError(
-                    f"calibration: it was made without {kind!r}, only with {', '.join(self.values)}; calibrate again"
+                    f"calibration: it was made without {name!r}, only with {', '.join(self.values)}; calibrate again"
                 )
-            found.append(one.slack(self.values[kind]) if isinstance(one, Criterion) else self.values[kind])
-        return torch.stack(found).amin(0)
+            slacks.append(criterion.slack(self.values[name]))
+        return torch.stack(slacks).amin(0)
 
     @property
     def digest(self) -> str:
@@ -72,10 +72,10 @@ class Calibration:
         Raises:
             IdentityError: if it was made for a criterion that another process could not tell from others.
         """
-        for kind in self.values:
-            if not is_lasting(kind):
+        for name in self.values:
+            if not is_lasting(name):
                 raise IdentityError(
-                    f"keep: the criterion {kind} cannot be told from others once this calibration is read again; "
+                    f"keep: the criterion {name} cannot be told from others once this calibration is read again; "
                     "define it at the top level of a module, or give it a property `identity`"
                 )
         write_text(Path(path), self._text())
@@ -94,7 +94,7 @@ class Calibration:
             "witnesses": self.witnesses,
             "points": self.points,
             "bits": _digits(self.bits),
-            "values": {kind: _digits(values) for kind, values in self.values.items()},
+            "values": {name: _digits(values) for name, values in self.values.items()},
         }
         return json.dumps(content, separators=(",", ":")) + "\n"
 
@@ -104,7 +104,7 @@ class Calibration:
 
         Raises:
             OSError: if there is no such file.
-            ValueError: if it is no calibration.
+            ValueError: if it is not a calibration.
         """
         text = Path(path).read_text()
         try:
@@ -123,5 +123,5 @@ class Calibration:
 
 
 def _digits(values: Tensor) -> list[list[float]]:
-    """Two decimals: no finer than what pictures of one kind differ by."""
+    """Two decimals: no finer than what images of one kind differ by."""
     return [[round(v, 2) for v in row] for row in values.tolist()]

@@ -1,42 +1,43 @@
-"""The search for the cheapest operating point of each picture."""
+"""The search for the cheapest operating point of each image."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import KW_ONLY, dataclass, field, fields
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from foveate._checks import check_count, check_number
+from foveate._progress import Listener, Progress
 from foveate.codecs import Codec
-from foveate.compressor import Compressor, Encoded
+from foveate.compressor import Compressor, Control, Encoded
 from foveate.identity import identity, refuse_subclass
 from foveate.images import Picture, as_tensor
 from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
 from foveate.rate_control._calibration import Calibration, OperatingPoint
-from foveate.rate_control._criteria import MEASURES, Criterion, Keep, as_criteria, measured, name_of
+from foveate.rate_control._criteria import MEASURES, Keep, KeepSpec, Measure, as_criteria
 from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Search, Seen, search
-from foveate.rate_control._witness import Witness, as_witness
+from foveate.rate_control._witness import Witness, WitnessSpec, as_witness
 from foveate.saliency import check_maps
 
 
 @dataclass(frozen=True)
-class RateControl:
-    """For each picture the point of fewest bytes that keeps the witnesses' own answers, verified on what is decoded.
+class RateControl(Control):
+    """For each image the point of fewest bytes that keeps the witnesses' own answers, verified on what is decoded.
 
     Give it to a :class:`foveate.Compressor` or a :class:`foveate.transforms.Compress` as ``control``.
 
     **The search.** Answers are not monotone in quality, and scales and strengths have no common order, so bisection can
     neither be trusted nor even be set up. Instead every answer is taken as evidence: a joint Gaussian of how far each
-    point is inside the criteria, and of its bytes, is learnt from a calibration and conditioned on the candidates
+    point is inside the criteria, and of its bytes, is learned from a calibration and conditioned on the candidates
     decoded so far; the next candidate is the one of greatest expected improvement (Jones, Schonlau and Welch 1998),
     chance of holding times bytes saved, until none is expected to save ``worth`` of the bytes. All
-    unfinished pictures take their next step in one batch. Whatever the Gaussian believes, a candidate is returned only
-    after its decoded picture met the criteria. Without a calibration every candidate is encoded, which costs time but
+    unfinished images take their next step in one batch. Whatever the Gaussian believes, a candidate is returned only
+    after its decoded image met the criteria. Without a calibration every candidate is encoded, which costs time but
     no forward passes, and the Gaussian is a plain one in which slack rises with the bytes. ``exhaustive`` takes the
     candidates from fewest bytes upwards until one holds, which is the optimum on the grid.
 
@@ -53,18 +54,18 @@ class RateControl:
     Args:
         witnesses: the classifiers, all of which must agree: recipes (``"resnet18"``), :class:`Witness` where one needs
             its own preprocessing, or :class:`foveate.models.Classifier`. In a DataLoader worker: recipes, on the CPU.
-        keep: what is to be kept, see :func:`criteria`.
-        qualities: to choose from; None takes nine around the codec's ladder (:func:`qualities`).
+        keep: what is to be kept, see :func:`as_criteria`.
+        qualities: to choose from; None takes nine around the codec's ladder (:func:`default_qualities`).
         scales: to choose from, in (0, 1].
         strengths: of the pre-filter to choose from, in [0, 1]; None takes 0, 0.5 and 0.8 where the compressor has a
             pre-filter and 0 where it has none.
         floor: the coarsest quality to choose, on the codec's own scale; None sets none.
         calibration: what :meth:`calibrate` made, or the path where it was saved.
-        worth: a further candidate is tried while it is expected to save this share of the picture's bytes.
-        tries: at most so many candidates a picture are decoded, and the finest point where none of them held.
+        worth: a further candidate is tried while it is expected to save this share of the image's bytes.
+        tries: at most so many candidates an image are decoded, and the finest point where none of them held.
         exhaustive: search the whole grid, whatever it costs.
-        batch: at most so many pictures are searched at once, and held in memory.
-        as_stored: show the witnesses a picture in the size it is stored in, as they get it who read the file, and not
+        batch: at most so many images are searched at once, and held in memory.
+        as_stored: show the witnesses an image in the size it is stored in, as they get it who read the file, and not
             brought back to source size, as :meth:`foveate.Compressor.decode` gives it. It matters with scales below 1.
 
     Raises:
@@ -80,8 +81,9 @@ class RateControl:
         (True, True, 'jpeg')
     """
 
-    witnesses: "str | Witness | Classifier | Sequence[str | Witness | Classifier]"
-    keep: "str | Keep | Sequence[str | Keep]" = "top1"
+    witnesses: tuple[Witness, ...]
+    keep: tuple[Keep, ...] = "top1"  # type: ignore[assignment]  # as_criteria makes it one
+    _: KW_ONLY
     qualities: Sequence[float] | None = None
     scales: Sequence[float] = (1.0, 0.7, 0.5)
     strengths: Sequence[float] | None = None
@@ -93,14 +95,33 @@ class RateControl:
     batch: int = 64
     as_stored: bool = False
 
+    if TYPE_CHECKING:  # what is taken is more than what is kept
+
+        def __init__(
+            self,
+            witnesses: WitnessSpec | Sequence[WitnessSpec],
+            keep: KeepSpec | Sequence[KeepSpec] = "top1",
+            *,
+            qualities: float | Sequence[float] | None = None,
+            scales: float | Sequence[float] = (1.0, 0.7, 0.5),
+            strengths: float | Sequence[float] | None = None,
+            floor: float | None = None,
+            calibration: Calibration | str | Path | None = None,
+            worth: float = 0.05,
+            tries: int = 16,
+            exhaustive: bool = False,
+            batch: int = 64,
+            as_stored: bool = False,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
-        given = self.witnesses
-        many = [given] if isinstance(given, str | Witness | Classifier) else list(given)
-        if not many:
+        specs: Any = self.witnesses
+        specs = (specs,) if isinstance(specs, str | Witness | Classifier) else tuple(specs)
+        if not specs:
             raise ValueError("witnesses: expected at least one classifier, such as 'resnet18'")
-        self._set("witnesses", tuple(as_witness(one) for one in many))
+        self._set("witnesses", tuple(as_witness(spec) for spec in specs))
         self._set("keep", as_criteria(self.keep))
-        if len(self._keep) > 1 and any(isinstance(one, Criterion) and one.kind == "robust" for one in self._keep):
+        if len(self.keep) > 1 and any(criterion.price is not None for criterion in self.keep):
             raise ValueError(
                 f"keep: {self.keeps!r}: 'robust' weighs bytes against answers and goes with no other criterion"
             )
@@ -123,51 +144,43 @@ class RateControl:
         if self.calibration is not None:
             if not isinstance(self.calibration, Calibration):
                 raise TypeError(f"calibration: expected one or a path, got {type(self.calibration).__name__}")
-            self.calibration.slack(self._keep)  # refuses a criterion that it does not know
+            self.calibration.slack(self.keep)  # refuses a criterion that it does not know
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    @property
-    def _witnesses(self) -> tuple[Witness, ...]:
-        return self.witnesses  # type: ignore[return-value]  # as __post_init__ left them
-
-    @property
-    def _keep(self) -> tuple[Keep, ...]:
-        return self.keep  # type: ignore[return-value]
-
     def to(self, device: str | torch.device) -> Self:
         """Move the witnesses, built now where they are recipes, to a device; return this control."""
-        for one in self._witnesses:
-            one.classifier.model.to(device)
+        for witness in self.witnesses:
+            witness.classifier.model.to(device)
         return self
 
     @property
     def keeps(self) -> str:
         """The criteria as a short string, for results: ``criteria`` reads it back where all are built in."""
-        return "+".join(map(name_of, self._keep))
+        return "+".join(map(str, self.keep))
 
     @property
     def family(self) -> str:
         """What controls that differ in their bounds alone share: ``"kl for mobilenet_v2"``."""
-        kinds = (one.kind if isinstance(one, Criterion) else name_of(one) for one in self._keep)
-        return f"{'+'.join(kinds)} for {' and '.join(one.name for one in self._witnesses)}"
+        kinds = "+".join(criterion.family for criterion in self.keep)
+        return f"{kinds} for {' and '.join(witness.name for witness in self.witnesses)}"
 
     @property
     def identity(self) -> str:
         """What its choices depend on, as one line of text: the same in every process, another for other witnesses."""
         refuse_subclass(self, RateControl)
-        learnt = self.calibration.digest if isinstance(self.calibration, Calibration) else None
-        kept = ", ".join(identity(criterion, "keep") for criterion in self._keep)
-        witnesses = ", ".join(one.classifier.identity for one in self._witnesses)
+        calibration = self.calibration.digest if isinstance(self.calibration, Calibration) else None
+        keep = ", ".join(identity(criterion, "keep") for criterion in self.keep)
+        witnesses = ", ".join(witness.classifier.identity for witness in self.witnesses)
         grid = f"qualities={self.qualities} scales={self.scales} strengths={self.strengths} floor={self.floor}"
-        search = f"worth={self.worth:g} tries={self.tries} exhaustive={self.exhaustive} calibration={learnt}"
+        search = f"worth={self.worth:g} tries={self.tries} exhaustive={self.exhaustive} calibration={calibration}"
         search += " as_stored=True" if self.as_stored else ""
-        return f"keep=({kept}) {grid} {search} witnesses=({witnesses})"
+        return f"keep=({keep}) {grid} {search} witnesses=({witnesses})"
 
     def __hash__(self) -> int:
         # Not of the criteria and the calibration, which need have none.
-        return hash((self.keeps, self._witnesses, self.qualities, self.scales, self.strengths, self.floor))
+        return hash((self.keeps, self.witnesses, self.qualities, self.scales, self.strengths, self.floor))
 
     def points(self, compressor: Compressor) -> tuple[OperatingPoint, ...]:
         """Return the grid for a compressor; the last is the finest: strength least, then scale and quality greatest.
@@ -195,7 +208,7 @@ class RateControl:
     def check(self, compressor: Compressor) -> None:
         """Raise a ValueError if the grid, the floor or the calibration does not fit this compressor."""
         points = self.points(compressor)
-        if self._price is not None and (self.calibration is None or self.exhaustive):
+        if self.price is not None and (self.calibration is None or self.exhaustive):
             raise ValueError(f"calibration: {self.keeps!r} needs one, to know what is usual; make it by calibrate()")
         if isinstance(self.calibration, Calibration):
             if self.calibration.codec != compressor.codec.family:
@@ -210,159 +223,161 @@ class RateControl:
                 )
 
     def encode(
-        self, compressor: Compressor, pictures: Sequence[Tensor], maps: Sequence[Tensor] | None = None
+        self, compressor: Compressor, images: Sequence[Tensor], maps: Sequence[Tensor] | None = None
     ) -> list[Encoded]:
-        """Compress pictures, each at its own point; :meth:`foveate.Compressor.encode` calls this.
+        """Compress images, each at its own point; :meth:`foveate.Compressor.encode` calls this.
 
         Args:
             compressor: whose codec, pre-filter and saliency are used.
-            pictures: (C, H, W) tensors, uint8 or float in [0, 1], C 3 or 1.
-            maps: (1, h, w), one a picture, instead of the pre-filter's own.
+            images: (C, H, W) tensors, uint8 or float in [0, 1], C 3 or 1.
+            maps: (1, h, w), one an image, instead of the pre-filter's own.
 
         Returns:
-            One :class:`Controlled` a picture, in order.
+            One :class:`Controlled` an image, in order.
 
         Raises:
-            ValueError: if there is not one map a picture, or one is not in [0, 1].
+            ValueError: if there is not one map an image, or one is not in [0, 1].
         """
         if maps is not None:
-            if len(maps) != len(pictures):
-                raise ValueError(f"maps: expected one a picture, {len(pictures)}, got {len(maps)}")
+            if len(maps) != len(images):
+                raise ValueError(f"maps: expected one an image, {len(images)}, got {len(maps)}")
             for saliency_map in maps:
                 check_maps(saliency_map[None], 1)
         out: list[Encoded] = []
-        for start in range(0, len(pictures), self.batch):
+        for start in range(0, len(images), self.batch):
             part = slice(start, start + self.batch)
-            bench = Bench(compressor, self.points(compressor), pictures[part], None if maps is None else maps[part])
+            bench = Bench(compressor, self.points(compressor), images[part], None if maps is None else maps[part])
             out += self._search(bench)
         return out
 
     def calibrate(
         self,
         compressor: Compressor,
-        pictures: Iterable[Picture],
-        progress: Callable[[], object] = lambda: None,
+        images: Iterable[Picture],
+        progress: Listener | None = None,
     ) -> Calibration:
-        """Try the whole grid on pictures of the kind to come, 200 or more, and return what it did to them.
+        """Try the whole grid on images of the kind to come, 200 or more, and return what it did to them.
 
         Args:
             compressor: as it is to be used, with or without this control.
-            pictures: read one by one, of any sizes; see :meth:`foveate.Compressor.encode`. Labels have no place here.
-            progress: called after each picture.
+            images: read one by one, of any sizes; see :meth:`foveate.Compressor.encode`. Labels have no place here.
+            progress: called after each image, see :class:`foveate.Progress`; the stage is ``"calibrate"``.
 
         Returns:
             The ``calibration`` for controls of these witnesses: of any built-in criterion, and any part of the grid.
 
         Raises:
-            ValueError: if there are fewer than two pictures.
+            ValueError: if there are fewer than two images.
         """
         points = self.points(compressor)
         bits: list[Tensor] = []
         values: list[Tensor] = []
-        kinds = dict.fromkeys([*MEASURES, *map(measured, self._keep)])
-        for picture in pictures:
-            bench = Bench(compressor, points, [as_tensor(picture)], None)
+        measures = MEASURES | {criterion.measure_name: criterion.measure for criterion in self.keep}
+        total = len(images) if isinstance(images, Sized) else None
+        for image in images:
+            bench = Bench(compressor, points, [as_tensor(image)], None)
             jobs = [(0, k) for k in range(len(points))]
-            encoded = bench.store(jobs)
+            encoded = bench.encode(jobs)
             logits = self._logits(bench.plain.decode(encoded, self.as_stored))
-            clean = [one.expand(len(jobs), -1) for one in self._logits(bench.pictures)]
-            bits.append(torch.tensor([math.log(one.bpp) for one in encoded], dtype=torch.float64))
-            values.append(torch.stack([self._least(kind, clean, logits) for kind in kinds]).double())
-            progress()
+            clean = [answer.expand(len(jobs), -1) for answer in self._logits(bench.images)]
+            bits.append(torch.tensor([math.log(candidate.bpp) for candidate in encoded], dtype=torch.float64))
+            least = [_least(measure, clean, logits) for measure in measures.values()]
+            values.append(torch.stack(least).double())
+            if progress is not None:
+                progress(Progress("calibrate", len(bits), total))
         if len(bits) < 2:
-            raise ValueError(f"pictures: calibration takes two or more, better 200, got {len(bits)}")
-        tables = torch.stack(values, 1)
+            raise ValueError(f"images: calibration takes two or more, better 200, got {len(bits)}")
         return Calibration(
-            compressor.codec.family,
-            tuple(one.name for one in self._witnesses),
-            points,
-            torch.stack(bits),
-            dict(zip(kinds, tables, strict=True)),
+            codec=compressor.codec.family,
+            witnesses=tuple(witness.name for witness in self.witnesses),
+            points=points,
+            bits=torch.stack(bits),
+            values=dict(zip(measures, torch.stack(values, 1), strict=True)),
         )
 
     def _search(self, bench: Bench) -> list[Controlled]:
-        """Return every picture of a bench at the best point found."""
-        clean = self._logits(bench.pictures)
-        encoded: list[dict[int, Encoded]] = [{} for _ in bench.pictures]
-        final: list[dict[int, tuple[float, ...]]] = [{} for _ in bench.pictures]
-        kept: list[dict[int, bool]] = [{} for _ in bench.pictures]
-        seen = [Seen() for _ in bench.pictures]
-
-        def encode(jobs: list[tuple[int, int]]) -> None:
-            new = [(i, k) for i, k in jobs if k not in encoded[i]]
-            for (i, k), one in zip(new, bench.store(new), strict=True):
-                encoded[i][k], seen[i].bits[k] = one, math.log(one.bpp)
-
-        def look(jobs: list[tuple[int, int]]) -> None:
-            encode(jobs)
-            logits = self._logits(bench.plain.decode([encoded[i][k] for i, k in jobs], self.as_stored))
-            at = torch.tensor([i for i, _ in jobs])
-            before = [one[at] for one in clean]
-            slack = torch.stack([self._slack(one, before, logits) for one in self._keep]).amin(0)
-            same = self._least("lead", before, logits) > 0
-            for j, (i, k) in enumerate(jobs):
-                seen[i].slack[k] = slack[j].item()
-                kept[i][k] = bool(same[j] if self._price is not None else slack[j] >= 0)
-                final[i][k] = tuple(_confidence(b[j], a[j]) for b, a in zip(before, logits, strict=True))
-
+        """Return every image of a bench at the best point that the search came upon."""
+        candidates = _Candidates(self, bench)
         if self.exhaustive or self.calibration is None:
-            encode([(i, k) for i in range(len(seen)) for k in range(len(bench.points))])
-        searches = self._searches(seen, bench.points)
-        search(seen, searches, look)
-        out = []
-        for i, one in enumerate(seen):
-            best = searches[i].best(one)
-            k = len(bench.points) - 1 if best is None else best
-            stored = encoded[i][k]
-            about = {f.name: getattr(stored, f.name) for f in fields(Encoded)} | {"met": kept[i][k]}
-            before = tuple(_confidence(witness[i], witness[i]) for witness in clean)
-            out.append(
-                Controlled(**about, clean=before, final=final[i][k], tried=len(final[i]), encodes=len(encoded[i]))
-            )
-        return out
+            candidates.encode([(i, k) for i in range(len(bench.images)) for k in range(len(bench.points))])
+        searches = self._searches(candidates.seen, bench.points)
+        search(candidates.seen, searches, candidates.look)
+        return [candidates.chosen(i, searches[i].best(seen)) for i, seen in enumerate(candidates.seen)]
 
     def _searches(self, seen: Sequence[Seen], points: tuple[OperatingPoint, ...]) -> Sequence[Search]:
-        """How to search for each picture; where there is no calibration, from the bits that it has everywhere."""
+        """How to search for each image; where there is no calibration, from the bits that it has everywhere."""
         if self.exhaustive:
             return [Exhaustive()] * len(seen)
         if not isinstance(self.calibration, Calibration):
-            known = (torch.tensor([one.bits[k] for k in range(len(points))], dtype=torch.float64) for one in seen)
-            return [Expected(Belief.plain(one), self.worth, self.tries) for one in known]
-        chosen = torch.tensor([self.calibration.points.index(point) for point in points])
-        slack, bits = self.calibration.slack(self._keep)[:, chosen], self.calibration.bits[:, chosen]
-        belief = Belief.learnt(slack, bits)
-        if self._price is None:
+            tables = [torch.tensor([s.bits[k] for k in range(len(points))], dtype=torch.float64) for s in seen]
+            return [Expected(Belief.plain(bits), self.worth, self.tries) for bits in tables]
+        columns = torch.tensor([self.calibration.points.index(point) for point in points])
+        slack, bits = self.calibration.slack(self.keep)[:, columns], self.calibration.bits[:, columns]
+        belief = Belief.learned(slack, bits)
+        if self.price is None:
             return [Expected(belief, self.worth, self.tries)] * len(seen)
         belief.typical = float(bits[:, -1].exp().mean())
-        return [Priced(belief, self._price, self.tries, self.worth)] * len(seen)
+        return [Priced(belief, self.price, self.tries, self.worth)] * len(seen)
 
     @property
-    def _price(self) -> float | None:
+    def price(self) -> float | None:
         """The price of a robust control; None for one of limits."""
-        first = self._keep[0]
-        return first.bound if isinstance(first, Criterion) and first.kind == "robust" else None
+        return self.keep[0].price
 
-    def _logits(self, pictures: Sequence[Tensor]) -> list[Tensor]:
-        return [witness.logits(pictures) for witness in self._witnesses]
+    def _logits(self, images: Sequence[Tensor]) -> list[Tensor]:
+        return [witness.logits(images) for witness in self.witnesses]
 
-    def _slack(self, one: Keep, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
-        least = self._least(measured(one), clean, logits)
-        return one.slack(least) if isinstance(one, Criterion) else least
 
-    def _least(self, kind: str, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
-        """The least over the witnesses of what a criterion measures."""
-        own = {measured(one): one for one in self._keep if not isinstance(one, Criterion)}
-        found = []
-        for before, after in zip(clean, logits, strict=True):
-            if kind in own:
-                held = own[kind](before, after)
-                if not isinstance(held, Tensor) or held.shape != (len(after),):
-                    got = tuple(held.shape) if isinstance(held, Tensor) else type(held).__name__
-                    raise ValueError(f"keep: {name_of(own[kind])} is to return ({len(after)},) booleans, got {got}")
-                found.append(held.float() * 2 - 1)
-            else:
-                found.append(MEASURES[kind](before, after))
-        return torch.stack(found).amin(0)
+class _Candidates:
+    """What was encoded, decoded and answered so far in the search on one bench."""
+
+    def __init__(self, control: RateControl, bench: Bench) -> None:
+        self.control, self.bench = control, bench
+        self.seen = [Seen() for _ in bench.images]
+        self._clean = control._logits(bench.images)
+        self._encoded: list[dict[int, Encoded]] = [{} for _ in bench.images]
+        self._final: list[dict[int, tuple[float, ...]]] = [{} for _ in bench.images]
+        self._kept: list[dict[int, bool]] = [{} for _ in bench.images]
+
+    def encode(self, jobs: list[tuple[int, int]]) -> None:
+        """Encode images at points, given by their numbers, where that is not done yet."""
+        new = [(i, k) for i, k in jobs if k not in self._encoded[i]]
+        for (i, k), candidate in zip(new, self.bench.encode(new), strict=True):
+            self._encoded[i][k], self.seen[i].bits[k] = candidate, math.log(candidate.bpp)
+
+    def look(self, jobs: list[tuple[int, int]]) -> None:
+        """Encode, decode and show images at points to the witnesses."""
+        self.encode(jobs)
+        control = self.control
+        decoded = self.bench.plain.decode([self._encoded[i][k] for i, k in jobs], control.as_stored)
+        logits = control._logits(decoded)
+        images = torch.tensor([i for i, _ in jobs])
+        clean = [answer[images] for answer in self._clean]
+        slacks = [criterion.slack(_least(criterion.measure, clean, logits)) for criterion in control.keep]
+        slack = torch.stack(slacks).amin(0)
+        same = _least(MEASURES["lead"], clean, logits) > 0
+        for j, (i, k) in enumerate(jobs):
+            self.seen[i].slack[k] = slack[j].item()
+            self._kept[i][k] = bool(slack[j] >= 0 if control.price is None else same[j])
+            self._final[i][k] = tuple(_confidence(b[j], a[j]) for b, a in zip(clean, logits, strict=True))
+
+    def chosen(self, i: int, point: int | None) -> Controlled:
+        """Return an image at a point, or at the finest where that is None."""
+        k = len(self.bench.points) - 1 if point is None else point
+        encoded = self._encoded[i][k]
+        settings = {f.name: getattr(encoded, f.name) for f in fields(Encoded)} | {"met": self._kept[i][k]}
+        return Controlled(
+            **settings,
+            clean=tuple(_confidence(answer[i], answer[i]) for answer in self._clean),
+            final=self._final[i][k],
+            tried=len(self._final[i]),
+            encodes=len(self._encoded[i]),
+        )
+
+
+def _least(measure: Measure, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
+    """The least over the witnesses of what a criterion measures."""
+    return torch.stack([measure(before, after) for before, after in zip(clean, logits, strict=True)]).amin(0)
 
 
 def _confidence(clean: Tensor, logits: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""The search for one picture's operating point: which candidate next, and which of those seen is the best."""
+"""The search for one image's operating point: which candidate next, and which of those seen is the best."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,19 +12,19 @@ from torch import Tensor
 
 @dataclass
 class Seen:
-    """What was seen of one picture, by the number of the point: log bits a source pixel, and slack where decoded."""
+    """What was seen of one image, by the number of the point: log bits a source pixel, and slack where decoded."""
 
     bits: dict[int, float] = field(default_factory=dict)
     slack: dict[int, float] = field(default_factory=dict)
 
     def cheapest(self) -> int | None:
         """The point of fewest bits that held."""
-        held = [(self.bits[k], k) for k, slack in self.slack.items() if slack >= 0]
-        return min(held)[1] if held else None
+        kept = [(self.bits[k], k) for k, slack in self.slack.items() if slack >= 0]
+        return min(kept)[1] if kept else None
 
 
 class Search(ABC):
-    """Decides for one picture after another, from what was seen of it; the last point is the finest."""
+    """Decides for one image after another, from what was seen of it; the last point is the finest."""
 
     @abstractmethod
     def next(self, seen: Seen) -> list[int]:
@@ -36,8 +36,8 @@ class Search(ABC):
 
 
 def search(seen: Sequence[Seen], searches: Sequence[Search], look: Callable[[list[tuple[int, int]]], None]) -> None:
-    """Search for all pictures in rounds of one candidate each; ``look`` fills in what was (picture, point) asked."""
-    while jobs := [(i, k) for i, one in enumerate(seen) for k in searches[i].next(one)]:
+    """Search for all images in rounds of one candidate each; ``look`` fills in what was (image, point) asked."""
+    while jobs := [(i, k) for i, evidence in enumerate(seen) for k in searches[i].next(evidence)]:
         look(jobs)
 
 
@@ -51,7 +51,7 @@ class Exhaustive(Search):
 
 
 class Belief:
-    """A joint Gaussian of the slack and the log bits at P points, to be conditioned on what is seen of a picture."""
+    """A joint Gaussian of the slack and the log bits at P points, to be conditioned on what is seen of an image."""
 
     CLIP = 6.0
     """Slack beyond this says no more: sure is sure."""
@@ -64,7 +64,7 @@ class Belief:
         self.points = len(mean) // 2
 
     @classmethod
-    def learnt(cls, slack: Tensor, bits: Tensor) -> Self:
+    def learned(cls, slack: Tensor, bits: Tensor) -> Self:
         """From a calibration, (N, P) each. The covariance is shrunk towards its diagonal by a tenth."""
         seen = torch.cat([slack.double().clamp(-cls.CLIP, cls.CLIP), bits.double()], 1)
         covariance = torch.cov(seen.T)
@@ -73,7 +73,7 @@ class Belief:
 
     @classmethod
     def plain(cls, bits: Tensor) -> Self:
-        """From the log bits (P,) of the picture alone: slack rises with them, from where and how fast is open."""
+        """From the log bits (P,) of the image alone: slack rises with them, from where and how fast is open."""
         rise = bits - bits.mean()
         ones = torch.ones_like(rise)
         slack = 4 * ones.outer(ones) + rise.outer(rise) + torch.eye(len(bits), dtype=bits.dtype)
@@ -84,7 +84,7 @@ class Belief:
         """Return slack as this belief takes it; what is no number has none."""
         return torch.tensor(slack, dtype=self.mean.dtype).nan_to_num(-self.CLIP).clamp(-self.CLIP, self.CLIP)
 
-    def given(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
+    def conditioned(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
         """Return, a point, the mean and the variance of its slack and the mean of its log bits, after what was seen."""
         mean, variance = self.mean, self.covariance.diagonal()
         if seen.slack:
@@ -104,7 +104,7 @@ class Belief:
 class Expected(Search):
     """By expected improvement: the chance that a point holds times the bits it would save.
 
-    Savings are over the geometric mean of what the picture takes now and what pictures take: a costly one is worth
+    Savings are over the geometric mean of what the image takes now and what images take: a costly one is worth
     more candidates than a cheap one.
     """
 
@@ -115,7 +115,7 @@ class Expected(Search):
     def next(self, seen: Seen) -> list[int]:
         best, last = seen.cheapest(), self.belief.points - 1
         if len(seen.slack) < self.tries:
-            slack, variance, bits = self.belief.given(seen)
+            slack, variance, bits = self.belief.conditioned(seen)
             now = math.exp(bits[last] if best is None else seen.bits[best])
             saved = (now - bits.exp()) / math.sqrt(now * (self.belief.typical or now))
             gain = torch.special.ndtr(slack / variance.sqrt()) * saved
@@ -130,7 +130,7 @@ class Priced(Search):
     """By the chance that a classifier never seen keeps its answer, less what the bits cost.
 
     Its slack is taken to be half the witness's and half what is usual at the point, with a normal error of 1.5: a
-    witness tells some of how hard a picture is, and its luck at one point is not another's.
+    witness tells some of how hard an image is, and its luck at one point is not another's.
     """
 
     belief: Belief
@@ -165,7 +165,7 @@ class Priced(Search):
     def next(self, seen: Seen) -> list[int]:
         if len(seen.slack) >= self.tries:
             return []
-        score, spread = self._score(*self.belief.given(seen))
+        score, spread = self._score(*self.belief.conditioned(seen))
         if not seen.slack:
             return [int(score.argmax())]
         ahead = (score - max(self._reached(seen).values())) / spread

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -62,8 +62,8 @@ class Witness:
             return load_classifier(self.model, self.preprocess)
         return Classifier(self.name, self._model.get(), self.preprocess or Preprocess(256, 224))
 
-    def logits(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Return (N, classes) logits of pictures (C, H, W), on the CPU; the model is left as it was.
+    def logits(self, images: Sequence[Tensor]) -> Tensor:
+        """Return (N, classes) logits of images (C, H, W), on the CPU; the model is left as it was.
 
         Raises:
             RuntimeError: if the model is on a GPU and this is a DataLoader worker.
@@ -72,10 +72,10 @@ class Witness:
         model = self.classifier.model
         for parameter in islice(model.parameters(), 1):
             refuse_cuda_in_worker(parameter.device, f"witness {self.name}")
-        # A network without a crop sees pictures at their own sizes, so only those of one size at once.
-        alike = [[*range(len(pictures))]] if self.classifier.preprocess.crop else same_size(pictures)
+        # A network without a crop sees images at their own sizes, so only those of one size at once.
+        alike = [[*range(len(images))]] if self.classifier.preprocess.crop else same_size(images)
         with undisturbed(model):  # throughout, as some ask more than once
-            parts = [self.classifier.logits([pictures[i] for i in group]).float().cpu() for group in alike]
+            parts = [self.classifier.logits([images[i] for i in group]).float().cpu() for group in alike]
         return torch.cat(parts)[torch.tensor([i for group in alike for i in group]).argsort()]
 
     def __hash__(self) -> int:
@@ -86,12 +86,20 @@ class Witness:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
-def as_witness(given: Any) -> Witness:
-    """Return the witness that a user means by a recipe, a classifier or a witness."""
-    if isinstance(given, Classifier):
-        return Witness(given.model, given.preprocess)
-    if isinstance(given, str):
-        return Witness(given)
-    if not isinstance(given, Witness):
-        raise TypeError(f"witnesses: expected recipes, Witness or Classifier, got {type(given).__name__}")
-    return given
+WitnessSpec: TypeAlias = str | Witness | Classifier
+"""What stands for a witness; see :func:`as_witness`."""
+
+
+def as_witness(witness: WitnessSpec) -> Witness:
+    """Return the witness that a recipe, a classifier or a witness stands for.
+
+    Raises:
+        TypeError: if it is none of these.
+    """
+    if isinstance(witness, Classifier):
+        return Witness(witness.model, witness.preprocess)
+    if isinstance(witness, str):
+        return Witness(witness)
+    if not isinstance(witness, Witness):
+        raise TypeError(f"witnesses: expected recipes, Witness or Classifier, got {type(witness).__name__}")
+    return witness

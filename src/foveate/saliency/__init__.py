@@ -1,17 +1,19 @@
 """Where a classifier looks: images in, maps out.
 
-A new kind joins as a callable that follows the :class:`Saliency` protocol; one on a Captum layer method joins as a
-subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribution`` takes all other methods of Captum.
+A new kind is a subclass of :class:`Saliency` with the decorator :func:`register_saliency`; one on a Captum layer method
+is a subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribution`` takes all other methods of
+Captum.
 """
 
 from foveate.saliency._baselines import Baseline, Center, Shuffled
 from foveate.saliency._cache import CachedSaliency, MapCache
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
-from foveate.saliency._protocol import Maps, Saliency, as_saliency, check_maps, normalize
-from foveate.saliency._spec import from_spec
+from foveate.saliency._protocol import Saliency, check_maps, normalize, saliency_maps
+from foveate.saliency._spec import SALIENCIES, SaliencySpec, as_saliency, register_saliency
 
 __all__ = [
+    "SALIENCIES",
     "ActivationMap",
     "Baseline",
     "CachedSaliency",
@@ -20,11 +22,12 @@ __all__ = [
     "GradCam",
     "LayerSaliency",
     "MapCache",
-    "Maps",
     "Saliency",
+    "SaliencySpec",
     "Shuffled",
     "as_saliency",
     "check_maps",
-    "from_spec",
     "normalize",
+    "register_saliency",
+    "saliency_maps",
 ]

@@ -1,16 +1,16 @@
 """Controls: maps that hold as much as a classifier's own, but elsewhere. A gain of saliency must beat them."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from foveate.identity import describe
-from foveate.saliency._protocol import Maps, as_saliency
+from foveate.saliency._protocol import Saliency
+from foveate.saliency._spec import SaliencySpec, as_saliency
 
 
-class Baseline(ABC):
+class Baseline(Saliency):
     """A saliency made from the maps of another one.
 
     Args:
@@ -20,7 +20,7 @@ class Baseline(ABC):
         TypeError: if ``saliency`` is not callable.
     """
 
-    def __init__(self, saliency: Maps) -> None:
+    def __init__(self, saliency: SaliencySpec) -> None:
         self.saliency = as_saliency(saliency)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -37,14 +37,15 @@ class Baseline(ABC):
         """Whether ``saliency`` does."""
         return self.saliency.uses_labels
 
-    @property
-    def identity(self) -> str:
-        """What its maps depend on, as one line of text."""
-        return describe(self, vars(self))
-
     @abstractmethod
     def derive(self, maps: Tensor) -> Tensor:
         """Return the control's maps from those of ``saliency``, both (B, 1, h, w)."""
+
+    def __eq__(self, other: object) -> bool:
+        return self.saliency == other.saliency if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.saliency))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.saliency!r})"

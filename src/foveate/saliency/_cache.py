@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ from foveate import __version__
 from foveate._files import make_folder, write_bytes, write_text
 from foveate.identity import identity, refuse_subclass
 from foveate.images import check_tensor, image_hash
-from foveate.saliency._protocol import Maps, as_saliency, check_maps
+from foveate.saliency._protocol import Saliency, check_maps
 
 logger = logging.getLogger(__name__)
 
@@ -201,13 +201,12 @@ class MapCache:
         self._index = _indexed([])
 
     @classmethod
-    def of(cls, cache: str | Path, saliency: Maps) -> "MapCache":
+    def of(cls, cache: str | Path, saliency: Saliency) -> "MapCache":
         """Return the part of a cache that holds the maps of a saliency, made where it is missing or damaged.
 
         Raises:
             IdentityError: if the saliency has no identity.
         """
-        saliency = as_saliency(saliency)
         about: dict[str, Any] = {
             "identity": identity(saliency, "saliency"),
             "foveate": __version__,
@@ -353,7 +352,7 @@ def _indexed(shards: list[_Shard]) -> _Index:
     return _Index(shards, merged[order], np.concatenate(numbers)[order], np.concatenate(rows)[order])
 
 
-class CachedSaliency:
+class CachedSaliency(Saliency):
     """Maps from a cache that ``foveate saliency`` or :func:`foveate.export.cache_maps` made.
 
     It asks no network, so it suits the workers of a DataLoader, also where the maps were made on a GPU. It is pickled
@@ -418,10 +417,6 @@ class CachedSaliency:
         """Whether the saliency that made the maps said so."""
         return bool(self._maps.about["uses_labels"])
 
-    def to(self, device: str | torch.device) -> Self:
-        """Return this saliency: there is nothing to move, its maps go where the images are."""
-        return self
-
     def __call__(self, images: Tensor) -> Tensor:
         """Return the maps of a batch.
 
@@ -451,6 +446,14 @@ class CachedSaliency:
                 "ask before any crop, resize or change of colors"
             )
         return found
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both read one cache, and the same saliency's maps."""
+        same = isinstance(other, CachedSaliency) and (self.cache, self._wanted) == (other.cache, other._wanted)
+        return same if isinstance(other, CachedSaliency) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.cache, self._wanted))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"cache": self.cache, "_wanted": self._wanted}

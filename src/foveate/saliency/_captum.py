@@ -105,7 +105,7 @@ class CaptumAttribution(LayerSaliency):
     @property
     def identity(self) -> str:
         """What its maps depend on, as one line of text; an instance of a method counts by all that it holds."""
-        state = {k.lstrip("_"): v for k, v in vars(self).items() if k not in self._derived}
+        state = {k.lstrip("_"): v for k, v in self._settings().items()}
         if _kinds(self.method) is None:
             state["method"] = structure(self.method)
         return describe(self, state)

@@ -1,7 +1,7 @@
 """Saliency from one layer of a convolutional classifier, by Captum."""
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -22,13 +22,13 @@ from foveate.models import (
     undisturbed,
 )
 from foveate.saliency._head import class_activation_map, linear_head
-from foveate.saliency._protocol import normalize
+from foveate.saliency._protocol import Saliency, normalize
 from foveate.saliency._stage import check_channels_first, last_convolutional_stage
 
 logger = logging.getLogger(__name__)
 
 
-class LayerSaliency(ABC):
+class LayerSaliency(Saliency):
     """A map from what one layer of a classifier holds. Subclasses say how in :meth:`_attribute`.
 
     The model is as it was after every call, also one that fails: the mode of each submodule, gradients,
@@ -84,7 +84,22 @@ class LayerSaliency(ABC):
 
         All attributes count but those in ``_derived``, so those that a subclass adds do too.
         """
-        return describe(self, {k.lstrip("_"): v for k, v in vars(self).items() if k not in self._derived})
+        return describe(self, {k.lstrip("_"): v for k, v in self._settings().items()})
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in self._derived}
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the maps of both are the same, as far as it can be told without asking the models."""
+        if type(other) is not type(self):
+            return NotImplemented
+        try:
+            return bool(self._settings() == other._settings())
+        except (RuntimeError, ValueError):  # of tensors and arrays among the settings, which have no single answer
+            return False
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._model))
 
     def to(self, device: str | torch.device) -> Self:
         """Move the model, built now where it is a recipe, to a device; return this saliency."""

@@ -1,44 +1,69 @@
 """What every saliency is, and the one scale that all maps are on."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from foveate._checks import is_hashable
-from foveate.identity import identity
+from foveate.identity import describe, identity
 
 
-class Saliency(Protocol):
+class Saliency(ABC):
     """Anything that maps images to saliency maps.
 
     Called with (B, 3, H, W) images, uint8 or float in [0, 1], it returns (B, 1, h, w) floating point maps in [0, 1] on
     the images' device, detached, h and w as the method gives them; 1 is where the network looks most. Each map depends
-    on its own image only. Of a plain function, or an object that is called like one, :func:`as_saliency` makes one.
+    on its own image only.
+
+    A saliency of one's own is a subclass with ``__call__``, registered by :func:`foveate.register_saliency` where it is
+    to have a name. Of a plain function, or an object that is called like one, :func:`as_saliency` makes one.
+
+    Example:
+        >>> class Brightness(Saliency):
+        ...     def __call__(self, images):
+        ...         return images.float().mean(1, keepdim=True)
+        >>> saliency = Brightness()
+        >>> saliency(torch.ones(1, 3, 4, 4)).shape, saliency.uses_labels
+        (torch.Size([1, 1, 4, 4]), False)
     """
 
     @property
     def identity(self) -> str:
-        """What the maps depend on, as one line of text; see :func:`foveate.identity.identity`."""
+        """What the maps depend on, as one line of text: by default the class and all attributes.
+
+        See :func:`foveate.identity.identity`.
+        """
+        return describe(self, vars(self))
 
     @property
     def uses_labels(self) -> bool:
         """Whether a class was given from outside, which may be the label: an evaluation refuses such maps."""
+        return False
 
     def to(self, device: str | torch.device) -> Self:
         """Move what makes the maps to a device; return this saliency."""
+        return self
 
-    def __call__(self, images: Tensor, /) -> Tensor: ...
+    @abstractmethod
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Return the maps (B, 1, h, w) of images (B, 3, H, W)."""
 
 
-Maps: TypeAlias = Saliency | Callable[[Tensor], Tensor]
-"""What makes saliency maps: a saliency, or a function of images to be taken for one."""
+@runtime_checkable
+class _Labeled(Protocol):
+    uses_labels: bool
+
+
+@runtime_checkable
+class _Movable(Protocol):
+    def to(self, device: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionSaliency:
+class FunctionSaliency(Saliency):
     """A function of images as a :class:`Saliency`.
 
     Args:
@@ -46,7 +71,7 @@ class FunctionSaliency:
             ``uses_labels``, or a method ``to``, these are the saliency's.
     """
 
-    function: Callable[[Tensor], Tensor]
+    function: Any
 
     @property
     def identity(self) -> str:
@@ -60,19 +85,18 @@ class FunctionSaliency:
     @property
     def uses_labels(self) -> bool:
         """Whether the function says so."""
-        return bool(self._said("uses_labels", False))
+        return isinstance(self.function, _Labeled) and bool(self.function.uses_labels)
 
     def to(self, device: str | torch.device) -> Self:
         """Move what the function is made of, where it can be moved."""
-        self._said("to", lambda _: None)(device)
+        if isinstance(self.function, _Movable):
+            self.function.to(device)
         return self
-
-    def _said(self, name: str, otherwise: Any) -> Any:
-        return getattr(self.function, name, otherwise)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the function's maps of images."""
-        return self.function(images)
+        maps: Tensor = self.function(images)
+        return maps
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FunctionSaliency) and self.function is other.function
@@ -82,24 +106,6 @@ class FunctionSaliency:
 
     def __repr__(self) -> str:
         return repr(self.function)
-
-
-def as_saliency(maps: Maps) -> Saliency:
-    """Return a saliency as it is, and a function, or an object that lacks a part of the protocol or a hash, as one.
-
-    Raises:
-        TypeError: if it is neither.
-
-    Example:
-        >>> as_saliency(torch.abs)(torch.tensor(-1.0)), as_saliency(torch.abs).uses_labels
-        (tensor(1.), False)
-    """
-    if not callable(maps) or isinstance(maps, type):
-        what = f"the class {maps.__name__}" if isinstance(maps, type) else type(maps).__name__
-        raise TypeError(f"saliency: expected a function of images, got {what}")
-    # Of the class: an identity is not asked for before it is needed, as that may build a network.
-    whole = all(hasattr(type(maps), part) for part in ("identity", "uses_labels", "to"))
-    return maps if whole and is_hashable(maps) else FunctionSaliency(maps)  # type: ignore[return-value]
 
 
 def check_maps(maps: Any, count: int) -> Tensor:
@@ -126,6 +132,27 @@ def check_maps(maps: Any, count: int) -> Tensor:
                 "foveate.saliency.normalize does"
             )
     return maps
+
+
+def saliency_maps(saliency: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the maps of a batch, checked, on its device.
+
+    Args:
+        saliency: a :class:`Saliency`.
+        images: (B, C, H, W), C 3 or 1; what is gray is shown to the network as RGB.
+
+    Returns:
+        (B, 1, h, w) in [0, 1].
+
+    Raises:
+        ValueError: if they are not maps of these images.
+
+    Example:
+        >>> saliency_maps(lambda images: images[:, :1], torch.ones(2, 1, 4, 4)).shape
+        torch.Size([2, 1, 4, 4])
+    """
+    rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+    return check_maps(saliency(rgb), len(images)).to(images.device)
 
 
 def normalize(maps: Tensor) -> Tensor:

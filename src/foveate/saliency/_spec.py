@@ -1,66 +1,136 @@
-"""A saliency from what a configuration file can hold."""
+"""A saliency from what a user names: an object, a function, a recipe, or what a configuration file can hold."""
 
+import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 from torch import Tensor
 
+from foveate._checks import is_hashable
+from foveate._registry import Registry
 from foveate.models import ModelSource, Preprocess, named
 from foveate.saliency._cache import CachedSaliency
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam
-from foveate.saliency._protocol import Maps, Saliency, as_saliency
+from foveate.saliency._protocol import FunctionSaliency, Saliency
 
-_OWN: dict[str, type] = {"GradCam": GradCam, "ActivationMap": ActivationMap}
+SaliencySpec: TypeAlias = Saliency | Callable[[Tensor], Tensor] | str | Mapping[str, Any]
+"""What stands for a saliency; see :func:`as_saliency`."""
+
+Factory: TypeAlias = Callable[..., Saliency]
+AnyFactory = TypeVar("AnyFactory", bound=Factory)
 
 
-def from_spec(spec: "str | Mapping[str, Any] | Maps", model: "ModelSource | None" = None) -> Saliency:
-    """Return the saliency that a JSON-able description stands for.
+def _checked(name: str, factory: Any) -> Factory:
+    if not callable(factory):
+        raise TypeError(
+            f"saliency: expected a subclass of foveate.Saliency, or a function that makes one, got {factory!r}"
+        )
+    return factory
+
+
+SALIENCIES: Registry[Factory] = Registry("saliency", "foveate.saliencies", _checked)
+"""Methods by name, besides those of Captum."""
+
+SALIENCIES.add("GradCam", GradCam)
+SALIENCIES.add("ActivationMap", ActivationMap)
+SALIENCIES.add("CachedSaliency", CachedSaliency)
+
+
+def register_saliency(factory: AnyFactory) -> AnyFactory:
+    """Add a saliency, as a decorator of its class: its name then stands for it in specs and on the command line.
+
+    For the command line and other processes a package declares it as an entry point as well::
+
+        [project.entry-points."foveate.saliencies"]
+        EdgeEnergy = "my_package:EdgeEnergy"
 
     Args:
-        spec: a model's recipe (``"resnet18"``, ``"package.module:function"``), for its Grad-CAM; or a mapping of
-            ``method`` (``"GradCam"``, the default, ``"ActivationMap"``, or any that :class:`CaptumAttribution` knows by
-            name), ``model`` (a recipe) and whatever else the method takes (``layer``, ``target``, ``arguments``...),
-            ``preprocess`` being the arguments of :class:`foveate.models.Preprocess` or ``"package.module:name"``;
-            ``{"method": "CachedSaliency", "cache": ...}`` reads maps that were made before. A saliency is returned as
-            it is.
-        model: what to explain where ``spec`` names no model.
+        factory: a subclass of :class:`Saliency`, or a function that returns one. An argument ``model`` is given the
+            model's recipe, and ``preprocess`` what the model wants done to its input; others are given by name.
+
+    Returns:
+        The class.
+
+    Raises:
+        TypeError: if it cannot be called.
+        ValueError: if another saliency has its name.
+
+    Example:
+        >>> @register_saliency
+        ... class Brightness(Saliency):
+        ...     def __call__(self, images):
+        ...         return images.float().mean(1, keepdim=True)
+        >>> type(as_saliency({"method": "Brightness"})).__name__
+        'Brightness'
+    """
+    SALIENCIES.add(factory.__name__, factory)
+    return factory
+
+
+def as_saliency(saliency: SaliencySpec, model: "ModelSource | None" = None) -> Saliency:
+    """Return the saliency that something stands for.
+
+    Args:
+        saliency: a :class:`Saliency`, which is returned as it is; a function of images, or an object that is called
+            like one; a model's recipe (``"resnet18"``, ``"package.module:function"``), for its Grad-CAM; the name of a
+            registered method that takes no model; or a mapping of ``method`` (``"GradCam"``, the default,
+            ``"ActivationMap"``, a registered one, or any that :class:`CaptumAttribution` knows by name), ``model`` (a
+            recipe) and whatever else the method takes (``layer``, ``target``, ``arguments``...), ``preprocess`` being
+            the arguments of :class:`foveate.models.Preprocess` or ``"package.module:name"``.
+            ``{"method": "CachedSaliency", "cache": ...}`` reads maps that were made before.
+        model: what to explain where a mapping names no model.
 
     Returns:
         The saliency; its model is not built yet.
 
     Raises:
-        TypeError: if ``spec`` is none of these, or the method does not take what it is given.
+        TypeError: if it is none of these, or the method does not take what it is given.
         ValueError: if there is no such method, or nothing to explain.
 
     Example:
-        >>> from_spec("foveate.demo:scene_net")
+        >>> as_saliency("foveate.demo:scene_net")
         GradCam('foveate.demo:scene_net', layer=None)
-        >>> from_spec({"method": "Saliency", "model": "resnet18", "preprocess": {"resize": 256}, "grid": 7})
+        >>> as_saliency({"method": "Saliency", "model": "resnet18", "preprocess": {"resize": 256}, "grid": 7})
         CaptumAttribution('Saliency', 'resnet18', layer=None)
+        >>> as_saliency(lambda images: images[:, :1]).uses_labels
+        False
     """
-    if isinstance(spec, str):
-        spec = {"model": spec}
-    if not isinstance(spec, Mapping):
-        if not callable(spec):
-            raise TypeError(f"saliency: expected a recipe, a mapping or a Saliency, got {type(spec).__name__}")
-        return as_saliency(spec)
+    if isinstance(saliency, Saliency):
+        return saliency if is_hashable(saliency) else FunctionSaliency(saliency)
+    if isinstance(saliency, str):
+        return _from_mapping({"method": saliency} if saliency in SALIENCIES else {"model": saliency}, model)
+    if isinstance(saliency, Mapping):
+        return _from_mapping(saliency, model)
+    if not callable(saliency) or isinstance(saliency, type):
+        name = f"the class {saliency.__name__}" if isinstance(saliency, type) else type(saliency).__name__
+        raise TypeError(f"saliency: expected a Saliency, a function of images, a recipe or a mapping, got {name}")
+    return FunctionSaliency(saliency)
+
+
+def _from_mapping(spec: Mapping[str, Any], model: "ModelSource | None") -> Saliency:
     settings = dict(spec)
     method = settings.pop("method", "GradCam")
-    if method == "CachedSaliency":
-        return CachedSaliency(**settings)
-    source = settings.pop("model", model)
-    if source is None:
-        raise ValueError(f"saliency: {dict(spec)!r} names no model; add its recipe as 'model'")
-    settings["preprocess"] = _preprocess(settings.get("preprocess"))
+    registered = isinstance(method, str) and method in SALIENCIES
+    factory = SALIENCIES[method] if registered else CaptumAttribution
+    takes = inspect.signature(factory).parameters
+    if "model" in takes:
+        settings.setdefault("model", model)
+        if settings["model"] is None:
+            raise ValueError(f"saliency: {dict(spec)!r} names no model; add its recipe as 'model'")
+    if "preprocess" in takes:
+        settings["preprocess"] = _preprocess(settings.get("preprocess"))
     try:
-        return _OWN[method](source, **settings) if method in _OWN else CaptumAttribution(method, source, **settings)
+        saliency = factory(**settings) if registered else factory(method, **settings)
     except TypeError as error:
         raise TypeError(f"saliency: {method!r}: {error}") from error
+    if not isinstance(saliency, Saliency):
+        raise TypeError(f"saliency: {method!r} made a {type(saliency).__name__}, which is not a foveate.Saliency")
+    return saliency
 
 
-def _preprocess(given: Any) -> Callable[[Tensor], Tensor] | None:
-    if isinstance(given, Mapping):
-        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+def _preprocess(preprocess: Any) -> Callable[[Tensor], Tensor] | None:
+    if isinstance(preprocess, Mapping):
+        arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()}
         return Preprocess(**arguments)
-    return named(given) if isinstance(given, str) else given
+    return named(preprocess) if isinstance(preprocess, str) else preprocess

@@ -20,15 +20,15 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 
 def rate_accuracy(
-    curves: Mapping[str, Curve], what: str, clean: float | None = None, ax: "Axes | None" = None
+    curves: Mapping[str, Curve], metric: str, clean: float | None = None, ax: "Axes | None" = None
 ) -> "tuple[Figure, Axes]":
     """Draw accuracy over kilobytes.
 
     Args:
-        curves: (kB a picture, accuracy in [0, 1]) of each point, by the label of the curve. Labels that start with
+        curves: (kB an image, accuracy in [0, 1]) of each point, by the label of the curve. Labels that start with
             ``"_"`` are drawn faintly and not named.
-        what: the accuracy, for the axis.
-        clean: that of untouched pictures, drawn as a line.
+        metric: the accuracy, for the axis.
+        clean: that of untouched images, drawn as a line.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -53,33 +53,31 @@ def rate_accuracy(
             color=f"C{names.index(label.removeprefix('_')) % 10}",
             label="_" if faint else label,
         )
-    finish_rate_axis(ax, f"{what}, %", len(names))
+    finish_rate_axis(ax, f"{metric}, %", len(names))
     return ax.get_figure(), ax  # type: ignore[return-value]
 
 
 def saliency_grid(
-    pictures: Tensor, maps: Tensor, filtered: Tensor, decoded: Tensor, titles: Sequence[Sequence[str]]
+    images: Tensor, maps: Tensor, filtered: Tensor, decoded: Tensor, titles: Sequence[Sequence[str]]
 ) -> "Figure":
-    """Draw a row a picture: as it is, its map over it, filtered, decoded.
+    """Draw a row an image: as it is, its map over it, filtered, decoded.
 
     Args:
-        pictures: (N, C, H, W), uint8 or float in [0, 1].
+        images: (N, C, H, W), uint8 or float in [0, 1].
         maps: (N, 1, h, w) in [0, 1].
-        filtered: like the pictures.
-        decoded: like the pictures.
-        titles: four lines of text a picture.
+        filtered: like the images.
+        decoded: like the images.
+        titles: four lines of text an image.
     """
     from matplotlib.figure import Figure
 
-    count, (height, width) = len(pictures), pictures.shape[-2:]
+    count, (height, width) = len(images), images.shape[-2:]
     figure = Figure(figsize=(9, count * (2.2 * height / width + 0.25)), layout="constrained", dpi=90)
     rows = figure.subplots(count, 4, squeeze=False)
     upsampled = resize(maps.float(), (height, width)).clamp(0, 1).cpu()
     for k, row in enumerate(rows):
-        for panel, picture, title in zip(
-            row, (pictures[k], pictures[k], filtered[k], decoded[k]), titles[k], strict=True
-        ):
-            panel.imshow(to_array(picture.expand(3, -1, -1)))
+        for panel, image, title in zip(row, (images[k], images[k], filtered[k], decoded[k]), titles[k], strict=True):
+            panel.imshow(to_array(image.expand(3, -1, -1)))
             panel.set_title(title, fontsize=8)
             panel.axis("off")
         row[1].imshow(torch.ones(height, width), cmap="gray", vmin=0, vmax=2, alpha=0.55)

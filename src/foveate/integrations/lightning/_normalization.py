@@ -1,4 +1,4 @@
-"""What the hosts for training need to know of a batch: its pictures in [0, 1], and how they were normalized."""
+"""What the hosts for training need to know of a batch: its images in [0, 1], and how they were normalized."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ from foveate.models import Preprocess
 
 @dataclass(frozen=True)
 class Normalization:
-    """What was done to pictures in [0, 1]: ``(x - mean) / std``, a number a channel, or one for all.
+    """What was done to images in [0, 1]: ``(x - mean) / std``, a number a channel, or one for all.
 
     Example:
         >>> undone = Normalization((0.5,), (0.25,)).undo(torch.tensor([[[[-2.0, 0.0, 2.0]]]]))
@@ -38,13 +38,13 @@ class Normalization:
         for value in self.std:
             check_number("std", value, 0, above=True)
 
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Normalize (B, C, H, W) floats in [0, 1]."""
-        mean, std = self._like(pictures)
-        return (pictures - mean) / std
+        mean, std = self._like(images)
+        return (images - mean) / std
 
     def undo(self, images: Tensor) -> Tensor:
-        """Return normalized images (B, C, H, W) as float32 pictures in [0, 1].
+        """Return normalized images (B, C, H, W) as float32 images in [0, 1].
 
         Raises:
             ValueError: if they leave [0, 1] by more than rounding in half precision does: then this is not how they
@@ -54,15 +54,15 @@ class Normalization:
             return images.float() / 255
         x = images.detach().float()
         mean, std = self._like(x)
-        pictures = x * std + mean
-        if pictures.numel():
-            low, high = (float(v) for v in torch.aminmax(pictures))
+        images = x * std + mean
+        if images.numel():
+            low, high = (float(v) for v in torch.aminmax(images))
             if not (low > -0.02 and high < 1.02):
                 raise ValueError(
                     f"mean, std: with {self.mean} and {self.std} undone the batch holds {low:.3g} to {high:.3g}, not "
-                    "pictures in [0, 1]; give the mean and std that it was normalized with"
+                    "images in [0, 1]; give the mean and std that it was normalized with"
                 )
-        return pictures.clamp_(0, 1)
+        return images.clamp_(0, 1)
 
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
@@ -88,7 +88,7 @@ def _numbers(name: str, value: Any, low: float) -> tuple[float, ...]:
 
 
 def normalization_of(data: Any) -> Normalization | None:
-    """Return how the pictures of a loader or data set are normalized, read from its transforms; None if they are not.
+    """Return how the images of a loader or data set are normalized, read from its transforms; None if they are not.
 
     All attributes are looked through, also those of what the transforms are composed of. Known are the ``Normalize`` of
     torchvision, Kornia and Albumentations, the transforms of torchvision's weights and
@@ -122,7 +122,7 @@ _LONG, _DEEP, _MANY = 100, 40, 2000  # a list of samples is no chain of transfor
 def _refuse(what: str) -> NoReturn:
     raise ValueError(
         f"mean, std: {what}; give mean= and std= where (x - mean) / std is what was done, or else an adapter= that "
-        "returns pictures in [0, 1], with mean=0 and std=1"
+        "returns images in [0, 1], with mean=0 and std=1"
     )
 
 
@@ -155,7 +155,7 @@ class _Search:
         if base is not None:
             normalization: Normalization | None = _formula(part, base)
         elif not is_data and any(_root(c) == "foveate" for c in kind.__mro__):
-            return None  # what its saliency does with pictures is not done to those of the data
+            return None  # what its saliency does with images is not done to those of the data
         elif isinstance(part, nn.Module) and next(part.parameters(), None) is not None:
             return None
         elif callable(part) and not is_data and _NORMALISES.search(kind.__name__):
@@ -223,16 +223,16 @@ def _attributes(part: Any) -> list[Any]:
 
 
 def _check_certain(part: Any) -> None:
-    """Raise if what normalizes is not applied to every picture."""
+    """Raise if what normalizes is not applied to every image."""
     name, values = type(part).__name__, getattr(part, "__dict__", {})
     if _CHANCE.match(name):
-        _refuse(f"{name} does not normalize every picture, or not all of it")
+        _refuse(f"{name} does not normalize every image, or not all of it")
     if values.get("random_apply"):
-        _refuse(f"{name} does not normalize every picture (random_apply={values['random_apply']})")
+        _refuse(f"{name} does not normalize every image (random_apply={values['random_apply']})")
     for key in ("p", "p_batch"):
         share = values.get(key)
         if isinstance(share, int | float) and share < 1:
-            _refuse(f"{name} does not normalize every picture ({key}={share})")
+            _refuse(f"{name} does not normalize every image ({key}={share})")
 
 
 def _formula(part: Any, base: type) -> Normalization:
@@ -242,9 +242,9 @@ def _formula(part: Any, base: type) -> Normalization:
         _refuse(f"what {kind.__name__} does, which overrides {base.__name__} of {_root(base)}, is not known")
     mode, most = getattr(part, "normalization", "standard"), getattr(part, "max_pixel_value", 255)
     if mode != "standard":
-        _refuse(f"{kind.__name__}(normalization={mode!r}) treats each picture on its own")
+        _refuse(f"{kind.__name__}(normalization={mode!r}) treats each image on its own")
     if most not in (1, 255):
-        _refuse(f"{kind.__name__}(max_pixel_value={most}) takes pictures that are neither in 0..255 nor in [0, 1]")
+        _refuse(f"{kind.__name__}(max_pixel_value={most}) takes images that are neither in 0..255 nor in [0, 1]")
     flags = getattr(part, "flags", None)
     source = flags if isinstance(flags, Mapping) else {key: getattr(part, key) for key in ("mean", "std")}
     return _spread(source["mean"], source["std"])
@@ -254,7 +254,7 @@ def _spread(mean: Any, std: Any) -> Normalization:
     """One that has as many numbers in ``std`` as in ``mean``, as the libraries take it."""
     numbers = [torch.as_tensor(v, dtype=torch.float64) for v in (mean, std)]
     if any(v.numel() != v.shape[-1] for v in map(torch.atleast_1d, numbers)):
-        _refuse(f"each picture of a batch is normalized in a way of its own, by a mean {tuple(numbers[0].shape)}")
+        _refuse(f"each image of a batch is normalized in a way of its own, by a mean {tuple(numbers[0].shape)}")
     m, s = (tuple(v.flatten().tolist()) for v in numbers)
     channels = max(len(m), len(s))
     m, s = (v * channels if len(v) == 1 else v for v in (m, s))

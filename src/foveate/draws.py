@@ -1,0 +1,296 @@
+"""What the hosts share: their one set of arguments, and the draw of a quality and a strength for each call."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foveate._checks import check_number
+from foveate.codecs import Codec, TargetSize
+from foveate.compressor import Compressor, Control, Encoded
+from foveate.images import like
+from foveate.prefilter import Filter, Prefilter
+from foveate.saliency import SaliencySpec
+
+__all__ = [
+    "CompressDraws",
+    "ControlSpec",
+    "Draw",
+    "NumberOrPair",
+    "PrefilterDraws",
+    "PrefilterSpec",
+    "TargetSpec",
+    "as_prefilter",
+    "check_channels",
+    "draw_uniform",
+    "number_or_pair",
+    "plain",
+    "strength_range",
+]
+
+Number: TypeAlias = int | float
+NumberOrPair: TypeAlias = float | Sequence[float]
+"""A number, or a pair to draw from evenly."""
+PrefilterSpec: TypeAlias = Prefilter | Mapping[str, Any]
+"""A pre-filter, or a mapping of its arguments."""
+TargetSpec: TypeAlias = TargetSize | Mapping[str, Any]
+"""A size to keep to, or a mapping of its arguments."""
+Draw: TypeAlias = dict[str, float | None]
+"""What was drawn for one call, by name; JSON-able. None is for what is left as it is."""
+ControlSpec: TypeAlias = Control | Mapping[str, Any]
+"""A control, or a mapping of the arguments of :class:`foveate.RateControl`."""
+
+
+def number_or_pair(name: str, value: Any) -> tuple[Number, Number]:
+    """Return a number, or a rising pair of numbers, as a pair of Python's numbers.
+
+    Raises:
+        ValueError: if it is neither.
+
+    Example:
+        >>> number_or_pair("quality", 30), number_or_pair("quality", np.array([10, 60]))
+        ((30, 30), (10, 60))
+    """
+    numbers = plain(value)
+    ends = tuple(numbers) if isinstance(numbers, list | tuple) else (numbers, numbers)
+    if len(ends) != 2 or not all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends):
+        raise ValueError(f"{name}: expected a number or a pair of numbers, got {value!r}")
+    low, high = ends
+    if low > high:
+        raise ValueError(f"{name}: expected the smaller number first, got {value!r}")
+    return low, high
+
+
+def strength_range(value: Any) -> tuple[float, float]:
+    """Return a strength in [0, 1], or a rising pair of them, as a pair.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    low, high = (check_number("strength", end, 0, 1) for end in number_or_pair("strength", value))
+    return low, high
+
+
+def draw_uniform(ends: tuple[Number, Number]) -> float:
+    """Draw a number evenly from a range, by torch's random generator; the number itself where the ends are one."""
+    low, high = ends
+    return low if low == high else low + (high - low) * float(torch.rand(()))
+
+
+def plain(value: Any) -> Any:
+    """Return numbers of NumPy or torch, alone or in a list or tuple, as Python's; all else as it is.
+
+    Example:
+        >>> plain((np.int64(10), np.float32(0.5), "a"))
+        (10, 0.5, 'a')
+    """
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value] if isinstance(value, list) else tuple(plain(v) for v in value)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
+
+
+def check_channels(channels: int, cure: str, name: str = "image") -> None:
+    """Raise a ValueError that names the alpha channel if images seem to have one.
+
+    Example:
+        >>> check_channels(4, "drop it")
+        Traceback (most recent call last):
+        ValueError: image: expected 3 or 1 channels, got 4; if that is RGBA, it has an alpha channel: drop it
+    """
+    if channels in (2, 4):
+        mode, cure = ("LA", "drop it, and keep the first") if channels == 2 else ("RGBA", cure)
+        raise ValueError(
+            f"{name}: expected 3 or 1 channels, got {channels}; if that is {mode}, it has an alpha channel: {cure}"
+        )
+
+
+@dataclass(frozen=True)
+class PrefilterDraws:
+    """A pre-filter, and the range that its strength is drawn from.
+
+    Example:
+        >>> draws = PrefilterDraws.of(lambda images: images[:, :1], strength=(0.2, 0.4))
+        >>> 0.2 <= draws.draw()["strength"] <= 0.4
+        True
+    """
+
+    prefilter: Prefilter
+    strength: tuple[float, float]
+
+    @classmethod
+    def of(
+        cls,
+        saliency: SaliencySpec | Prefilter,
+        *,
+        strength: Any = None,
+        filter: str | Filter = "blend",
+        sigma: float = 1.5,
+    ) -> "PrefilterDraws":
+        """Return what the arguments of a host's ``Prefilter`` stand for.
+
+        Args:
+            saliency: see :func:`foveate.saliency.as_saliency`; or a whole :class:`foveate.Prefilter`.
+            strength: in [0, 1], or a pair to draw it from evenly; None takes that of a :class:`foveate.Prefilter`, else
+                0.5.
+            filter: see :class:`foveate.Prefilter`.
+            sigma: see :class:`foveate.Prefilter`.
+
+        Raises:
+            TypeError: if ``saliency`` is of another kind.
+            ValueError: if an argument is out of range, or a whole pre-filter is given with settings of its own beside.
+        """
+        if not isinstance(saliency, Prefilter):
+            if saliency is None:
+                raise TypeError("saliency: expected a Saliency, a function of images, a recipe or a mapping, got None")
+            prefilter = Prefilter(saliency, filter=filter, sigma=sigma)
+        elif (filter, sigma) != ("blend", 1.5):
+            raise ValueError(
+                "filter, sigma: a foveate.Prefilter has its own; give its saliency instead, or change those"
+            )
+        else:
+            prefilter = saliency
+        return cls(prefilter, strength_range(prefilter.strength if strength is None else strength))
+
+    def draw(self) -> Draw:
+        """Draw the strength of one call."""
+        return {"strength": draw_uniform(self.strength)}
+
+    def apply(self, images: Tensor, draw: Draw) -> Tensor:
+        """Filter a batch (B, C, H, W) at what was drawn."""
+        return replace(self.prefilter, strength=draw["strength"] or 0.0)(images)
+
+
+@dataclass(frozen=True)
+class CompressDraws:
+    """A compressor, and the ranges that its quality and strength are drawn from; None where nothing is drawn.
+
+    Example:
+        >>> draws = CompressDraws.of("jpeg", quality=(10, 20))
+        >>> 10 <= draws.draw()["quality"] <= 20
+        True
+    """
+
+    compressor: Compressor
+    quality: tuple[Number, Number] | None
+    strength: tuple[float, float] | None
+
+    @classmethod
+    def of(
+        cls,
+        codec: str | Codec = "jpeg",
+        *,
+        quality: Any = None,
+        prefilter: PrefilterSpec | None = None,
+        saliency: SaliencySpec | None = None,
+        strength: Any = None,
+        scale: float = 1.0,
+        target: TargetSpec | None = None,
+        control: ControlSpec | None = None,
+    ) -> "CompressDraws":
+        """Return what the arguments of a host's ``Compress`` stand for.
+
+        Args:
+            codec: a codec or its short string.
+            quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
+                ``codec``.
+            prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments; None makes one of ``saliency`` where
+                ``strength`` is not 0.
+            saliency: see :func:`foveate.saliency.as_saliency`; of a codec that takes maps itself too.
+            strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``;
+                with a saliency alone 0.5, or 0 where the codec takes maps itself.
+            scale: see :class:`foveate.Compressor`.
+            target: a :class:`foveate.TargetSize` or a mapping of its arguments, which then chooses the quality.
+            control: a :class:`foveate.RateControl` or a mapping of its arguments, which then chooses the quality, the
+                strength and the scale.
+
+        Raises:
+            TypeError: if an argument is of the wrong kind.
+            ValueError: if an argument is out of range, strength is given and there is nothing to make maps, or quality
+                or strength together with a control.
+        """
+        if control is not None and (quality is not None or strength is not None):
+            raise ValueError("quality, strength: the control chooses them; give the control qualities= or strengths=")
+        compressor = Compressor(
+            codec,
+            as_prefilter(prefilter),
+            scale=scale,
+            target=TargetSize(**target) if isinstance(target, Mapping) else target,
+            saliency=saliency,
+        )
+        filters = not compressor.codec.needs_saliency if strength is None else plain(strength) != 0
+        if prefilter is None and saliency is not None and filters:
+            compressor = replace(compressor, prefilter=Prefilter(compressor.saliency))
+        if control is not None:
+            return cls(replace(compressor, control=_as_control(control)), None, None)
+        if compressor.prefilter is None and strength is not None and plain(strength) != 0:
+            raise ValueError(f"strength: {strength!r} was given without a prefilter or a saliency to use it")
+        ends = number_or_pair("quality", compressor.codec.quality if quality is None else quality)
+        for end in ends:
+            compressor.at(quality=end)  # the codec knows its own scale
+        strengths = None
+        if compressor.prefilter is not None:
+            strengths = strength_range(compressor.prefilter.strength if strength is None else strength)
+        return cls(compressor, ends, strengths)
+
+    @property
+    def filters(self) -> bool:
+        """Whether a strength above 0 may be drawn."""
+        return self.strength is not None and self.strength[1] > 0
+
+    @property
+    def uses_maps(self) -> bool:
+        """Whether saliency maps may be asked for."""
+        compressor = self.compressor
+        chosen_strength = compressor.control is not None and compressor.prefilter is not None
+        return self.filters or chosen_strength or compressor.codec.needs_saliency
+
+    def draw(self) -> Draw:
+        """Draw the quality and the strength of one call; with a control there is nothing to draw."""
+        if self.quality is None:
+            return {}
+        low, high = self.quality
+        quality: float = low
+        if low < high and isinstance(self.compressor.codec.quality, int):
+            quality = int(torch.randint(int(low), int(high) + 1, ()).item())
+        elif low < high:
+            quality = draw_uniform(self.quality)
+        return {"quality": quality, "strength": None if self.strength is None else draw_uniform(self.strength)}
+
+    def apply(self, images: Tensor, draw: Draw) -> Tensor:
+        """Compress and decode a batch (B, C, H, W) at what was drawn; its shape, dtype and device stay."""
+        return self.apply_counted(images, draw)[0]
+
+    def apply_counted(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Encoded]]:
+        """Compress and decode a batch, and return its bitstreams too."""
+        if not len(images):
+            return images, []
+        compressor = self.compressor.at(**draw)
+        encoded = compressor.encode(images)
+        return like(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device), encoded
+
+
+def as_prefilter(prefilter: Any) -> Prefilter | None:
+    """Return a pre-filter, or one of a mapping of its arguments; None stays.
+
+    Raises:
+        TypeError: if it is none of these.
+    """
+    if isinstance(prefilter, Mapping):
+        return Prefilter(**prefilter)
+    if prefilter is not None and not isinstance(prefilter, Prefilter):
+        raise TypeError(
+            f"prefilter: expected a foveate.Prefilter, a mapping of its arguments or None, got "
+            f"{type(prefilter).__name__}; a saliency goes into saliency="
+        )
+    return prefilter
+
+
+def _as_control(control: ControlSpec) -> Control:
+    if not isinstance(control, Mapping):
+        return control
+    from foveate.rate_control import RateControl
+
+    return RateControl(**control)

@@ -1,0 +1,59 @@
+"""What the callbacks share: a base that every Lightning takes, when they are due, and figures for loggers."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from foveate.integrations.lightning import _figures
+
+
+def _callbacks() -> tuple[type, ...]:
+    bases = []
+    for name in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            bases.append(importlib.import_module(name).Callback)
+        except ModuleNotFoundError as error:
+            if error.name not in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+                raise  # it is there, but not whole
+    if not bases:
+        raise ImportError('neither lightning nor pytorch_lightning is installed; pip install "foveate[lightning]"')
+    return tuple(bases)
+
+
+# Each package's CLI and type checks want its own Callback: one class can be both.
+BaseCallback: Any = type(
+    "BaseCallback", _callbacks(), {"__module__": __name__, "__doc__": "A callback of every Lightning."}
+)
+
+
+def is_due(trainer: Any, every_n_epochs: int) -> bool:
+    if trainer.sanity_checking:
+        return False
+    return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % every_n_epochs == 0
+
+
+def streams_of(trainer: Any) -> list[Any]:
+    """Where the batches of this stage come from: every loader, or all of them together where they take turns.
+
+    So many are the ``dataloader_idx`` that Lightning counts; ``trainer.val_dataloaders`` tells neither how nested
+    loaders are counted nor whether they are combined.
+    """
+    combined = trainer._evaluation_loop._combined_loader
+    return combined.flattened if combined._mode == "sequential" else [combined.flattened]
+
+
+def log_figure(trainer: Any, tag: str, draw: Callable[[], Any]) -> None:
+    """Give a figure to every logger that takes one; it is drawn only if one does, in the first process only."""
+    if not trainer.is_global_zero:
+        return
+    figure = None
+    for logger in trainer.loggers:
+        add_figure = getattr(logger.experiment, "add_figure", None)
+        log_image = getattr(logger, "log_image", None)
+        if add_figure is None and log_image is None:
+            continue
+        figure = draw() if figure is None else figure
+        if add_figure is not None:
+            add_figure(tag, figure, global_step=trainer.global_step, close=False)
+        elif log_image is not None:
+            log_image(tag, [_figures.pixels(figure)], step=trainer.global_step)

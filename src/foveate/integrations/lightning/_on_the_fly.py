@@ -1,0 +1,168 @@
+"""Training on compressed images: batches are compressed where they are."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from foveate._checks import check_number
+from foveate._threads import spread
+from foveate.codecs import TargetSize, as_codec
+from foveate.compressor import Control
+from foveate.draws import CompressDraws, Draw, as_prefilter, plain
+from foveate.images import to_uint8
+from foveate.integrations.lightning._reader import Adapter, BatchReader, Forward, Numbers, SaliencySpec
+from foveate.prefilter import Prefilter, strength_map
+from foveate.sweep import Sweep
+
+
+class BatchCompressor:
+    """Compresses and decodes the images of a batch where it is, each at a quality and strength of its own.
+
+    Args:
+        codec: a codec as a short string.
+        quality: on the codec's own scale, or a pair to draw it from evenly for each image, both ends included; None
+            takes that of ``codec``.
+        prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments; without a saliency of its own it is
+            guided by ``saliency``.
+        saliency: see :class:`CompressionRobustness`: None explains the module in training.
+        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly for each image. None takes that of
+            ``prefilter``; with a ``saliency`` alone 0.5, or 0 where the codec takes maps itself; with neither 0, which
+            is the codec alone.
+        scale: sides of the stored image over those of the source; it comes back at source size.
+        target: a :class:`foveate.TargetSize` or a mapping of its arguments, which then chooses the quality.
+        control: a :class:`foveate.RateControl` or a mapping of its arguments, which then chooses strength, scale and
+            quality of each image.
+        p: the share of images that is compressed.
+        mean: see :class:`CompressionRobustness`.
+        std: see :class:`CompressionRobustness`.
+        adapter: from a batch to (images, target), images being the very tensor in the batch: see
+            :class:`CompressionRobustness`.
+        forward_fn: see :class:`CompressionRobustness`.
+
+    Raises:
+        TypeError, ValueError: if an argument does not fit; while running, if a batch does not.
+
+    Example:
+        >>> compress = BatchCompressor("jpeg", quality=(5, 40))
+        >>> images, labels = compress((torch.rand(4, 3, 32, 32), torch.arange(4)))
+        >>> images.shape, labels.tolist()
+        (torch.Size([4, 3, 32, 32]), [0, 1, 2, 3])
+    """
+
+    def __init__(
+        self,
+        codec: str = "jpeg",
+        *,
+        quality: int | float | list[int] | list[float] | tuple[float, ...] | None = None,
+        prefilter: dict[str, Any] | Prefilter | None = None,
+        saliency: SaliencySpec = None,
+        strength: float | list[float] | tuple[float, ...] | None = None,
+        scale: float = 1.0,
+        target: dict[str, Any] | TargetSize | None = None,
+        control: dict[str, Any] | Control | None = None,
+        p: float = 1.0,
+        mean: Numbers = None,
+        std: Numbers = None,
+        adapter: Adapter = None,
+        forward_fn: Forward = None,
+    ) -> None:
+        guided = as_prefilter(prefilter)
+        if guided is None and (saliency is not None or control is not None or plain(strength) not in (None, 0)):
+            guided = Prefilter()
+        if guided is not None:
+            saliency = guided.saliency if saliency is None else saliency
+            guided = replace(guided, saliency=None)  # the maps come with each batch, as they may be the module's own
+        if strength is None and prefilter is None and control is None and as_codec(codec).needs_saliency:
+            guided = None
+        # The arguments are read as all hosts read them.
+        self._draws = CompressDraws.of(
+            codec, quality=quality, prefilter=guided, strength=strength, scale=scale, target=target, control=control
+        )
+        self.p = check_number("p", p, 0, 1)
+        self._reader = BatchReader(saliency, mean, std, adapter, forward_fn)
+
+    def __call__(self, batch: Any, module: Any = None, data: Any = None) -> Any:
+        """Return the batch with its images compressed and decoded, all else as it was.
+
+        Args:
+            batch: see the class; images are float, normalized or not, or uint8.
+            module: the LightningModule, whose own saliency is taken where none was given.
+            data: the loader or data set whose transforms say how the images are normalized.
+        """
+        images, _ = self._reader.read(batch)
+        out = self.compress(images, module, data)
+        replaced = tree_map(lambda leaf: out if leaf is images else leaf, batch)
+        if self._reader.read(replaced)[0] is not out:
+            raise ValueError(f"adapter: the images it gives are no part of the batch, a {type(batch).__name__}")
+        return replaced
+
+    def compress(self, images: Tensor, module: Any = None, data: Any = None) -> Tensor:
+        """Compress and decode images (B, 3 or 1, H, W), normalized or not; the result is a new tensor like them."""
+        chosen = torch.rand(len(images)) < self.p
+        draws = [self._draws.draw() for _ in range(int(chosen.sum()))]
+        if not draws:
+            return images
+        normalization = self._reader.normalization(data)
+        sources = normalization.undo(images[chosen.to(images.device)])
+        maps = self._reader.maps(module, sources, normalization) if self._draws.uses_maps else None
+        decoded = torch.stack(self._decoded(sources, maps, draws))
+        if images.dtype != torch.uint8:
+            decoded = normalization(decoded.to(images.device).float() / 255)
+        out = images.clone()
+        out[chosen.to(images.device)] = decoded.to(images)
+        return out
+
+    def _decoded(self, images: Tensor, maps: Tensor | None, draws: list[Draw]) -> list[Tensor]:
+        """Each image, uint8 on the CPU, through the codec at what was drawn for it, or at what the control chooses."""
+        compressor, rows = self._draws.compressor, None if maps is None else maps.cpu()
+        if compressor.control is not None:
+            return compressor.decode(compressor.encode(Sweep(to_uint8(images).cpu(), rows)))
+        if compressor.prefilter is not None and maps is not None and self._draws.filters:
+            strengths = torch.tensor([draw["strength"] for draw in draws], device=images.device)
+            size = images.shape[-2], images.shape[-1]
+            images = compressor.prefilter.smooth(images, strength_map(maps, size, strengths))
+        codec_alone = replace(compressor, prefilter=None)
+        sources = to_uint8(images).cpu()
+
+        def through(k: int) -> Tensor:
+            at_quality = codec_alone.at(draws[k]["quality"])
+            encoded = at_quality.encode(sources[k : k + 1], None if rows is None else rows[k : k + 1])
+            return at_quality.decode(encoded)[0]
+
+        return spread(through, range(len(draws)))
+
+    def __repr__(self) -> str:
+        draws = self._draws
+        name = draws.compressor.codec.family
+        return f"BatchCompressor({name!r}, quality={draws.quality}, strength={draws.strength}, p={self.p:g})"
+
+
+class CompressOnTheFly:
+    """A mixin for a LightningModule or a LightningDataModule: training batches are compressed on the device.
+
+    Put it before the Lightning class and set ``compress``; None leaves batches alone. It works in
+    ``on_after_batch_transfer``, after a hook of the class's own, and touches neither validation nor test. Lightning
+    calls that hook of the data module or of the module, not of both: mix it into the one with your other augmentations.
+
+    Example:
+        >>> from lightning.pytorch import LightningDataModule
+        >>> class Samples(CompressOnTheFly, LightningDataModule):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.compress = BatchCompressor("jpeg", quality=(10, 60), strength=(0.0, 0.5))
+        >>> Samples().compress
+        BatchCompressor('jpeg', quality=(10, 60), strength=(0.0, 0.5), p=1)
+    """
+
+    compress: BatchCompressor | None = None
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Compress a training batch; called by Lightning."""
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
+        trainer = self.trainer  # type: ignore[attr-defined]
+        if self.compress is None or not trainer.training:
+            return batch
+        return self.compress(batch, trainer.lightning_module, trainer.train_dataloader)

@@ -1,0 +1,271 @@
+"""What compression does to the network in training, as metrics of the validation."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from foveate._checks import check_count, check_number
+from foveate.codecs import Codec, as_codec
+from foveate.compressor import Compressor
+from foveate.evaluation.curves import rate_at
+from foveate.images import to_uint8
+from foveate.integrations.lightning import _figures
+from foveate.integrations.lightning._callback import BaseCallback, is_due, log_figure, streams_of
+from foveate.integrations.lightning._reader import Adapter, BatchReader, Forward, Listener, Numbers, SaliencySpec
+from foveate.prefilter import Prefilter
+from foveate.sweep import Sweep
+
+
+class _Counts(Metric):
+    """Counts of answers and bytes, summed over batches and processes; all integers, so the order does not matter."""
+
+    full_state_update = False
+    images: Tensor
+    pixels: Tensor
+    labeled: Tensor
+    clean: Tensor
+    right: Tensor
+    agree: Tensor
+    bytes: Tensor
+
+    def __init__(self, points: int) -> None:
+        super().__init__()
+        for name in ("images", "pixels", "labeled", "clean"):
+            self.add_state(name, torch.zeros((), dtype=torch.int64), "sum")
+        for name in ("right", "agree", "bytes"):
+            self.add_state(name, torch.zeros(points, dtype=torch.int64), "sum")
+
+    def update(self, clean: Tensor, answers: Tensor, sizes: Tensor, pixels: int, target: Tensor | None) -> None:
+        """Add a batch: answers (B,) and (points, B), bytes (points,)."""
+        self.images += clean.numel()
+        self.pixels += pixels
+        self.agree += (answers == clean).sum(1)
+        self.bytes += sizes.to(self.bytes)
+        if target is not None:
+            self.labeled += clean.numel()
+            self.clean += (clean == target).sum()
+            self.right += (answers == target).sum(1)
+
+    def compute(self) -> dict[str, Any]:
+        """Return all counts as numbers."""
+        return {name: getattr(self, name).tolist() for name in self._defaults}
+
+
+class CompressionRobustness(BaseCallback):  # type: ignore[misc]
+    """Says during validation what compression does to the network in training.
+
+    After each validation batch (in ``fit``, ``Trainer.validate`` and ``Trainer.test``) it compresses the batch, which
+    is on the device already, at every point, runs the module again, and at the end logs through ``pl_module.log``:
+
+    - ``{name}/{point}/top1`` and ``{name}/clean/top1``, where there are targets,
+    - ``{name}/{point}/agreement``: the share of images whose answer is that on the untouched image,
+    - ``{name}/{point}/bpp`` and ``/bytes``: bits a pixel and mean bytes an image of the batch as the module gets it,
+    - ``{name}/bytes_at_1pct_loss``: the mean bytes at which top-1 (without targets: agreement) is one point below that
+      of the untouched images, read from the points of one codec with the logarithm of the bytes linear between them,
+      the fewest of all codecs. The coarsest point's where even that loses less; infinite where every point loses more
+      (an ``EarlyStopping`` on it needs ``check_finite=False``).
+
+    So ``EarlyStopping`` and ``ModelCheckpoint`` can monitor ``robustness/jpeg:30/top1``. With several loaders, nested
+    or not, names end in ``/dataloader_idx_{i}`` where those that ``validation_step`` logs do: not where a
+    ``CombinedLoader`` gives the batches of all loaders together, out of which ``adapter`` then takes one. Loggers that
+    take figures (TensorBoard, and those with ``log_image``) get the rate–accuracy curves, the first of the training
+    faintly behind. Training goes on bit for bit as it would without: the module, its metrics and the random state are
+    left as they were. Processes are summed up; as with every metric, images that a
+    sampler repeats to fill up count twice. Sanity checks are passed over.
+
+    Args:
+        points: codecs at their qualities, as short strings.
+        strength: of the pre-filter before them, in [0, 1]; 0 is the codec alone. It has no part in the names.
+        saliency: for the pre-filter: a model's recipe for its Grad-CAM, or a mapping (see
+            :func:`foveate.saliency.as_saliency`), or a saliency. Without a model it is the module in training that is
+            explained; None takes its Grad-CAM.
+        every_n_epochs: measure after every so many epochs of ``fit``; what monitors a value is to look no more often.
+        limit_batches: measure so many batches of each loader, in each process; None for all.
+        mean: how images were normalized, a number a channel or one for all; None reads it from the transforms of
+            the data set.
+        std: likewise.
+        adapter: from a batch to (images, target), target (B,) class numbers or None: a function or
+            ``"package.module:name"``. None takes the first two of a tuple or list.
+        forward_fn: from (pl_module, images) to logits (B, classes): a function or ``"package.module:name"``. None calls
+            the module.
+        name: what the names of all values begin with; two callbacks need two.
+
+    Raises:
+        TypeError, ValueError: if an argument does not fit; while running, if batches or logits do not.
+
+    Example:
+        >>> callback = CompressionRobustness(["jpeg:10", "jpeg:30"], every_n_epochs=2)
+        >>> [str(point) for point in callback.points]
+        ['jpeg:10', 'jpeg:30']
+    """
+
+    def __init__(
+        self,
+        points: list[str] | tuple[str, ...] = ("jpeg:10", "jpeg:30", "webp:20"),
+        *,
+        strength: float = 0.0,
+        saliency: SaliencySpec = None,
+        every_n_epochs: int = 1,
+        limit_batches: int | None = None,
+        mean: Numbers = None,
+        std: Numbers = None,
+        adapter: Adapter = None,
+        forward_fn: Forward = None,
+        name: str = "robustness",
+    ) -> None:
+        super().__init__()
+        if not isinstance(points, list | tuple) or not points:
+            raise ValueError(f"points: expected a list of codecs such as ['jpeg:10', 'jpeg:30'], got {points!r}")
+        self.points: list[Codec] = [as_codec(point) for point in points]
+        if len(set(self.points)) < len(self.points):
+            raise ValueError(f"points: expected different ones, got {list(points)}")
+        self.strength = check_number("strength", strength, 0, 1)
+        self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
+        self.limit_batches = None if limit_batches is None else check_count("limit_batches", limit_batches)
+        self.name = name
+        self.history: list[dict[str, Any]] = []
+        """What was measured: stage (fit, validate or test), epoch, step, loader and values. Part of the checkpoint."""
+        self._reader = BatchReader(saliency, mean, std, adapter, forward_fn)
+        self._counts: dict[int, _Counts] = {}
+        self._listener: Listener | None = None
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint."""
+        return self._generate_state_key(name=self.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes into a checkpoint."""
+        return {"history": [dict(entry) for entry in self.history]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a checkpoint."""
+        self.history = [{"stage": "fit", **entry} for entry in state_dict["history"]]  # older ones had no other
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_counts": {}, "_listener": None}  # of a validation that is going on
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to count."""
+        self._counts = {}
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Listen to what the module answers in its own step, which need not be asked again."""
+        if self._measures(trainer, batch_idx) and self._reader.asks_module:
+            self._listener = Listener(pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Compress the batch and run the module again."""
+        listener = self._stop_listening()
+        if self._measures(trainer, batch_idx):
+            self._measure(trainer, pl_module, batch, dataloader_idx, listener)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        self._stop_listening()
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log what was counted."""
+        if is_due(trainer, self.every_n_epochs):
+            self._log(trainer, pl_module)
+
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_batch_start = on_validation_batch_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _measures(self, trainer: Any, batch_idx: int) -> bool:
+        return is_due(trainer, self.every_n_epochs) and (self.limit_batches is None or batch_idx < self.limit_batches)
+
+    def _stop_listening(self) -> Listener | None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.handle.remove()
+        return listener
+
+    def _measure(self, trainer: Any, module: Any, batch: Any, loader: int, listener: Listener | None) -> None:
+        inputs, target = self._reader.read(batch)
+        normalization = self._reader.normalization(streams_of(trainer)[loader])
+        images = normalization.undo(inputs)
+        maps = None
+        if self.strength or any(point.needs_saliency for point in self.points):
+            maps = self._reader.maps(module, images, normalization)
+        filtered = Prefilter(strength=self.strength)(images, maps)
+        sweep = Sweep(to_uint8(filtered).cpu(), None if maps is None else maps.cpu())  # once for all points
+        logits = None if listener is None else listener.answer(inputs)
+        clean = (self._reader.logits(trainer, module, inputs) if logits is None else logits).argmax(1)
+        answers, sizes = [], []
+        for point in self.points:
+            compressor = Compressor(point)
+            encoded = compressor.encode(sweep)
+            decoded = torch.stack(compressor.decode(encoded)).to(inputs.device)
+            seen = decoded if inputs.dtype == torch.uint8 else normalization(decoded.float() / 255).to(inputs.dtype)
+            answers.append(self._reader.logits(trainer, module, seen).argmax(1))
+            sizes.append(sum(len(e.data) for e in encoded))
+        pixels = len(images) * images.shape[-2] * images.shape[-1]
+        counts = self._counts.setdefault(loader, _Counts(len(self.points)).to(inputs.device))
+        with torch.no_grad():
+            counts.update(clean, torch.stack(answers), torch.tensor(sizes), pixels, target)
+
+    def _log(self, trainer: Any, module: Any) -> None:
+        streams = len(streams_of(trainer))
+        for loader in range(streams):
+            # Every process takes part in the sum, also one without a batch.
+            counts = self._counts.setdefault(loader, _Counts(len(self.points)).to(module.device)).compute()
+            if counts["images"] == 0:
+                continue
+            tail = f"/dataloader_idx_{loader}" if streams > 1 else ""
+            values = self._values(counts)
+            for key, value in values.items():
+                module.log(f"{self.name}/{key}{tail}", value, add_dataloader_idx=False, batch_size=1, sync_dist=True)
+            entry = {"stage": trainer.state.fn.value, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            self.history.append({**entry, "loader": loader, "values": values})
+            log_figure(trainer, f"{self.name}/rate_accuracy{tail}", lambda: self._figure(values, loader))  # noqa: B023
+        self._counts = {}
+
+    def _values(self, counts: dict[str, Any]) -> dict[str, float]:
+        images, labeled = counts["images"], counts["labeled"]
+        values: dict[str, float] = {}
+        if labeled:
+            values["clean/top1"] = counts["clean"] / labeled
+        for k, point in enumerate(map(str, self.points)):
+            if labeled:
+                values[f"{point}/top1"] = counts["right"][k] / labeled
+            values[f"{point}/agreement"] = counts["agree"][k] / images
+            values[f"{point}/bpp"] = 8 * counts["bytes"][k] / counts["pixels"]
+            values[f"{point}/bytes"] = counts["bytes"][k] / images
+        floor = values.get("clean/top1", 1.0) - 0.01
+        curves = self._curves(values).values()
+        values["bytes_at_1pct_loss"] = min(1000 * rate_at(*curve, floor) for curve in curves)
+        return values
+
+    def _curves(self, values: Mapping[str, float]) -> dict[str, tuple[list[float], list[float]]]:
+        """KB and accuracy of the points of each codec."""
+        metric = "top1" if "clean/top1" in values else "agreement"
+        curves = {}
+        for family, points in groupby(sorted(self.points, key=lambda p: p.family), key=lambda p: p.family):
+            rows = sorted((values[f"{p}/bytes"] / 1000, values[f"{p}/{metric}"]) for p in points)
+            curves[family] = ([kilobytes for kilobytes, _ in rows], [accuracy for _, accuracy in rows])
+        return curves
+
+    def _figure(self, values: Mapping[str, float], loader: int) -> Any:
+        curves = self._curves(values)
+        last = self.history[-1]
+        title = f"epoch {last['epoch']}" if last["stage"] == "fit" else last["stage"]
+        fits = (entry for entry in self.history if entry["loader"] == loader and entry["stage"] == "fit")
+        first = next(fits, None)
+        if first is not None and first["values"] is not values and set(first["values"]) == set(values):
+            curves |= {f"_{label}": curve for label, curve in self._curves(first["values"]).items()}
+            title += f", faintly epoch {first['epoch']}"
+        metric = "top-1" if "clean/top1" in values else "agreement"
+        figure, ax = _figures.rate_accuracy(curves, metric, values.get("clean/top1"))
+        ax.set_title(title)
+        return figure

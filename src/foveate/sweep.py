@@ -1,0 +1,110 @@
+"""Images on their way to many operating points: every map is made once, every image filtered once a pre-filter."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from foveate.images import same_size
+from foveate.prefilter import Prefilter
+from foveate.saliency import Saliency, check_maps, saliency_maps
+
+__all__ = ["Sweep"]
+
+
+class Sweep:
+    """Images, and what was made of them so far, to be encoded by one :class:`foveate.Compressor` after another.
+
+    Args:
+        images: a batch (B, C, H, W), which is filtered as one; or tensors (C, H, W) of any sizes. C is 3 or 1; uint8 or
+            float in [0, 1], on any device.
+        maps: saliency maps (1, h, w) in [0, 1], one an image, to be used whatever the saliency; or a function from a
+            saliency to such maps. None asks the saliencies.
+        batched: ask a saliency for the maps of all images of one size at once, and not of image after image.
+
+    Raises:
+        ValueError: if there is not one map an image, or one is not in [0, 1].
+
+    Example:
+        >>> import foveate
+        >>> sweep = Sweep(torch.rand(2, 3, 32, 48))
+        >>> prefilter = foveate.Prefilter(lambda images: images.mean(1, keepdim=True), 0.5)
+        >>> [len(foveate.Compressor(f"jpeg:{q}", prefilter).encode(sweep)) for q in (20, 40)]  # filtered once
+        [2, 2]
+    """
+
+    def __init__(
+        self,
+        images: Tensor | Sequence[Tensor],
+        maps: Tensor | Sequence[Tensor] | Callable[[Saliency], Sequence[Tensor]] | None = None,
+        *,
+        batched: bool = False,
+    ) -> None:
+        self._batch = images if isinstance(images, Tensor) else None
+        self.images: list[Tensor] = list(images)
+        self._batched = batched
+        self._given: list[Tensor] | Callable[[Saliency], Sequence[Tensor]] | None
+        if maps is None or callable(maps):
+            self._given = maps
+        else:
+            self._given = list(maps)
+            if len(self._given) != len(self.images):
+                raise ValueError(f"maps: expected one an image, {len(self.images)}, got {len(self._given)}")
+            for saliency_map in self._given:
+                check_maps(saliency_map[None], 1)
+        self._maps: dict[Saliency | None, list[Tensor]] = {}
+        self._filtered: dict[tuple[Prefilter, int], Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether the maps are from outside, so that no saliency is asked."""
+        return self._given is not None
+
+    def maps(self, saliency: Saliency | None) -> list[Tensor]:
+        """Return the maps (1, h, w) of all images.
+
+        Args:
+            saliency: asked where the maps are not from outside.
+
+        Raises:
+            ValueError: if there is neither a saliency nor maps.
+        """
+        if isinstance(self._given, list):
+            return self._given
+        if saliency is None:
+            raise ValueError("maps: there is no saliency to make them; give a saliency, or give maps to the call")
+        if saliency not in self._maps:
+            self._maps[saliency] = self._ask(saliency) if self._given is None else list(self._given(saliency))
+        return self._maps[saliency]
+
+    def filtered(self, prefilter: Prefilter | None, index: int) -> Tensor:
+        """Return an image (C, H, W) after a pre-filter; the image itself where there is none, or its strength is 0."""
+        if prefilter is None or prefilter.strength == 0:
+            return self.images[index]
+        key = prefilter, index
+        if key not in self._filtered:
+            maps = self.maps(prefilter.saliency)
+            if self._batch is not None:
+                batch = prefilter(self._batch, _stacked(maps))
+                self._filtered |= {(prefilter, k): image for k, image in enumerate(batch)}
+            else:
+                self._filtered[key] = prefilter(self.images[index][None], maps[index][None])[0]
+        return self._filtered[key]
+
+    def _ask(self, saliency: Saliency) -> list[Tensor]:
+        if self._batch is not None:
+            return list(saliency_maps(saliency, self._batch))
+        maps: dict[int, Tensor] = {}
+        groups = same_size(self.images) if self._batched else [[k] for k in range(len(self.images))]
+        for group in groups:
+            batch = saliency_maps(saliency, _stacked([self.images[k] for k in group]))
+            maps |= dict(zip(group, batch, strict=True))
+        return [maps[k] for k in range(len(self.images))]
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    with torch.autocast("cpu", enabled=False):  # which refuses to stack float16
+        return torch.stack(list(tensors))

@@ -1,0 +1,81 @@
+"""What every criterion does."""
+
+import pickle
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from foveate.identity import identity
+from foveate.rate_control import Criterion, as_criteria
+
+
+class CriterionConformance:
+    """Subclass it, with ``criterion``, and pytest tests a criterion.
+
+    Several at once join by overriding the fixture ``text``.
+
+    Attributes:
+        criterion: its short string, such as ``"top1"`` or ``"kl0.2"``.
+    """
+
+    criterion: ClassVar[str]
+
+    @pytest.fixture
+    def text(self) -> str:
+        """The short string of what is tested."""
+        return self.criterion
+
+    def test_its_string_reads_back(self, text: str) -> None:
+        """Strings and criteria stand for each other."""
+        (criterion,) = as_criteria(text)
+        assert isinstance(criterion, Criterion)
+        assert str(criterion) == text
+        assert as_criteria(str(criterion)) == (criterion,)
+
+    def test_one_boolean_an_image(self, text: str) -> None:
+        """(N, classes) logits give (N,) booleans, each of its own image."""
+        clean, logits = _logits()
+        (criterion,) = as_criteria(text)
+        holds: Any = criterion(clean, logits)  # type: ignore[operator]  # a Criterion, as is tested above
+        assert (holds.shape, holds.dtype) == ((8,), torch.bool)
+        apart = [criterion(clean[k : k + 1], logits[k : k + 1]) for k in range(8)]  # type: ignore[operator]
+        assert torch.equal(holds, torch.cat(apart))
+
+    def test_the_clean_answer_keeps_itself(self, text: str) -> None:
+        """What was not changed holds, where the criterion sets a limit and the answer is a clear one."""
+        (criterion,) = as_criteria(text)
+        if criterion.price is not None:
+            pytest.skip("it sets a price, and no limit")
+        clean = 40 * torch.eye(6)
+        assert bool(criterion(clean, clean).all())  # type: ignore[operator]
+
+    def test_nan_does_not_hold(self, text: str) -> None:
+        """A network that gives no numbers has kept nothing."""
+        clean, logits = _logits()
+        (criterion,) = as_criteria(text)
+        assert not bool(criterion(clean, torch.full_like(logits, torch.nan)).any())  # type: ignore[operator]
+
+    def test_inputs_are_not_touched(self, text: str) -> None:
+        """Logits are other criteria's, too."""
+        clean, logits = _logits()
+        before = clean.clone(), logits.clone()
+        (criterion,) = as_criteria(text)
+        criterion.measure(clean, logits)
+        assert torch.equal(clean, before[0])
+        assert torch.equal(logits, before[1])
+
+    def test_it_has_an_identity_and_travels_to_workers(self, text: str) -> None:
+        """It is pickled with what it measures, and is told by a text that stays the same."""
+        (criterion,) = as_criteria(text)
+        clean, logits = _logits()
+        restored = pickle.loads(pickle.dumps(criterion))
+        assert torch.equal(restored.measure(clean, logits), criterion.measure(clean, logits))
+        assert identity(restored) == identity(criterion)
+        assert restored.measure_name == criterion.measure_name
+
+
+def _logits() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    clean = 3 * torch.randn(8, 6, generator=generator)
+    return clean, clean + 2 * torch.randn(8, 6, generator=generator)

@@ -1,0 +1,101 @@
+"""What every host's Compress does."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from foveate.compressor import Compressor
+from foveate.testing._images import noisy_image, psnr
+
+
+class HostConformance:
+    """Subclass it, with ``make`` and ``call``, and pytest tests a host's transform that compresses and decodes.
+
+    Several at once join by overriding the fixtures ``make_host`` and ``call_host``.
+
+    Attributes:
+        make: from the arguments that all hosts share (``codec``, and by name ``quality``, ``prefilter``, ``saliency``,
+            ``strength``, ``scale``, ``target``, ``control``) to the transform, as a ``staticmethod``.
+        call: from the transform and an image (H, W, 3) uint8 to the decoded image, (H, W, 3) uint8, as a
+            ``staticmethod``.
+    """
+
+    make: ClassVar[Any]
+    call: ClassVar[Any]
+
+    @pytest.fixture
+    def make_host(self) -> Any:
+        """What makes the transform."""
+        return self.make
+
+    @pytest.fixture
+    def call_host(self) -> Any:
+        """What calls it."""
+        return self.call
+
+    def test_it_is_the_codec(self, make_host: Any, call_host: Any) -> None:
+        """What comes back is what the codec's decoder gives."""
+        image = noisy_image(61, 90)
+        assert (call_host(make_host("jpeg:30"), image) == _through(Compressor("jpeg:30"), image)).all()
+        assert (call_host(make_host("jpeg", quality=12), image) == _through(Compressor("jpeg:12"), image)).all()
+
+    def test_the_scale(self, make_host: Any, call_host: Any) -> None:
+        """A smaller image is stored, and the size stays."""
+        image = noisy_image(61, 90)
+        decoded = call_host(make_host("jpeg:60", scale=0.5), image)
+        assert (decoded == _through(Compressor("jpeg:60", scale=0.5), image)).all()
+
+    def test_the_target(self, make_host: Any, call_host: Any) -> None:
+        """A target chooses the quality; it is a mapping where a file has to hold it."""
+        image = noisy_image(61, 90)
+        fine, coarse = (call_host(make_host("jpeg", target={"bytes": size}), image) for size in (4000, 1200))
+        assert psnr(fine, image) > psnr(coarse, image)
+
+    def test_the_draw_is_of_torch_alone(self, make_host: Any, call_host: Any) -> None:
+        """A seed of torch repeats it, and nothing else draws."""
+        transform, image = make_host("jpeg", quality=(1, 95)), noisy_image(61, 90)
+        numpy_state = np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002  (which must not move)
+        decoded = []
+        for seed in (1, 1, 2, 3, 4):
+            torch.manual_seed(seed)
+            decoded.append(call_host(transform, image))
+        assert (decoded[0] == decoded[1]).all()
+        assert any((decoded[0] != other).any() for other in decoded[2:])
+        assert (np.random.get_state(legacy=False)["state"]["key"] == numpy_state).all()  # noqa: NPY002
+
+    def test_the_input_is_not_touched(self, make_host: Any, call_host: Any) -> None:
+        """The user's image stays."""
+        image = noisy_image(61, 90)
+        before = image.copy()
+        call_host(make_host("jpeg:5"), image)
+        assert (image == before).all()
+
+    def test_all_arguments_but_the_first_are_by_name(self, make_host: Any) -> None:
+        """So that all hosts can have one order."""
+        with pytest.raises(TypeError):
+            make_host("jpeg", 30)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"codec": "jpeg", "quality": (60, 20)}, "smaller number first"),
+            ({"codec": "jpeg", "quality": 200}, "quality"),
+            ({"codec": "nothing"}, "there is no 'nothing'"),
+            ({"codec": "jpeg", "scale": 0}, "scale"),
+            ({"codec": "jpeg", "strength": 0.5}, "strength"),
+            ({"codec": "jpeg", "target": {}}, "bytes, bpp"),
+        ],
+    )
+    def test_wrong_arguments_are_named(self, make_host: Any, arguments: dict[str, Any], words: str) -> None:
+        """Early, with the argument and the value."""
+        with pytest.raises(ValueError, match=words):
+            make_host(**arguments)
+
+
+def _through(compressor: Compressor, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    decoded = compressor.decode(compressor.encode([image]))[0]
+    array: npt.NDArray[np.uint8] = decoded.permute(1, 2, 0).numpy()
+    return array
