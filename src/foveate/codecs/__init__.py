@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 CODECS: dict[str, type[Codec]] = {cls.name: cls for cls in (Jpeg, Jpeg2000, WebP, Avif, Jxl, Hevc)}
+"""The codecs by name."""
 
 
 def as_codec(text: "str | Codec") -> Codec:

@@ -53,7 +53,7 @@ class RateControl:
     Args:
         witnesses: the classifiers, all of which must agree: recipes (``"resnet18"``), :class:`Witness` where one needs
             its own preprocessing, or :class:`foveate.models.Classifier`. In a DataLoader worker: recipes, on the CPU.
-        keep: what is to be kept, see :func:`criteria`.
+        keep: what is to be kept, see :func:`as_criteria`.
         qualities: to choose from; None takes nine around the codec's ladder (:func:`qualities`).
         scales: to choose from, in (0, 1].
         strengths: of the pre-filter to choose from, in [0, 1]; None takes 0, 0.5 and 0.8 where the compressor has a
