@@ -144,7 +144,7 @@ def _get(package: griffe.Module, path: str) -> griffe.Object:
 
 
 def _resolve(target: str, item: griffe.Object) -> griffe.Object | None:
-    """Return what a dotted name means in a docstring: a member of its object or of what that is in, or an absolute path."""
+    """Return what a dotted name means in a docstring: a member of its object or of what holds that, or a path."""
     scopes = []
     scope: griffe.Object | None = item
     while scope is not None:
