@@ -25,7 +25,7 @@ def control(keep: str = "top1", calibration: Calibration | None = None) -> RateC
     """Return a control for JPEG with the shipped classifier as its witness.
 
     Args:
-        keep: see :func:`foveate.rate_control.criteria`.
+        keep: see :func:`foveate.rate_control.as_criteria`.
         calibration: None takes the one that ships, of 150 scenes of seed 3.
 
     Example:

@@ -16,8 +16,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
-# Sorted, so that folders named by them are numbered alike.
 CLASSES = ("arrow", "bar", "bolt", "crescent", "cross", "dots", "heart", "ring", "square", "triangle")
+"""The classes of the scenes; sorted, so that folders named by them are numbered alike."""
 
 _LEAF_COLOURS = np.array(
     [

@@ -162,7 +162,7 @@ def bd_accuracy(
     difference averaged over the rates that both curves have.
 
     Args:
-        anchor_rates, anchor_accuracies, test_rates, test_accuracies, method: as for :func:`bd_rate`.
+        anchor_rates: as for :func:`bd_rate`, like all other arguments.
 
     Returns:
         In the unit of the accuracies, positive where the test curve answers better.

@@ -49,7 +49,7 @@ class Samples(Protocol):
 
 
 SampleSource: TypeAlias = "Samples | torch.utils.data.Dataset[Any] | Iterable[Any]"
-"""What can be evaluated: see :func:`photos`."""
+"""What can be evaluated: see :func:`as_samples`."""
 
 
 def as_samples(source: SampleSource) -> Samples | Iterable[Sample]:
