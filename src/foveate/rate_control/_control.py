@@ -186,7 +186,7 @@ class RateControl(Control):
         """Return the grid for a compressor; the last is the finest: strength least, then scale and quality greatest.
 
         Raises:
-            ValueError: if a quality is none of the codec's, or a strength has no pre-filter to go to.
+            ValueError: if a quality is not one of the codec's, or a strength has no pre-filter to go to.
         """
         codec = compressor.codec
         sign = 1 if codec.scale[0] < codec.scale[-1] else -1

@@ -75,13 +75,13 @@ class Belief:
     def plain(cls, bits: Tensor) -> Self:
         """From the log bits (P,) of the image alone: slack rises with them, from where and how fast is open."""
         rise = bits - bits.mean()
-        ones = torch.ones_like(rise)
-        slack = 4 * ones.outer(ones) + rise.outer(rise) + torch.eye(len(bits), dtype=bits.dtype)
+        constant = torch.ones_like(rise)
+        slack = 4 * constant.outer(constant) + rise.outer(rise) + torch.eye(len(bits), dtype=bits.dtype)
         covariance = torch.block_diag(slack, torch.zeros_like(slack))
         return cls(torch.cat([1.5 * rise, bits]), covariance)
 
     def clipped(self, slack: Sequence[float]) -> Tensor:
-        """Return slack as this belief takes it; what is no number has none."""
+        """Return slack as this belief takes it; NaN counts as the least."""
         return torch.tensor(slack, dtype=self.mean.dtype).nan_to_num(-self.CLIP).clamp(-self.CLIP, self.CLIP)
 
     def conditioned(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:

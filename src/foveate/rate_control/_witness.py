@@ -42,7 +42,7 @@ class Witness:
     preprocess: Preprocess | None = None
 
     def __post_init__(self) -> None:
-        self._model  # noqa: B018  (refuses what is no model)
+        self._model  # noqa: B018  (refuses what is not a model)
 
     @cached_property
     def _model(self) -> Model:

@@ -52,10 +52,10 @@ class Baseline(Saliency):
 
 
 class Center(Baseline):
-    """A center-weighted map: the values of each picture's own map, the highest in the center and falling outwards.
+    """A center-weighted map: the values of each image's own map, the highest in the center and falling outwards.
 
     So it allows the same smoothing, to the value, as the map it is a control for; only the place says nothing of the
-    picture. (That photographers center their subject makes it strong: Tatler, "The central fixation bias in scene
+    image. (That photographers center their subject makes it strong: Tatler, "The central fixation bias in scene
     viewing", Journal of Vision 2007.)
 
     Example:
@@ -78,10 +78,10 @@ class Center(Baseline):
 
 
 class Shuffled(Baseline):
-    """A map taken from another picture: each picture of a batch gets that of the one after it, the last the first's.
+    """A map taken from another image: each image of a batch gets that of the one after it, the last the first's.
 
     Raises:
-        ValueError: when called with fewer than two pictures.
+        ValueError: when called with fewer than two images.
 
     Example:
         >>> mean = lambda images: images.mean((1, 2, 3)).view(-1, 1, 1, 1)
@@ -90,7 +90,7 @@ class Shuffled(Baseline):
     """
 
     def derive(self, maps: Tensor) -> Tensor:
-        """Return the maps (B, 1, h, w) one picture further on, B at least 2."""
+        """Return the maps (B, 1, h, w) one image further on, B at least 2."""
         if len(maps) < 2:
-            raise ValueError(f"images: a map from another picture takes a batch of at least 2, got {len(maps)}")
+            raise ValueError(f"images: a map from another image takes a batch of at least 2, got {len(maps)}")
         return maps.roll(-1, 0)

@@ -3,7 +3,7 @@
 A cache is a folder with one subfolder for each saliency, named by a hash of its identity (weights, layer, method,
 preprocessing) and Foveate's version, which holds ``saliency.json`` and shards ``*.safetensors`` of five tensors:
 
-- ``keys`` (N, 16) uint8: the hash of each picture (:func:`foveate.images.image_hash`), in rising order;
+- ``keys`` (N, 16) uint8: the hash of each image (:func:`foveate.images.image_hash`), in rising order;
 - ``sizes`` (N, 2) int32: height and width of its map;
 - ``offsets`` (N,) int64: where its map begins in ``maps``;
 - ``sums`` (N, 8) uint8: how the SHA-256 of its map begins;
@@ -35,13 +35,12 @@ from torch import Tensor
 
 from foveate import __version__
 from foveate._files import make_folder, write_bytes, write_text
-from foveate.identity import identity, refuse_subclass
-from foveate.images import check_tensor, image_hash
+from foveate.identity import identity
 from foveate.saliency._protocol import Saliency, check_maps
 
 logger = logging.getLogger(__name__)
 
-_ABOUT = "saliency.json"
+ABOUT = "saliency.json"
 _INDEX = ("keys", "sizes", "offsets", "sums")
 _SUM = 8
 
@@ -88,7 +87,7 @@ class _Shard:
             raise _DamagedError("its checksum is that of something else")
         keys, sizes, offsets, sums = (tensors[name].numpy() for name in _INDEX)
         if path.stem != _shard_name(keys):
-            raise _DamagedError("its name is that of other pictures")
+            raise _DamagedError("its name is that of other images")
         return cls(path, stamp, keys, sizes, offsets, sums, tensors["maps"])
 
     def is_sound(self, row: int) -> bool:
@@ -115,12 +114,12 @@ def _sum(flat: Tensor) -> bytes:
 
 def _checksum(saliency: str, tensors: Mapping[str, Tensor]) -> str:
     """Of all tensors but the values of the maps, which have sums, and of the folder whose maps they are."""
-    found = hashlib.sha256(saliency.encode())
+    digest = hashlib.sha256(saliency.encode())
     for name in (*_INDEX, "maps"):
-        found.update(f" {name} {tensors[name].dtype} {list(tensors[name].shape)} ".encode())
+        digest.update(f" {name} {tensors[name].dtype} {list(tensors[name].shape)} ".encode())
         if name in _INDEX:
-            found.update(tensors[name].flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+            digest.update(tensors[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _shard_name(keys: npt.NDArray[np.uint8]) -> str:
@@ -132,8 +131,8 @@ def _folder_name(identity: str, version: str) -> str:
 
 
 def _stamp(path: Path) -> _Stamp:
-    found = path.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _refuse_other_than_file(path: Path) -> None:
@@ -154,14 +153,14 @@ def _remove(path: Path, stamp: _Stamp) -> None:
         aside.unlink()
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
+def read_about(folder: Path) -> dict[str, Any]:
     """Read what a folder's ``saliency.json`` says.
 
     Raises:
         _DamagedError: if that is not what the folder's name is of.
         FileNotFoundError: if there is none.
     """
-    path = folder / _ABOUT
+    path = folder / ABOUT
     try:
         _refuse_other_than_file(path)
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -192,7 +191,7 @@ class MapCache:
     def __init__(self, folder: Path, *, whole: bool = False) -> None:
         self.folder, self._whole = folder.absolute(), whole  # as its name is checked
         try:
-            self.about = _read_about(self.folder)
+            self.about = read_about(self.folder)
         except OSError as error:
             raise ValueError(f"cache: {folder} holds no saliency maps ({error})") from error
         self._lock = threading.Lock()
@@ -213,19 +212,19 @@ class MapCache:
             "uses_labels": saliency.uses_labels,
         }
         folder = Path(cache) / _folder_name(about["identity"], __version__)
-        path = folder / _ABOUT
-        held = None
+        path = folder / ABOUT
+        written = None
         try:
-            held = _read_about(folder)
-            if held != about:
-                logger.warning("cache: %s says %s instead of %s and is rewritten", path, held, about)
+            written = read_about(folder)
+            if written != about:
+                logger.warning("cache: %s says %s instead of %s and is rewritten", path, written, about)
         except FileNotFoundError:
             make_folder(folder)
         except _DamagedError as error:
             logger.warning("%s", error)
             if path.is_dir():
                 _remove(path, _stamp(path))
-        if held != about:
+        if written != about:
             write_text(path, json.dumps(about, indent=1) + "\n")
         return cls(folder, whole=True)
 
@@ -233,7 +232,7 @@ class MapCache:
         """Write a shard, and remove the damaged ones.
 
         Args:
-            maps: by picture hash, (1, h, w) float in [0, 1]; they are rounded to 255 steps.
+            maps: by image hash, (1, h, w) float in [0, 1]; they are rounded to 255 steps.
 
         Raises:
             ValueError: if something is not a map.
@@ -252,27 +251,27 @@ class MapCache:
             return
         keys = sorted(maps)
         rounded = [maps[key].detach().cpu().float().mul(255).round().to(torch.uint8) for key in keys]
-        flat = [one.flatten() for one in rounded]
-        counts = torch.tensor([len(one) for one in flat])
+        flat = [saliency_map.flatten() for saliency_map in rounded]
+        counts = torch.tensor([len(values) for values in flat])
         tensors = {
             "keys": torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8),
-            "sizes": torch.tensor([one.shape[-2:] for one in rounded], dtype=torch.int32),
+            "sizes": torch.tensor([saliency_map.shape[-2:] for saliency_map in rounded], dtype=torch.int32),
             "offsets": counts.cumsum(0) - counts,
-            "sums": torch.tensor([list(_sum(one)) for one in flat], dtype=torch.uint8),
+            "sums": torch.tensor([list(_sum(values)) for values in flat], dtype=torch.uint8),
             "maps": torch.cat(flat),
         }
         path = self.folder / f"{_shard_name(tensors['keys'].numpy())}.safetensors"
         write_bytes(path, save(tensors, {"sha256": _checksum(self.folder.name, tensors)}))
 
     def get(self, key: str) -> Tensor | None:
-        """Return the map (1, h, w), uint8, of the picture with this hash, or None; newly written shards are seen.
+        """Return the map (1, h, w), uint8, of the image with this hash, or None; newly written shards are seen.
 
         A map that is not as it was written is not there, nor are the others of its shard from then on.
         """
-        found = self._look_up(key)
-        if found is None and self._refresh():
-            found = self._look_up(key)
-        return found
+        saliency_map = self._look_up(key)
+        if saliency_map is None and self._refresh():
+            saliency_map = self._look_up(key)
+        return saliency_map
 
     def __len__(self) -> int:
         self._refresh()
@@ -327,13 +326,13 @@ class MapCache:
         )
 
     def _indexed_anew(self) -> "_Index":
-        # In the order of names, so that of two maps of one picture everyone takes the same.
+        # In the order of names, so that of two maps of one image everyone takes the same.
         return _indexed([self._shards[name] for name in sorted(self._shards)])
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Where the map of each picture is: parallel arrays, sorted by the first eight bytes of the hash."""
+    """Where the map of each image is: parallel arrays, sorted by the first eight bytes of the hash."""
 
     shards: list[_Shard]
     prefixes: npt.NDArray[np.uint64]
@@ -342,126 +341,11 @@ class _Index:
 
 
 def _indexed(shards: list[_Shard]) -> _Index:
-    prefixes = [np.ascontiguousarray(one.keys[:, :8]).view(">u8").ravel().astype(np.uint64) for one in shards]
-    rows = [np.arange(len(one), dtype=np.int32) for one in prefixes]
-    numbers = [np.full(len(one), k, np.int32) for k, one in enumerate(prefixes)]
+    prefixes = [np.ascontiguousarray(shard.keys[:, :8]).view(">u8").ravel().astype(np.uint64) for shard in shards]
+    rows = [np.arange(len(prefix), dtype=np.int32) for prefix in prefixes]
+    numbers = [np.full(len(prefix), k, np.int32) for k, prefix in enumerate(prefixes)]
     if not shards:
         return _Index([], np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.int32))
     merged = np.concatenate(prefixes)
     order = np.argsort(merged, kind="stable")
     return _Index(shards, merged[order], np.concatenate(numbers)[order], np.concatenate(rows)[order])
-
-
-class CachedSaliency(Saliency):
-    """Maps from a cache that ``foveate saliency`` or :func:`foveate.export.cache_maps` made.
-
-    It asks no network, so it suits the workers of a DataLoader, also where the maps were made on a GPU. It is pickled
-    as a path. A picture is known by its pixels: the transform that asks must come before any crop, resize or change of
-    colors. Floats in [0, 1] that were made from uint8 are the same picture.
-
-    Args:
-        cache: the folder.
-        identity: of the saliency, where the cache has maps of several: any part of the text in its ``saliency.json``,
-            such as ``"ActivationMap"`` or a weights' hash.
-
-    Raises:
-        ValueError: if there is no such cache, or the identity does not choose one saliency in it.
-
-    Example:
-        >>> import tempfile
-        >>> from foveate.export import cache_maps
-        >>> from foveate.saliency import GradCam
-        >>> from foveate.demo import PREPROCESS, Scenes
-        >>> from foveate.images import as_tensor
-        >>> scenes, cam = Scenes(2), GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = cache_maps(scenes, folder, cam)
-        ...     maps = CachedSaliency(folder)(as_tensor(scenes[0][0])[None])
-        >>> maps.shape, float(maps.max())
-        (torch.Size([1, 1, 20, 20]), 1.0)
-    """
-
-    def __init__(self, cache: str | Path, identity: str = "") -> None:
-        self.cache, self._wanted = Path(cache), identity
-        self._open()
-
-    def _open(self) -> None:
-        held, damaged = [], []
-        for path in sorted(self.cache.glob(f"*/{_ABOUT}")):
-            try:
-                held.append(MapCache(path.parent))
-            except ValueError as error:
-                damaged.append(str(error))
-        fit = [one for one in held if self._wanted in one.about["identity"]]
-        if len({one.about["identity"] for one in fit}) == 1:  # of several versions of Foveate: this one, or the last
-            fit = [next((one for one in fit if one.about["foveate"] == __version__), fit[-1])]
-        if len(fit) != 1:
-            what = "; ".join(one.about["identity"] for one in held) or "none"
-            asked = f" whose identity has {self._wanted!r}" if self._wanted else ""
-            cure = "run 'foveate saliency' first" if not held else "choose one by identity="
-            raise ValueError(
-                "; ".join([f"cache: {self.cache} has {len(fit)} saliencies{asked} ({what}); {cure}", *damaged])
-            )
-        for problem in damaged:
-            logger.warning("%s; it is left out", problem)
-        self._maps = fit[0]
-
-    @property
-    def identity(self) -> str:
-        """That of the saliency that made the maps, and that they were rounded."""
-        refuse_subclass(self, CachedSaliency)
-        return f"CachedSaliency({self._maps.about['identity']}, foveate {self._maps.about['foveate']})"
-
-    @property
-    def uses_labels(self) -> bool:
-        """Whether the saliency that made the maps said so."""
-        return bool(self._maps.about["uses_labels"])
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the maps of a batch.
-
-        Args:
-            images: (B, 3, H, W), uint8 or float in [0, 1], on any device.
-
-        Returns:
-            (B, 1, h, w) float32 in [0, 1], in steps of 1/255, on the images' device.
-
-        Raises:
-            LookupError: if a picture is not in the cache.
-            TypeError, ValueError: if the images are none.
-        """
-        check_tensor(images)
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images: expected shape (B, 3, H, W), got {tuple(images.shape)}")
-        if images.shape[0] == 0:
-            return torch.empty(0, 1, 1, 1, dtype=torch.float32, device=images.device)
-        return torch.stack([self._one(image) for image in images]).to(images.device).float() / 255
-
-    def _one(self, image: Tensor) -> Tensor:
-        found = self._maps.get(image_hash(image))
-        if found is None:
-            height, width = image.shape[-2:]
-            raise LookupError(
-                f"images: {self.cache} has no map of this {height}x{width} picture; run 'foveate saliency' on it, and "
-                "ask before any crop, resize or change of colors"
-            )
-        return found
-
-    def __eq__(self, other: object) -> bool:
-        """Whether both read one cache, and the same saliency's maps."""
-        same = isinstance(other, CachedSaliency) and (self.cache, self._wanted) == (other.cache, other._wanted)
-        return same if isinstance(other, CachedSaliency) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash((self.cache, self._wanted))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"cache": self.cache, "_wanted": self._wanted}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
-
-    def __repr__(self) -> str:
-        chosen = f", {self._wanted!r}" if self._wanted else ""
-        return f"CachedSaliency({str(self.cache)!r}{chosen})"

@@ -26,21 +26,21 @@ Arguments: TypeAlias = "Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]
 class CaptumAttribution(LayerSaliency):
     r"""A map from any ``captum.attr.Attribution``: integrated gradients, occlusion, noise tunnels, layer methods...
 
-    From attributions to a map, in this order: channels are reduced as ``reduce`` says, a picture larger than ``grid``
+    From attributions to a map, in this order: channels are reduced as ``reduce`` says, an image larger than ``grid``
     cells is averaged over them, and, as with every saliency, what is negative becomes 0 and each map is divided by its
     maximum. Cells matter where attributions are given for single pixels: a few of these stand out so far that, divided
     by the largest, all others are near 0.
 
-    A method that draws random numbers is run one picture at a time, each from the same seed, so that its maps are
-    deterministic and each depends on its own picture only; the user's random state is as before.
+    A method that draws random numbers is run one image at a time, each from the same seed, so that its maps are
+    deterministic and each depends on its own image only; the user's random state is as before.
 
     Args:
         method: the name of a class of ``captum.attr`` (``"IntegratedGradients"``), or of one in another where the first
             wraps it (``"NoiseTunnel:Saliency"``); the class; or an instance on a module, with its model and its layer.
-            Names and classes go with models by recipe. Not ``FeaturePermutation``, which compares pictures of a batch.
+            Names and classes go with models by recipe. Not ``FeaturePermutation``, which compares images of a batch.
         model: see :class:`LayerSaliency`; None with an instance.
         layer: see :class:`LayerSaliency`; for methods on a layer only.
-        target: the class number to explain; None takes each picture's own prediction. Labels have no place here.
+        target: the class number to explain; None takes each image's own prediction. Labels have no place here.
         arguments: what the method's ``attribute`` or its class takes beyond inputs, target, model and layer, by name
             (``{"n_steps": 20}``; lists count as tuples), or a function that gives them for a preprocessed batch
             (B, 3, h, w), for windows, masks and baselines of its size.
@@ -68,6 +68,7 @@ class CaptumAttribution(LayerSaliency):
         method: Any,
         model: "ModelSource | None" = None,
         layer: str | nn.Module | None = None,
+        *,
         target: int | None = None,
         arguments: "Arguments | None" = None,
         reduce: str | Callable[[Tensor], Tensor] | None = None,
@@ -88,7 +89,7 @@ class CaptumAttribution(LayerSaliency):
             model = method.forward_func
         elif model is None:
             raise TypeError(f"model: {_name(method)} needs one, or its recipe")
-        super().__init__(model, layer, preprocess)
+        super().__init__(model, layer, preprocess=preprocess)
         self._layered = kinds is not None and "layer" in inspect.signature(kinds[-1]).parameters
         if layer is not None and not self._layered:
             raise ValueError(f"layer: {_name(method)} takes none here; leave it out")
@@ -133,9 +134,9 @@ class CaptumAttribution(LayerSaliency):
         if self._random:
             rows = []
             for k in range(len(x)):
-                own = {**arguments, "target": arguments["target"][k : k + 1]} if "target" in arguments else arguments
+                targets = {"target": arguments["target"][k : k + 1]} if "target" in arguments else {}
                 with _seeded(x.device):
-                    rows.append(_run(method, x[k : k + 1].detach().requires_grad_(), own))
+                    rows.append(_run(method, x[k : k + 1].detach().requires_grad_(), arguments | targets))
             raw = torch.cat(rows)
         if not isinstance(raw, Tensor) or raw.ndim != 4:
             return raw  # type: ignore[return-value]  # refused, with its shape, by the check that follows
@@ -181,6 +182,19 @@ class CaptumAttribution(LayerSaliency):
         return f"CaptumAttribution({_name(self.method)!r}, {self._model!r}, layer={self.layer_name!r})"
 
 
+def is_attribution(name: str) -> bool:
+    """Whether captum.attr has a method of this name, or of every name joined by colons.
+
+    Example:
+        >>> is_attribution("NoiseTunnel:Saliency"), is_attribution("Sailency")
+        (True, False)
+    """
+    from captum import attr
+
+    kinds = [getattr(attr, part, None) for part in name.split(":")]
+    return all(isinstance(kind, type) and issubclass(kind, attr.Attribution) for kind in kinds)
+
+
 def _kinds(method: Any) -> tuple[type, ...] | None:
     """The classes of a method, the innermost last; None for an instance."""
     from captum import attr
@@ -201,7 +215,7 @@ def _kinds(method: Any) -> tuple[type, ...] | None:
     wrap = [issubclass(kind, attr.NoiseTunnel) for kind in kinds]
     if not all(wrap[:-1]) or wrap[-1]:
         raise ValueError(
-            f"method: {_name(method)} is to wrap another as in 'NoiseTunnel:Saliency', or give an instance"
+            f"method: {_name(method)} has to wrap another, as in 'NoiseTunnel:Saliency', or give an instance"
         )
     return tuple(kinds)
 
@@ -210,7 +224,7 @@ def _refuse(kind: type) -> None:
     from captum import attr
 
     if issubclass(kind, attr.FeaturePermutation):
-        raise ValueError(f"method: {kind.__name__} compares the pictures of a batch; a map is of one picture alone")
+        raise ValueError(f"method: {kind.__name__} compares the images of a batch; a map is of one image alone")
 
 
 def _name(method: Any) -> str:
@@ -252,14 +266,14 @@ def _seeded(device: torch.device) -> Iterator[Callable[[], list[Tensor]]]:
         legacy = np.random.get_state()  # noqa: NPY002  # GradientShap draws from it
         np.random.seed(0)  # noqa: NPY002
         torch.default_generator.manual_seed(0)  # not torch.manual_seed, which also seeds GPUs that are not forked here
-        for one in cuda:
-            with torch.cuda.device(one):
+        for gpu in cuda:
+            with torch.cuda.device(gpu):
                 torch.cuda.manual_seed(0)
         try:
             yield lambda: [
                 torch.get_rng_state(),
                 torch.from_numpy(np.random.get_state(legacy=False)["state"]["key"].copy()),  # noqa: NPY002
-                *(torch.cuda.get_rng_state(one) for one in cuda),
+                *(torch.cuda.get_rng_state(gpu) for gpu in cuda),
             ]
         finally:
             np.random.set_state(legacy)  # noqa: NPY002

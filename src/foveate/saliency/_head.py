@@ -36,7 +36,7 @@ def linear_head(model: nn.Module, layer: nn.Module, x: Tensor) -> str | None:
     Args:
         model: in eval mode, without gradients.
         layer: a submodule of it.
-        x: preprocessed pictures (B, 3, H, W), of which one is used.
+        x: preprocessed images (B, 3, H, W), of which one is used.
     """
     if x.dtype not in (torch.float32, torch.float64):
         return None
@@ -67,7 +67,7 @@ def class_activation_map(
         model: in eval mode, without gradients.
         layer: as for :func:`linear_head`.
         head: what :func:`linear_head` returned.
-        x: preprocessed pictures (B, 3, H, W).
+        x: preprocessed images (B, 3, H, W).
         choose: gives the class (B,) to explain for each of the model's outputs.
 
     Returns:
@@ -110,15 +110,15 @@ def _fits(model: nn.Module, name: str, maps: Any, seen: _Pass) -> bool:
     """Whether a pass went from the means of ``maps`` once through this linear layer to the logits, and nowhere else."""
     if not isinstance(maps, Tensor) or maps.ndim != 4 or [n for n, _, _ in seen.linear].count(name) != 1:
         return False
-    _, given, made = seen.linear[-1]
+    _, pooled, logits = seen.linear[-1]
     linear = model.get_submodule(name)
-    if seen.linear[-1][0] != name or type(linear) is not nn.Linear or not isinstance(given, Tensor):
+    if seen.linear[-1][0] != name or type(linear) is not nn.Linear or not isinstance(pooled, Tensor):
         return False
     return (
-        _close(given, maps.mean((-2, -1)))
-        and _close(made, F.linear(given, linear.weight, linear.bias))
+        _close(pooled, maps.mean((-2, -1)))
+        and _close(logits, F.linear(pooled, linear.weight, linear.bias))
         and isinstance(seen.out, Tensor)
-        and torch.equal(seen.out, made)
+        and torch.equal(seen.out, logits)
     )
 
 

@@ -41,10 +41,10 @@ class LayerSaliency(Saliency):
             ``"package.module:function"``, ``"file.py:function:argument"`` or a function without arguments. A recipe is
             built once a process and is what is pickled, so it is what DataLoader workers want.
         layer: the dotted name of a submodule, or the submodule, whose output is (B, C, h, w); None takes the last
-            convolutional stage, found by tracing a forward pass of a picture of 224x224 (or, where the model takes
+            convolutional stage, found by tracing a forward pass of an image of 224x224 (or, where the model takes
             none, of the size it takes), so that it follows from the model alone. Read which one from ``layer_name``.
         preprocess: what the model wants done to (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
-            the whole picture in view. None normalizes with ImageNet's mean and std. For photos larger than the model
+            the whole image in view. None normalizes with ImageNet's mean and std. For images larger than the model
             was trained on, ``foveate.models.Preprocess(resize=256)`` both saves time and shows it objects at the size
             it knows.
 
@@ -60,18 +60,19 @@ class LayerSaliency(Saliency):
         self,
         model: ModelSource,
         layer: str | nn.Module | None = None,
+        *,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._model = Model(model)
         self._preprocess = Preprocess() if preprocess is None else preprocess
         if not callable(self._preprocess):
             raise TypeError(f"preprocess: expected a function of a batch, got {type(preprocess).__name__}")
-        self.layer_name: str | None = _name_of(layer, model)
+        self.layer_name: str | None = _layer_name(layer, model)
         """The dotted name of the layer; None until a layer left open was found by the first call."""
         self._asked_layer = self.layer_name
         self._checked_layer: str | None = None
         self.target: int | None = None
-        """The class number that the maps explain; None takes each picture's own prediction."""
+        """The class number that the maps explain; None takes each image's own prediction."""
 
     @property
     def uses_labels(self) -> bool:
@@ -117,9 +118,9 @@ class LayerSaliency(Saliency):
             the layer's. A map in which nothing stands out is 1 everywhere.
 
         Raises:
-            TypeError: if the images are no uint8 or floating point tensor.
-            ValueError: if their shape or range does not fit, the layer has no spatial map, or the model gives no
-                finite logits (B, classes).
+            TypeError: if the images are not a uint8 or floating point tensor.
+            ValueError: if their shape or range does not fit, the layer has no spatial map, or the model does
+                not give finite logits (B, classes).
             RuntimeError: if the model is on a GPU and this is a DataLoader worker.
         """
         check_tensor(images)
@@ -168,8 +169,8 @@ class LayerSaliency(Saliency):
             )
         if maps.shape[2] * maps.shape[3] == 1:
             logger.warning(
-                "saliency: layer %r has one position for a whole picture, so that its map says nothing; show the model "
-                "larger pictures (preprocess=Preprocess(resize=224)) or name an earlier layer",
+                "saliency: layer %r has one position for a whole image, so that its map says nothing; show the model "
+                "larger images (preprocess=Preprocess(resize=224)) or name an earlier layer",
                 self.layer_name,
             )
 
@@ -181,13 +182,13 @@ class GradCam(LayerSaliency):
     """Grad-CAM (Selvaraju et al., ICCV 2017) by ``captum.attr.LayerGradCam``: the regions that speak for a class.
 
     Where one linear layer makes the logits of the plain means of the layer's channels, as in MobileNet, ResNet and
-    EfficientNet, the first call finds that out by one more forward pass of one picture; the same map, but for rounding,
+    EfficientNet, the first call finds that out by one more forward pass of one image; the same map, but for rounding,
     then takes no backward pass (Zhou et al., CVPR 2016).
 
     Args:
         model: see :class:`LayerSaliency`.
         layer: see :class:`LayerSaliency`.
-        target: the class number to explain; None takes each picture's own prediction. Labels have no place here.
+        target: the class number to explain; None takes each image's own prediction. Labels have no place here.
         preprocess: see :class:`LayerSaliency`.
 
     Example:
@@ -206,10 +207,11 @@ class GradCam(LayerSaliency):
         self,
         model: ModelSource,
         layer: str | nn.Module | None = None,
+        *,
         target: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(model, layer, preprocess)
+        super().__init__(model, layer, preprocess=preprocess)
         self.target = check_target(target)
         self._head: str | None = ""  # the linear layer's name, None without one; "" until the first call looked for it
 
@@ -278,10 +280,11 @@ class ActivationMap(LayerSaliency):
         self,
         model: ModelSource,
         layer: str | nn.Module | None = None,
+        *,
         reduce: str | Callable[[Tensor], Tensor] = "mean",
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(model, layer, preprocess)
+        super().__init__(model, layer, preprocess=preprocess)
         if not callable(reduce) and reduce not in REDUCTIONS:
             raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
         self.reduce = reduce
@@ -325,17 +328,17 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
         ) from None
 
 
-def _name_of(layer: str | nn.Module | None, model: ModelSource) -> str | None:
+def _layer_name(layer: str | nn.Module | None, model: ModelSource) -> str | None:
     """The dotted name of a layer, checked as far as the model is at hand."""
     if isinstance(model, nn.Module) and eager(model) is not model:  # compiled by torch.compile
         model, layer = eager(model), layer.removeprefix("_orig_mod.") if isinstance(layer, str) else layer
     if isinstance(layer, nn.Module):
         if not isinstance(model, nn.Module):
             raise TypeError(f"layer: a model given by recipe ({model!r}) needs its layer by dotted name")
-        found = next((name for name, module in model.named_modules() if module is layer), None)
-        if found is None:
-            raise ValueError(f"layer: this {type(layer).__name__} is no part of the {type(model).__name__}")
-        return found
+        name = next((name for name, module in model.named_modules() if module is layer), None)
+        if name is None:
+            raise ValueError(f"layer: this {type(layer).__name__} is not part of the {type(model).__name__}")
+        return name
     if layer is not None and not isinstance(layer, str):
         raise TypeError(f"layer: expected a dotted name, a module or None, got {type(layer).__name__}")
     if layer is not None and isinstance(model, nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor
 from foveate._checks import is_hashable
 from foveate._registry import Registry
 from foveate.models import ModelSource, Preprocess, named
-from foveate.saliency._cache import CachedSaliency
-from foveate.saliency._captum import CaptumAttribution
+from foveate.saliency._cached import CachedSaliency
+from foveate.saliency._captum import CaptumAttribution, is_attribution
 from foveate.saliency._layer import ActivationMap, GradCam
 from foveate.saliency._protocol import FunctionSaliency, Saliency
 
@@ -112,6 +112,11 @@ def _from_mapping(spec: Mapping[str, Any], model: "ModelSource | None") -> Salie
     settings = dict(spec)
     method = settings.pop("method", "GradCam")
     registered = isinstance(method, str) and method in SALIENCIES
+    if isinstance(method, str) and not registered and not is_attribution(method):
+        raise ValueError(
+            f"saliency: there is no method {method!r}; choose one of {', '.join(SALIENCIES.names())} or captum.attr, "
+            "or add it by foveate.register_saliency"
+        )
     factory = SALIENCIES[method] if registered else CaptumAttribution
     takes = inspect.signature(factory).parameters
     if "model" in takes:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 logger = logging.getLogger(__name__)
 
 _SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384, 448, 512)
-"""Sides of the square pictures that a model is tried with: the first that it takes counts."""
+"""Sides of the square images that a model is tried with: the first that it takes counts."""
 
 _PER_POSITION = ("activation", "batchnorm", "instancenorm", "normalization")
 
@@ -37,7 +37,7 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
 
     Args:
         model: in eval mode.
-        x: preprocessed pictures (B, 3, H, W) as the model is to get them; where it takes a picture of 224x224 too, the
+        x: preprocessed images (B, 3, H, W) as the model is to get them; where it takes an image of 224x224 too, the
             layer does not depend on their size.
 
     Raises:
@@ -49,7 +49,7 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
     if len(last.shape) != 2:
         raise ValueError(f"model: expected logits (B, classes), got an output of shape {last.shape}")
     convolutions = [c for c in inner if isinstance(c.module, nn.Conv2d) and len(c.shape) == 4]
-    # A picture so small that every map has one position: any layer will do, its map is flat.
+    # An image so small that every map has one position: any layer will do, its map is flat.
     wide = [c for c in convolutions if c.spatial] or (convolutions if max(size) < 64 else [])
     stages = [c for c in wide if c.shape[1] != last.shape[1]] or wide
     if not stages:
@@ -77,8 +77,8 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
 def check_channels_first(model: nn.Module, name: str, x: Tensor) -> None:
     """Raise unless a layer gives (B, C, h, w), as far as it can be told from its output's shape.
 
-    It is shown a square picture and a wider one: then the last dimension grows, and not the one before it, as in
-    (B, h, w, C), which transformers give. Where the model takes one size only, the picture's own proportions decide.
+    It is shown a square image and a wider one: then the last dimension grows, and not the one before it, as in
+    (B, h, w, C), which transformers give. Where the model takes one size only, the image's own proportions decide.
 
     Args:
         model: in eval mode.
@@ -104,7 +104,7 @@ def check_channels_first(model: nn.Module, name: str, x: Tensor) -> None:
             last = not any(c.shape == shapes[-1] and isinstance(c.module, _CHANNELS_FIRST) for c in inside)
     if last:
         raise ValueError(
-            f"layer: {name!r} of {type(model).__name__} has no spatial map (B, C, h, w): for a picture of "
+            f"layer: {name!r} of {type(model).__name__} has no spatial map (B, C, h, w): for an image of "
             f"{height}x{width} it gives {shapes[-1]}, channels last; name another layer, or wrap it in a module that "
             "permutes its output to that"
         )
@@ -114,9 +114,9 @@ _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNor
 
 
 def _trace_square(model: nn.Module, x: Tensor) -> tuple[tuple[int, int], list[_Call]]:
-    """Trace the first square picture that the model takes, or else one like those it is to get: its size and calls."""
+    """Trace the first square image that the model takes, or else one like those it is to get: its size and calls."""
     if any(map(nn.parameter.is_lazy, model.parameters())):
-        _trace(model, x[:1])  # makes weights that fit these pictures, which are the ones that are to fit
+        _trace(model, x[:1])  # makes weights that fit these images, which are the ones that are to fit
     for side in _SIDES:
         calls = _try(model, x.new_zeros(1, x.shape[1], side, side))
         if calls is not None:
@@ -125,7 +125,7 @@ def _trace_square(model: nn.Module, x: Tensor) -> tuple[tuple[int, int], list[_C
 
 
 def _try(model: nn.Module, x: Tensor) -> list[_Call] | None:
-    """The calls of one forward pass; None where the model does not take pictures of this size."""
+    """The calls of one forward pass; None where the model does not take images of this size."""
     devices = [x.device] if x.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):

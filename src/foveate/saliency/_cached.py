@@ -1,0 +1,131 @@
+"""Maps that were made before, as a saliency."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate import __version__
+from foveate.identity import refuse_subclass
+from foveate.images import check_tensor, image_hash
+from foveate.saliency._cache import ABOUT, MapCache
+from foveate.saliency._protocol import Saliency
+
+logger = logging.getLogger(__name__)
+
+
+class CachedSaliency(Saliency):
+    """Maps from a cache that ``foveate saliency`` or :func:`foveate.export.cache_maps` made.
+
+    It asks no network, so it suits the workers of a DataLoader, also where the maps were made on a GPU. It is pickled
+    as a path. An image is known by its pixels: the transform that asks must come before any crop, resize or change of
+    colors. Floats in [0, 1] that were made from uint8 are the same image.
+
+    Args:
+        cache: the folder.
+        identity: of the saliency, where the cache has maps of several: any part of the text in its ``saliency.json``,
+            such as ``"ActivationMap"`` or a weights' hash.
+
+    Raises:
+        ValueError: if there is no such cache, or the identity does not choose one saliency in it.
+
+    Example:
+        >>> import tempfile
+        >>> from foveate.export import cache_maps
+        >>> from foveate.saliency import GradCam
+        >>> from foveate.demo import PREPROCESS, Scenes
+        >>> from foveate.images import as_tensor
+        >>> scenes, cam = Scenes(2), GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = cache_maps(scenes, folder, cam)
+        ...     maps = CachedSaliency(folder)(as_tensor(scenes[0][0])[None])
+        >>> maps.shape, float(maps.max())
+        (torch.Size([1, 1, 20, 20]), 1.0)
+    """
+
+    def __init__(self, cache: str | Path, identity: str = "") -> None:
+        self.cache, self._wanted = Path(cache), identity
+        self._open()
+
+    def _open(self) -> None:
+        parts, damaged = [], []
+        for path in sorted(self.cache.glob(f"*/{ABOUT}")):
+            try:
+                parts.append(MapCache(path.parent))
+            except ValueError as error:
+                damaged.append(str(error))
+        fit = [part for part in parts if self._wanted in part.about["identity"]]
+        if len({part.about["identity"] for part in fit}) == 1:  # of several versions of Foveate: this one, or the last
+            fit = [next((part for part in fit if part.about["foveate"] == __version__), fit[-1])]
+        if len(fit) != 1:
+            names = "; ".join(part.about["identity"] for part in parts) or "none"
+            wanted = f" whose identity has {self._wanted!r}" if self._wanted else ""
+            cure = "choose one by identity=" if parts else "run 'foveate saliency' first"
+            raise ValueError(
+                "; ".join([f"cache: {self.cache} has {len(fit)} saliencies{wanted} ({names}); {cure}", *damaged])
+            )
+        for problem in damaged:
+            logger.warning("%s; it is left out", problem)
+        self._maps = fit[0]
+
+    @property
+    def identity(self) -> str:
+        """That of the saliency that made the maps, and that they were rounded."""
+        refuse_subclass(self, CachedSaliency)
+        return f"CachedSaliency({self._maps.about['identity']}, foveate {self._maps.about['foveate']})"
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the saliency that made the maps said so."""
+        return bool(self._maps.about["uses_labels"])
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the maps of a batch.
+
+        Args:
+            images: (B, 3, H, W), uint8 or float in [0, 1], on any device.
+
+        Returns:
+            (B, 1, h, w) float32 in [0, 1], in steps of 1/255, on the images' device.
+
+        Raises:
+            LookupError: if an image is not in the cache.
+            TypeError, ValueError: if they are not images.
+        """
+        check_tensor(images)
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images: expected shape (B, 3, H, W), got {tuple(images.shape)}")
+        if images.shape[0] == 0:
+            return torch.empty(0, 1, 1, 1, dtype=torch.float32, device=images.device)
+        return torch.stack([self._map_of(image) for image in images]).to(images.device).float() / 255
+
+    def _map_of(self, image: Tensor) -> Tensor:
+        saliency_map = self._maps.get(image_hash(image))
+        if saliency_map is None:
+            height, width = image.shape[-2:]
+            raise LookupError(
+                f"images: {self.cache} has no map of this {height}x{width} image; run 'foveate saliency' on it, and "
+                "ask before any crop, resize or change of colors"
+            )
+        return saliency_map
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both read one cache, and the same saliency's maps."""
+        same = isinstance(other, CachedSaliency) and (self.cache, self._wanted) == (other.cache, other._wanted)
+        return same if isinstance(other, CachedSaliency) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.cache, self._wanted))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"cache": self.cache, "_wanted": self._wanted}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __repr__(self) -> str:
+        chosen = f", {self._wanted!r}" if self._wanted else ""
+        return f"CachedSaliency({str(self.cache)!r}{chosen})"
