@@ -45,3 +45,18 @@ def photo():
     from foveate.images import as_tensor
 
     return as_tensor(Scenes(1)[0][0])[:, :61, :90].contiguous()
+
+
+@pytest.fixture(autouse=True)
+def _registries():
+    """What a test registers is gone after it."""
+    from foveate.codecs import CODECS
+    from foveate.prefilter import FILTERS
+    from foveate.rate_control import CRITERIA
+    from foveate.saliency import SALIENCIES
+
+    registries = (CODECS, FILTERS, CRITERIA, SALIENCIES)
+    before = [(dict(registry._things), dict(registry._paths)) for registry in registries]
+    yield
+    for registry, (things, paths) in zip(registries, before, strict=True):
+        registry._things, registry._paths = things, paths

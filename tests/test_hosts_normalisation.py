@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from foveate.integrations._batches import Normalization, chosen, normalization_of
 from lightning_modules import MEAN, STD, Pictures, loader
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
@@ -19,7 +20,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as v2F
 
 import foveate
-from foveate.integrations._batches import Normalization, chosen, normalization_of
 from foveate.models import Preprocess
 from foveate.transforms import Compress
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from foveate.integrations._batches import Normalization
 from lightning_modules import MEAN, PACKAGES, STD, Pictures, loader
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import foveate
 from foveate.integrations import _figures
-from foveate.integrations._batches import Normalization
 from foveate.integrations.lightning import (
     BatchCompressor,
     CompressionRobustness,

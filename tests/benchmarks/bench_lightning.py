@@ -16,11 +16,11 @@ from collections.abc import Callable
 import lightning.pytorch as L
 import torch
 import torchvision
+from foveate.integrations._batches import Normalization
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from foveate import Compressor, GradCam, Prefilter
-from foveate.integrations._batches import Normalization
 from foveate.integrations.lightning import CompressionRobustness
 
 HOW = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

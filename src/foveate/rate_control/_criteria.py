@@ -62,11 +62,10 @@ class CriterionKind:
 def _as_kind(name: str, kind: Any) -> CriterionKind:
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name):
         raise ValueError(f"criterion: expected a name of lower-case letters, digits and hyphens, got {name!r}")
-    if isinstance(kind, CriterionKind):
-        return kind
-    if not callable(kind):
-        raise TypeError(f"criterion: expected a function of (clean logits, logits), got {kind!r}")
-    return CriterionKind(kind)
+    criterion = kind if isinstance(kind, CriterionKind) else CriterionKind(kind)
+    if not callable(criterion.measure):
+        raise TypeError(f"criterion: expected a function of (clean logits, logits), got {criterion.measure!r}")
+    return criterion
 
 
 def _minus_log(bound: float) -> float:

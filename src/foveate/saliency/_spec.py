@@ -64,7 +64,7 @@ def register_saliency(factory: AnyFactory) -> AnyFactory:
         >>> type(as_saliency({"method": "Brightness"})).__name__
         'Brightness'
     """
-    SALIENCIES.add(factory.__name__, factory)
+    SALIENCIES.add(_checked("", factory).__name__, factory)
     return factory
 
 
