@@ -229,7 +229,7 @@ class TestLayers:
         assert by_module.layer_name == "3"
         with pytest.raises(ValueError, match="no submodule 'conv9'.* 0, 3"):
             kind(model, layer="conv9")
-        with pytest.raises(ValueError, match="no part"):
+        with pytest.raises(ValueError, match="not part"):
             kind(model, layer=nn.Conv2d(1, 1, 1))
         with pytest.raises(TypeError, match="by dotted name"):
             kind("resnet18", layer=model[3])
@@ -401,7 +401,7 @@ class TestActivationMap:
         raw = captum.attr.LayerActivation(model, model[4]).attribute(Preprocess()(images))
         by_hand = {"mean": raw.mean(1), "abs": raw.abs().mean(1), "max": raw.amax(1), "l2": (raw**2).mean(1) ** 0.5}
         expected = raw.amin(1).relu() if callable(reduce) else by_hand[reduce]
-        torch.testing.assert_close(ActivationMap(model, "4", reduce)(images), normalize(expected[:, None]))
+        torch.testing.assert_close(ActivationMap(model, "4", reduce=reduce)(images), normalize(expected[:, None]))
 
     def test_wrong_reduce(self):
         with pytest.raises(ValueError, match="mean, abs, max, l2"):
@@ -443,7 +443,7 @@ class TestCaptumAttribution:
         )
         torch.testing.assert_close(
             CaptumAttribution(captum.attr.LayerActivation, model, layer="4", reduce="max", grid=None)(images),
-            ActivationMap(model, "4", "max")(images),
+            ActivationMap(model, "4", reduce="max")(images),
         )
         x = Preprocess()(images)
         raw = captum.attr.LayerIntegratedGradients(model, model[3]).attribute(x, target=model(x).argmax(1), n_steps=4)
@@ -499,7 +499,7 @@ class TestCaptumAttribution:
             ({"method": "Salience"}, ValueError, "no attribution 'Salience'"),
             ({"method": "NoiseTunnel"}, ValueError, "NoiseTunnel:Saliency"),
             ({"method": "Saliency:NoiseTunnel"}, ValueError, "NoiseTunnel:Saliency"),
-            ({"method": "FeaturePermutation"}, ValueError, "pictures of a batch"),
+            ({"method": "FeaturePermutation"}, ValueError, "images of a batch"),
             ({"method": nn.Linear}, TypeError, "Attribution"),
             ({"method": "Saliency", "layer": "3"}, ValueError, "takes none"),
             ({"method": "Saliency", "model": None}, TypeError, "recipe"),
@@ -609,7 +609,7 @@ class TestControls:
 
     @pytest.mark.parametrize("kind", [Center, Shuffled])
     def test_they_need_a_saliency(self, kind):
-        with pytest.raises(TypeError, match="saliency: expected a function of images, got int"):
+        with pytest.raises(TypeError, match="saliency: expected a Saliency, a function of images, a recipe or a mapping, got int"):
             kind(3)
         control = kind(lambda images: images)
         assert as_saliency(control) is control
