@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from foveate._checks import check_number
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.codecs import Codec, Fit, TargetSize, as_codec
 from foveate.filters import resize
 from foveate.identity import identity, refuse_subclass
-from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
+from foveate.images import ImageLike, as_batch, from_array, to_array, to_dtype, to_float
 from foveate.prefilter import Prefilter
 from foveate.saliency import Maps, Saliency, as_saliency, check_maps
 
@@ -183,7 +183,7 @@ class Compressor:
             self.control.to(device)
         return self
 
-    def encode(self, images: Tensor | Sequence[Picture], maps: Tensor | None = None) -> list[Encoded]:
+    def encode(self, images: Tensor | Sequence[ImageLike], maps: Tensor | None = None) -> list[Encoded]:
         """Compress pictures.
 
         Args:
@@ -274,7 +274,7 @@ class Compressor:
         given = [None] * len(pictures) if maps is None else maps
         if len(given) != len(pictures):
             raise ValueError(f"maps: expected one a picture, {len(pictures)}, got {len(given)}")
-        return spread(lambda pair: self._store(*pair), zip(pictures, given, strict=True))
+        return parallel_map(lambda pair: self._store(*pair), zip(pictures, given, strict=True))
 
     def decode(self, encoded: Sequence[Encoded], as_stored: bool = False) -> list[Tensor]:
         """Decompress pictures to their source sizes.
@@ -289,7 +289,7 @@ class Compressor:
         Raises:
             CodecError: if a bitstream is damaged.
         """
-        return spread(partial(_fetch, as_stored=as_stored), encoded)
+        return parallel_map(partial(_fetch, as_stored=as_stored), encoded)
 
     def _store(self, picture: Tensor, saliency: Tensor | None) -> Encoded:
         height, width = picture.shape[-2:]
@@ -316,7 +316,7 @@ class Compressor:
 def _fetch(encoded: Encoded, as_stored: bool) -> Tensor:
     picture = from_array(encoded.codec.decode(encoded.data))
     if picture.shape[0] > encoded.channels:  # a grayscale picture in a format without grayscale
-        picture = like(to_float(picture).mean(0, keepdim=True), torch.uint8)
+        picture = to_dtype(to_float(picture).mean(0, keepdim=True), torch.uint8)
     if as_stored or tuple(picture.shape[-2:]) == encoded.size:
         return picture
-    return like(resize(to_float(picture)[None], encoded.size)[0], torch.uint8)
+    return to_dtype(resize(to_float(picture)[None], encoded.size)[0], torch.uint8)

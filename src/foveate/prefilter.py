@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foveate._checks import check_number
 from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
-from foveate.images import check_tensor, like, to_float
+from foveate.images import check_tensor, to_dtype, to_float
 from foveate.saliency import Maps, as_saliency, check_maps
 
 REFERENCE = 256
@@ -174,7 +174,7 @@ class Prefilter:
         x = to_float(images)
         x = x if x.dtype == torch.float64 else x.float()
         out = FILTERS[self.filter](x, strengths.to(x.dtype), sigma)
-        return like(out.clamp(0, 1), images.dtype)
+        return to_dtype(out.clamp(0, 1), images.dtype)
 
     def maps(self, images: Tensor) -> Tensor:
         """Return the saliency maps (B, 1, h, w) of (B, C, H, W) images; grayscale is shown to the model as RGB."""

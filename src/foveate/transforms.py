@@ -30,7 +30,7 @@ import foveate
 from foveate._checks import check_number
 from foveate.codecs import Codec
 from foveate.compressor import Compressor, Encoded
-from foveate.images import as_tensor, check_tensor, like, to_array
+from foveate.images import as_tensor, check_tensor, to_array, to_dtype
 
 __all__ = ["Compress", "Prefilter"]
 
@@ -207,7 +207,7 @@ class Compress(_ImageTransform):
             rates.append(_rate(encoded, leading))
         if not encoded:
             return images
-        return like(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device)
+        return to_dtype(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"{self.compressor!r}, quality={self.quality}, strength={self.strength}, return_rate={self.return_rate}"

@@ -23,14 +23,14 @@ from torch.utils._pytree import tree_map
 
 from foveate._checks import check_count, check_number
 from foveate._extras import require
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.codecs import Codec, as_codec
 from foveate.compressor import Compressor
 from foveate.evaluation.curves import rate_at
 from foveate.images import to_uint8
 from foveate.integrations import _figures
 from foveate.integrations._batches import Normalization, chosen, normalization_of
-from foveate.models import check_logits, named, undisturbed
+from foveate.models import check_logits, import_object, undisturbed
 from foveate.prefilter import Prefilter, strength_map
 from foveate.saliency import Saliency, from_spec
 from foveate.transforms import Compress
@@ -646,7 +646,7 @@ class BatchCompressor:
             compressor = Compressor(job[0], scale=self._scale, saliency=_unused if job[0].needs_saliency else None)
             return compressor.decode(compressor.store([job[1]], [job[2]]))[0]
 
-        decoded = torch.stack(spread(through, zip(codecs, to_uint8(pictures).cpu(), rows, strict=True)))
+        decoded = torch.stack(parallel_map(through, zip(codecs, to_uint8(pictures).cpu(), rows, strict=True)))
         if images.dtype != torch.uint8:
             decoded = how(decoded.to(images.device).float() / 255)
         out = images.clone()
@@ -723,7 +723,7 @@ def _log_figure(trainer: Any, tag: str, draw: Callable[[], Any]) -> None:
 def _function(name: str, value: str | Callable[..., Any] | None) -> Callable[..., Any] | None:
     if isinstance(value, str):
         try:
-            value = named(value)
+            value = import_object(value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     if value is not None and not callable(value):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.compressor import Compressor, Encoded
-from foveate.images import same_size
+from foveate.images import group_by_shape
 from foveate.rate_control._calibration import OperatingPoint
 
 
@@ -72,7 +72,7 @@ class Bench:
             self._maps = list(maps)
         elif needed:
             mapper = next((one for one in self._compressors if one.filters), self.plain)
-            for places in same_size(self.pictures):
+            for places in group_by_shape(self.pictures):
                 with torch.autocast("cpu", enabled=False):  # which refuses to stack float16
                     stacked = torch.stack([self.pictures[i] for i in places])
                 found = mapper.maps(stacked)
@@ -90,7 +90,7 @@ class Bench:
         """Encode pictures at points, given by their numbers."""
         for i, k in jobs:
             self._filter(i, k)
-        return spread(lambda job: self._store(*job), jobs)
+        return parallel_map(lambda job: self._store(*job), jobs)
 
     def _filter(self, i: int, k: int) -> Tensor:
         compressor, strength = self._compressors[k], self.points[k].strength

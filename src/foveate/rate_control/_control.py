@@ -14,7 +14,7 @@ from foveate._checks import check_count, check_number
 from foveate.codecs import Codec
 from foveate.compressor import Compressor, Encoded
 from foveate.identity import identity, refuse_subclass
-from foveate.images import Picture, as_tensor
+from foveate.images import ImageLike, as_tensor
 from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
 from foveate.rate_control._calibration import Calibration, OperatingPoint
@@ -240,7 +240,7 @@ class RateControl:
     def calibrate(
         self,
         compressor: Compressor,
-        pictures: Iterable[Picture],
+        pictures: Iterable[ImageLike],
         progress: Callable[[], object] = lambda: None,
     ) -> Calibration:
         """Try the whole grid on pictures of the kind to come, 200 or more, and return what it did to them.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foveate._checks import check_number
-from foveate.identity import in_memory
+from foveate.identity import identity_in_memory
 
 
 def _lead(clean: Tensor, logits: Tensor) -> Tensor:
@@ -152,4 +152,4 @@ def name_of(keep: Keep) -> str:
 
 def measured(keep: Keep) -> str:
     """The measure that a criterion is of; for a function of the user's, what no other function has: its identity."""
-    return KINDS[keep.kind].measure if isinstance(keep, Criterion) else in_memory(keep)
+    return KINDS[keep.kind].measure if isinstance(keep, Criterion) else identity_in_memory(keep)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foveate.models import ModelSource, Preprocess, named
+from foveate.models import ModelSource, Preprocess, import_object
 from foveate.saliency._cache import CachedSaliency
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam
@@ -63,4 +63,4 @@ def _preprocess(given: Any) -> Callable[[Tensor], Tensor] | None:
     if isinstance(given, Mapping):
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         return Preprocess(**arguments)
-    return named(given) if isinstance(given, str) else given
+    return import_object(given) if isinstance(given, str) else given
