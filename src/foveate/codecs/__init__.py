@@ -1,4 +1,4 @@
-"""Image codecs: a uint8 picture to a bitstream and back, in memory, behind one protocol.
+"""Image codecs: a uint8 image to a bitstream and back, in memory, behind one protocol.
 
 A new codec joins by one class, a subclass of :class:`Codec` in a file of its own, and one line in ``CODECS``.
 """
