@@ -17,7 +17,7 @@ from foveate.models import Classifier, load_classifier
 
 
 def compress(photos: Path, out: Path, judge: Classifier, quality: int, strength: float) -> None:
-    cam = foveate.GradCam(judge.model, preprocess=judge.preprocess.whole())
+    cam = foveate.GradCam(judge.model, preprocess=judge.preprocess.without_crop())
     compressors = {
         "alone": foveate.Compressor(f"jpeg:{quality}"),
         "filtered": foveate.Compressor(f"jpeg:{quality}", foveate.Prefilter(cam, strength)),

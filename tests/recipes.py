@@ -1,4 +1,4 @@
-"""Models by recipe, as users name them: ``recipes.py:tiny``. Deterministic in every process."""
+"""Models by recipe, as users name them: ``recipes.py:tiny``; the same in every process."""
 
 import os
 from pathlib import Path
@@ -25,7 +25,7 @@ def tiny():
 
 
 def counted(folder):
-    """``tiny``, leaving one file a process that built it."""
+    """``tiny``, leaving one file in ``folder`` each time it is built."""
     (Path(folder) / f"{os.getpid()}-{torch.randint(1 << 40, ()).item()}").touch()
     return tiny()
 
@@ -56,5 +56,5 @@ def number():
 
 
 def fussy():
-    """A classifier of 10 classes that takes pictures of one size only, and not this one."""
+    """A classifier of 10 classes that takes images of one size only, which the tests do not use."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 10))

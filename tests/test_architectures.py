@@ -1,4 +1,4 @@
-"""Grad-CAM on the architectures that people use: right by an independent reference, or refused by name."""
+"""Grad-CAM on common architectures: equal to an independent reference, or refused by name."""
 
 import warnings
 
@@ -20,7 +20,7 @@ TIMM = [
 ]
 NAMES = [f"torchvision:{name}" for name in torchvision.models.list_models(torchvision.models)]
 NAMES += [f"timm:{name}" for name in TIMM]
-# What works on positions after its last convolution, as transformers do: Grad-CAM of a convolution would mean little.
+# Architectures that mix positions after their last convolution, as transformers do, so that its Grad-CAM means little.
 TOKENS = (":vit", ":swin", ":levit", ":deit", ":eva", ":mixer", ":xcit", ":twins")
 
 
@@ -28,40 +28,38 @@ def build(name):
     library, _, architecture = name.partition(":")
     torch.manual_seed(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how some of torchvision's are initialized
+        warnings.simplefilter("ignore")  # about how torchvision initializes some
         if library == "timm":
             return timm.create_model(architecture, pretrained=False)
         return torchvision.models.get_model(architecture, weights=None)
 
 
-def picture_for(model):
-    """One that is not square, where the model takes it."""
-    picture = torch.rand(1, 3, 128, 96, generator=torch.Generator().manual_seed(0))
+def image_for(model):
+    """Return an image that is not square, if the model takes one."""
+    image = torch.rand(1, 3, 128, 96, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad():
-            model.eval()(picture)
+            model.eval()(image)
     except (RuntimeError, AssertionError, ValueError):
         side = model.default_cfg["input_size"][-1] if hasattr(model, "default_cfg") else 224
         return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    return picture
+    return image
 
 
-def reference(model, layer, picture):
+def reference(model, layer, image):
     """Grad-CAM by its formula, by autograd alone."""
-    kept = []
+    outputs = []
 
     def keep(_module, _inputs, output):
-        kept.append(output)
-        return output.clone()  # what follows may write into it
+        outputs.append(output)
+        return output.clone()  # later layers may write into it
 
     handle = model.get_submodule(layer).register_forward_hook(keep)
-    x = (picture - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(
-        3, 1, 1
-    )
+    x = (image - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     logits = model.eval()(x)
     handle.remove()
-    (gradient,) = torch.autograd.grad(logits[0, logits.argmax()], kept[0])
-    cam = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True).relu().detach()
+    (gradient,) = torch.autograd.grad(logits[0, logits.argmax()], outputs[0])
+    cam = (gradient.mean((2, 3), keepdim=True) * outputs[0]).sum(1, keepdim=True).relu().detach()
     return cam / cam.amax() if cam.amax() > 0 else torch.ones_like(cam)
 
 
@@ -76,7 +74,7 @@ def state(model):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_map_is_right_or_refused_and_the_model_untouched(name):
     model = build(name)
-    picture = picture_for(model)
+    image = image_for(model)
     model.train()
     next(model.parameters()).requires_grad_(False)
     before = state(model)
@@ -84,14 +82,14 @@ def test_a_map_is_right_or_refused_and_the_model_untouched(name):
     refused = any(family in name for family in TOKENS)
     if refused:
         with pytest.raises(ValueError, match="layer: after its last convolution .* goes on to work on positions"):
-            cam(picture)
+            cam(image)
     else:
-        maps = cam(picture)
+        maps = cam(image)
     after = state(model)
     assert after[:2] == before[:2]
     assert all(map(torch.equal, after[2], before[2]))
     if not refused:
-        wanted = reference(model, cam.layer_name, picture)
+        wanted = reference(model, cam.layer_name, image)
         assert maps.shape == wanted.shape
         assert (maps - wanted).abs().max() < 2e-3
 
@@ -121,7 +119,7 @@ LAST = {
 def test_a_layer_with_its_channels_last_is_refused(name, layer, side):
     model = build(name)
     if side != 224 and name.startswith("timm:swin"):
-        pytest.skip("takes pictures of 224x224 alone")
+        pytest.skip("takes only images of 224x224")
     with pytest.raises(ValueError, match="layer: .* has no spatial map"):
         GradCam(model, layer=layer)(torch.rand(1, 3, side, side))
 

@@ -21,16 +21,16 @@ SIZES = [(1, 1), (1, 7), (8, 8), (17, 33), (61, 90), (300, 200)]
 BUILT_IN = [CODECS[name] for name in CODECS.names()]
 
 
-def fuzz(text):
-    # In a process of its own, with bounded time and memory: a crash or a hang there fails here.
+def fuzz(spec):
+    # In a process of its own, with limited time and memory: a crash or a hang there fails here.
     script = Path(__file__).with_name("fuzz_codec.py")
-    done = subprocess.run([sys.executable, script, text, "3000"], capture_output=True, text=True, timeout=240)
+    done = subprocess.run([sys.executable, script, spec, "3000"], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found["cases"] >= 1000
-    assert found["refused"] > found["cases"] / 5  # at the least those cut short
-    assert found["slowest_s"] < 20
-    assert found["peak_mib"] < 3000
+    summary = json.loads(done.stdout)
+    assert summary["cases"] >= 1000
+    assert summary["refused"] > summary["cases"] / 5  # at least the truncated ones
+    assert summary["slowest_s"] < 20
+    assert summary["peak_mib"] < 3000
 
 
 class TestConformance(CodecConformance):
@@ -94,17 +94,17 @@ class TestSettings:
     )
     def test_numbers_of_numpy_are_stored_as_plain_ones(self, settings, plain):
         cls, knobs = settings
-        one = cls(**knobs)
-        assert (one, hash(one), str(one), repr(one)) == (plain, hash(plain), str(plain), repr(plain))
-        assert all(type(getattr(one, name)) in (int, float, bool, tuple) for name in knobs)
+        codec = cls(**knobs)
+        assert (codec, hash(codec), str(codec), repr(codec)) == (plain, hash(plain), str(plain), repr(plain))
+        assert all(type(getattr(codec, name)) in (int, float, bool, tuple) for name in knobs)
 
     @pytest.mark.parametrize("cls", [Jpeg, Jpeg2000, WebP, Avif, Hevc])
     @pytest.mark.parametrize("quality", [30.0, np.float64(30), np.True_, "30", None])
-    def test_a_quality_that_is_no_integer_is_refused(self, cls, quality):
+    def test_a_quality_that_is_not_an_integer_is_refused(self, cls, quality):
         with pytest.raises(TypeError, match="quality: .* takes an integer"):
             cls(quality)
 
-    def test_what_was_truncated_or_taken_for_true_is_refused(self):
+    def test_values_that_only_look_like_integers_or_booleans_are_refused(self):
         with pytest.raises(TypeError, match="tables: JPEG takes an integer 1 to 255, got 1.5"):
             Jpeg(tables=[[1.5] * 64])
         with pytest.raises(TypeError, match="progressive: JPEG takes True or False, got 'False'"):
@@ -112,10 +112,10 @@ class TestSettings:
 
 
 class TestJpeg2000:
-    """The quality is a PSNR that is reached."""
+    """The quality is a PSNR, which the image reaches."""
 
     SHADES = np.add.outer(np.arange(61), np.arange(91))[..., None]
-    PICTURES = {  # noqa: RUF012
+    IMAGES = {  # noqa: RUF012
         "noise": np.random.default_rng(0).integers(0, 256, (61, 91, 3)).astype(np.uint8),
         "gray noise": np.random.default_rng(1).integers(0, 256, (40, 33, 1)).astype(np.uint8),
         "flat": np.full((64, 64, 3), (200, 30, 90), np.uint8),
@@ -125,17 +125,17 @@ class TestJpeg2000:
         "a row": np.random.default_rng(2).integers(0, 256, (1, 7, 3)).astype(np.uint8),
     }
 
-    @pytest.mark.parametrize("name", PICTURES)
+    @pytest.mark.parametrize("name", IMAGES)
     def test_it_is_reached(self, name):
-        source = self.PICTURES[name]
+        source = self.IMAGES[name]
         for quality in (15, 20, 34, 42, 47, 50, 55, 60):
-            one = Jpeg2000(quality)
-            data = one.encode(source)
-            assert psnr(source, one.decode(data)) >= quality - 0.5
-            assert one.encode(source) == data
+            codec = Jpeg2000(quality)
+            data = codec.encode(source)
+            assert psnr(source, codec.decode(data)) >= quality - 0.5
+            assert codec.encode(source) == data
 
     def test_bytes_that_reach_it_stay_as_they_were(self):
-        source = self.PICTURES["scene"]
+        source = self.IMAGES["scene"]
         for quality in (28, 31, 34, 38):
             stream = io.BytesIO()
             settings = {"quality_mode": "dB", "quality_layers": [quality], "irreversible": True, "mct": 1}
@@ -143,7 +143,7 @@ class TestJpeg2000:
             assert Jpeg2000(quality).encode(source) == stream.getvalue()
 
     def test_no_more_is_spent_than_it_takes(self):
-        source = self.PICTURES["scene"]
+        source = self.IMAGES["scene"]
         sizes = [len(Jpeg2000(quality).encode(source)) for quality in range(40, 61)]
         assert sizes == sorted(sizes)
         lossless = io.BytesIO()
@@ -157,10 +157,10 @@ class TestJpeg:
     @pytest.mark.parametrize("subsampling", ["4:2:0", "4:2:2", "4:4:4"])
     @pytest.mark.parametrize("progressive", [False, True])
     def test_an_independent_decoder_agrees(self, quality, subsampling, progressive):
-        one = Jpeg(quality, subsampling, progressive)
-        data = one.encode(wave_image(61, 90))
+        codec = Jpeg(quality, subsampling, progressive)
+        data = codec.encode(wave_image(61, 90))
         theirs = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-        assert psnr(one.decode(data), theirs) > 40  # two libraries may round and upsample differently
+        assert psnr(codec.decode(data), theirs) > 40  # two libraries may round and upsample differently
         assert Image.open(io.BytesIO(data)).info.get("progressive", 0) == int(progressive)
 
     def test_huffman_tables_are_optimized(self):
@@ -168,21 +168,21 @@ class TestJpeg:
         Image.fromarray(wave_image(61, 90)).save(plain, "JPEG", quality=50)
         assert len(Jpeg(50).encode(wave_image(61, 90))) < len(plain.getvalue())
 
-    def test_nothing_but_the_picture_is_stored(self):
+    def test_nothing_but_the_image_is_stored(self):
         image = Image.open(io.BytesIO(Jpeg(50).encode(wave_image(61, 90))))
         assert set(image.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
         assert not image.getexif()
 
-    def test_annex_k_as_own_tables_is_the_default(self):
+    def test_the_tables_of_annex_k_are_the_default(self):
         source = wave_image(61, 90)
         standard = Image.open(io.BytesIO(Jpeg(50).encode(source))).quantization
-        own = tuple(tuple(standard[k]) for k in (0, 1))
+        annex_k = tuple(tuple(standard[k]) for k in (0, 1))
         for quality in (10, 50, 80):
-            assert Jpeg(quality, tables=own).encode(source) == Jpeg(quality).encode(source)
+            assert Jpeg(quality, tables=annex_k).encode(source) == Jpeg(quality).encode(source)
             gray = wave_image(61, 90, 1)
-            assert Jpeg(quality, tables=own).encode(gray) == Jpeg(quality).encode(gray)
+            assert Jpeg(quality, tables=annex_k).encode(gray) == Jpeg(quality).encode(gray)
 
-    def test_own_tables_are_used_and_hashable(self):
+    def test_custom_tables_are_used_and_hashable(self):
         flat = Jpeg(50, tables=[[7] * 64])
         assert hash(flat) == hash(Jpeg(50, tables=((7,) * 64,)))
         assert set(Image.open(io.BytesIO(flat.encode(wave_image(20, 20)))).quantization[0]) == {7}
@@ -237,15 +237,15 @@ def test_a_standard_program_reads_the_bytes(text, size, tmp_path):
     program, arguments = PROGRAMS[text]
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
-    source, one = wave_image(*size), as_codec(text)
-    data = one.encode(source)
-    (tmp_path / f"a{one.suffix}").write_bytes(data)
+    source, codec = wave_image(*size), as_codec(text)
+    data = codec.encode(source)
+    (tmp_path / f"a{codec.suffix}").write_bytes(data)
     subprocess.run([program, *arguments], cwd=tmp_path, check=True, capture_output=True)
-    found = next(p for p in tmp_path.iterdir() if p.suffix in (".png", ".ppm"))
-    theirs = np.asarray(Image.open(found).convert("RGB"))
-    if text == "hevc":  # the padding to even sides is for us to crop
+    output = next(p for p in tmp_path.iterdir() if p.suffix in (".png", ".ppm"))
+    theirs = np.asarray(Image.open(output).convert("RGB"))
+    if text == "hevc":  # it does not crop the padding to even sides
         theirs = theirs[: size[0], : size[1]]
-    assert psnr(one.decode(data), theirs) > 35  # libraries round and upsample chroma apart
+    assert psnr(codec.decode(data), theirs) > 35  # libraries round and upsample chroma differently
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ class TestJxl:
         with pytest.raises(CodecError, match=f"over {MAX_PIXELS} pixels"):
             Jxl().decode(b"\xff\x0a" + (bits | 1 << 36).to_bytes(8, "little") + bytes(40))
 
-    def test_an_animation_is_no_wave_image(self):
+    def test_an_animation_is_refused(self):
         imagecodecs = pytest.importorskip("imagecodecs")
         frames = np.stack([wave_image(20, 30), wave_image(20, 30)[::-1]])
         with pytest.raises(CodecError, match="animation"):
@@ -305,23 +305,23 @@ class TestHevc:
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("size", SIZES)
     def test_every_size_in_every_form(self, size, channels, container, subsampling):
-        one = Hevc(20, "fast", subsampling, container=container)
+        codec = Hevc(20, "fast", subsampling, container=container)
         source = wave_image(*size, channels)
-        decoded = one.decode(one.encode(source))
+        decoded = codec.decode(codec.encode(source))
         assert decoded.shape == source.shape
         assert psnr(decoded, source) > 30
 
-    def test_mutated_heif_files_are_pictures_or_codec_errors(self):
+    def test_mutated_heif_files_are_images_or_codec_errors(self):
         fuzz("hevc:container=heif")
 
     def test_qp_is_exact(self):
-        # The bare stream ends with 5 bytes of mark; x265's own QP is 3 finer for intra pictures unless told.
-        def sizes(one):
-            return [len(one.with_quality(q).encode(source, saliency)) for q in (22, 32, 42)]
+        # The bare stream ends with 5 bytes of mark; x265's own QP is 3 finer for intra frames by default.
+        def sizes(codec):
+            return [len(codec.with_quality(q).encode(source, saliency)) for q in (22, 32, 42)]
 
         source, saliency = noisy_image(96, 128), None
         plain = sizes(Hevc())
-        saliency = np.ones((3, 4), np.float32)  # an offset of nil everywhere must be the plain QP again
+        saliency = np.ones((3, 4), np.float32)  # an offset of 0 everywhere must be the plain QP again
         assert sizes(Hevc(roi=10)) == pytest.approx(plain, rel=0.01)
         saliency = np.zeros((3, 4), np.float32)  # and of 10 everywhere the QP 10 coarser
         assert sizes(Hevc(roi=10))[:2] == pytest.approx(plain[1:], rel=0.02)
@@ -356,7 +356,7 @@ class TestHevc:
         with pytest.raises(ValueError, match=words):
             Hevc(roi=5).encode(wave_image(20, 20), saliency)
 
-    def test_a_stream_that_breaks_off_is_told(self):
+    def test_a_truncated_stream_is_refused(self):
         data = Hevc(32).encode(noisy_image(96, 128))
         for cut in (1, 4, 5, 6, 20, 300):
             with pytest.raises(CodecError):
@@ -432,20 +432,20 @@ class TestMissingExtra:
     @pytest.mark.parametrize(
         ("name", "module"), [("jxl", "imagecodecs"), ("hevc", "av"), ("hevc:container=heif", "pillow_heif")]
     )
-    def test_is_told_when_used(self, name, module, monkeypatch):
+    def test_is_named_when_it_is_needed(self, name, module, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
         with pytest.raises(ImportError, match=r'pip install "foveate\[codecs\]"'):
             as_codec(name).encode(wave_image(20, 20))
 
 
 class TestShortStrings:
-    def test_own_tables(self):
-        one = Jpeg(30, tables=[range(1, 65), [9] * 64])
-        assert as_codec(str(one)) == one
+    def test_custom_tables(self):
+        codec = Jpeg(30, tables=[range(1, 65), [9] * 64])
+        assert as_codec(str(codec)) == codec
         with pytest.raises(ValueError, match="64 integers"):
             as_codec("jpeg:tables=0102")
 
-    def test_numbers_are_said_as_briefly_as_they_can(self):
+    def test_numbers_are_as_short_as_possible(self):
         assert str(Jxl(2)) == "jxl:2"
         assert str(Jxl(0.3, effort=4)) == "jxl:0.3,effort=4"
         assert as_codec("hevc:30,roi=7.5").family == "hevc:roi=7.5"
@@ -470,10 +470,10 @@ class TestShortStrings:
             ("jxl:fine", "float.*'fine'"),
         ],
     )
-    def test_what_cannot_be_read(self, text, words):
+    def test_strings_that_cannot_be_parsed(self, text, words):
         with pytest.raises(ValueError, match=words):
             as_codec(text)
 
-    def test_no_string(self):
+    def test_not_a_string(self):
         with pytest.raises(TypeError, match="int"):
             as_codec(50)

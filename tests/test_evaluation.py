@@ -569,7 +569,7 @@ class TestPhotoFolder:
 
     def test_further_formats_on_request(self, tree):
         Image.new("RGB", (8, 6)).save(tree / "cat" / "0.dds")
-        with pytest.raises(UnreadableError, match=r"cat/0.dds: no picture of an allowed format"):
+        with pytest.raises(UnreadableError, match=r"cat/0.dds: not an image of an allowed format"):
             SampleFolder(tree)[0]
         assert SampleFolder(tree, formats=["dds"])[0].pixels.shape == (3, 6, 8)
         with pytest.raises(ValueError, match="formats: Pillow reads no format 'WORD'"):

@@ -9,7 +9,7 @@ from foveate.filters import _box_mean, gaussian_blend, gaussian_blur, gaussian_s
 SIZES = [(1, 1), (1, 9), (2, 3), (5, 4), (33, 20)]
 
 
-def image(*shape, dtype=torch.float64):
+def random_image(*shape, dtype=torch.float64):
     return torch.rand(*shape, dtype=torch.float64).to(dtype)
 
 
@@ -22,20 +22,20 @@ FILTERS = {
 
 @pytest.mark.parametrize("smooth", FILTERS.values(), ids=list(FILTERS))
 class TestConformance:
-    """What every filter with a strength map does; a new one joins by one line above."""
+    """What every filter with a strength map does; a new one is added in ``FILTERS``."""
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
     @pytest.mark.parametrize("size", SIZES)
     def test_shape_dtype_and_range(self, smooth, size, dtype):
-        x = image(2, 3, *size, dtype=dtype)
+        x = random_image(2, 3, *size, dtype=dtype)
         out = smooth(x, torch.rand(2, 1, *size).to(dtype))
         assert (out.shape, out.dtype) == (x.shape, dtype)
         assert out.min() >= -0.02
         assert out.max() <= 1.02
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-    def test_untouched_where_the_map_is_nil(self, smooth, dtype):
-        x = image(1, 3, 20, 30, dtype=dtype)
+    def test_unchanged_where_the_map_is_zero(self, smooth, dtype):
+        x = random_image(1, 3, 20, 30, dtype=dtype)
         m = torch.zeros(1, 1, 20, 30, dtype=dtype)
         assert torch.equal(smooth(x, m), x)
         m[..., 15:] = 1
@@ -43,23 +43,23 @@ class TestConformance:
         assert torch.equal(out[..., :15], x[..., :15])
         assert out[..., 18:].std() < 0.6 * x[..., 18:].std()
 
-    def test_a_flat_picture_stays_flat(self, smooth):
+    def test_a_flat_image_stays_flat(self, smooth):
         x = torch.full((1, 3, 12, 12), 0.3)
         torch.testing.assert_close(smooth(x, torch.rand(1, 1, 12, 12)), x, atol=1e-5, rtol=0)
 
-    def test_pictures_do_not_depend_on_their_batch(self, smooth):
-        x, m = image(3, 3, 16, 17), torch.rand(3, 1, 16, 17, dtype=torch.float64)
+    def test_images_do_not_depend_on_their_batch(self, smooth):
+        x, m = random_image(3, 3, 16, 17), torch.rand(3, 1, 16, 17, dtype=torch.float64)
         m[1] *= 0.1
         together = smooth(x, m)
         for k in range(3):
             torch.testing.assert_close(together[k : k + 1], smooth(x[k : k + 1], m[k : k + 1]), atol=1e-12, rtol=0)
 
     def test_gradients(self, smooth):
-        x = image(1, 2, 5, 6).requires_grad_()
+        x = random_image(1, 2, 5, 6).requires_grad_()
         m = (0.2 + 0.6 * torch.rand(1, 1, 5, 6, dtype=torch.float64)).requires_grad_()
         assert torch.autograd.gradcheck(smooth, (x, m))
 
-    def test_gradients_are_finite_on_flat_pictures_and_nil_strength(self, smooth):
+    def test_gradients_are_finite_on_flat_images_and_zero_strength(self, smooth):
         x = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
         m = torch.zeros(1, 1, 8, 8, requires_grad=True)
         smooth(x, m).sum().backward()
@@ -67,14 +67,14 @@ class TestConformance:
         assert m.grad.isfinite().all()
 
     def test_input_is_not_changed(self, smooth):
-        x, m = image(1, 3, 9, 9), torch.rand(1, 1, 9, 9, dtype=torch.float64)
+        x, m = random_image(1, 3, 9, 9), torch.rand(1, 1, 9, 9, dtype=torch.float64)
         before = x.clone(), m.clone()
         smooth(x, m)
         assert torch.equal(x, before[0])
         assert torch.equal(m, before[1])
 
     def test_autocast_changes_nothing(self, smooth):
-        x, m = image(1, 3, 9, 9, dtype=torch.float32), torch.rand(1, 1, 9, 9)
+        x, m = random_image(1, 3, 9, 9, dtype=torch.float32), torch.rand(1, 1, 9, 9)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             inside = smooth(x, m)
         assert torch.equal(inside, smooth(x, m))
@@ -82,11 +82,11 @@ class TestConformance:
     @pytest.mark.parametrize("shape", [(1, 3, 9, 9), (1, 1, 9, 8), (3, 1, 9, 9), (9, 9)])
     def test_a_map_of_another_shape_is_refused(self, smooth, shape):
         with pytest.raises(ValueError, match=r"map \(B, 1, H, W\)"):
-            smooth(image(2, 3, 9, 9), torch.rand(shape))
+            smooth(random_image(2, 3, 9, 9), torch.rand(shape))
 
     def test_a_negative_map_is_refused(self, smooth):
         with pytest.raises(ValueError, match="at least 0, got -"):
-            smooth(image(1, 3, 9, 9), torch.full((1, 1, 9, 9), -0.5))
+            smooth(random_image(1, 3, 9, 9), torch.full((1, 1, 9, 9), -0.5))
 
     def test_integers_are_refused(self, smooth):
         with pytest.raises(TypeError, match="divide uint8 images by 255"):
@@ -98,7 +98,7 @@ class TestGuidedFilter:
     @pytest.mark.parametrize("radius", [1, 4, 9])
     @pytest.mark.parametrize("eps", [1e-4, 0.01, 0.5])
     def test_kornia_agrees_for_a_constant_eps(self, channels, radius, eps):
-        x, guide = image(2, 3, 24, 31), image(2, channels, 24, 31)
+        x, guide = random_image(2, 3, 24, 31), random_image(2, channels, 24, 31)
         theirs = kornia.filters.guided_blur(guide, x, 2 * radius + 1, eps)
         torch.testing.assert_close(guided_filter(x, guide, radius, eps), theirs, atol=1e-9, rtol=0)
         constant = torch.full((2, 1, 24, 31), eps, dtype=torch.float64)
@@ -107,7 +107,8 @@ class TestGuidedFilter:
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("eps", [1e-3, 0.04])
     def test_opencv_agrees_for_a_constant_eps(self, channels, eps):
-        x, guide = image(1, 3, 40, 50, dtype=torch.float32), image(1, channels, 40, 50, dtype=torch.float32)
+        x = random_image(1, 3, 40, 50, dtype=torch.float32)
+        guide = random_image(1, channels, 40, 50, dtype=torch.float32)
         ours = guided_filter(x, guide, 3, eps)
         src, by = (t[0].permute(1, 2, 0).contiguous().numpy() for t in (x, guide))
         theirs = torch.from_numpy(np.asarray(cv2.ximgproc.guidedFilter(by, src, 3, eps))).permute(2, 0, 1)
@@ -117,13 +118,13 @@ class TestGuidedFilter:
     @pytest.mark.parametrize("radius", [1, 16, 200])
     @pytest.mark.parametrize(("eps", "error"), [(0, 5e-4), (1e-4, 5e-5), (1e-2, 5e-6)])
     def test_single_precision_is_enough_for_long_rows_and_any_radius(self, radius, eps, error):
-        # Running sums over a whole row would lose the variance of a bright, nearly flat picture.
+        # Running sums over a whole row would lose the variance of a bright, nearly flat image.
         ramp = torch.linspace(0, 1, 4096, dtype=torch.float64).expand(3, 16, -1)
-        noise = 0.98 + 0.02 * image(3, 16, 4096)
-        pictures = torch.stack([ramp, (20 * ramp).sin() / 2 + 0.5, noise, image(3, 16, 4096)])
+        noise = 0.98 + 0.02 * random_image(3, 16, 4096)
+        images = torch.stack([ramp, (20 * ramp).sin() / 2 + 0.5, noise, random_image(3, 16, 4096)])
         eps = torch.full((1, 1, 16, 4096), max(eps, 1e-6), dtype=torch.float64)
-        exact = guided_filter(pictures, pictures, radius, eps)
-        single = pictures.float()
+        exact = guided_filter(images, images, radius, eps)
+        single = images.float()
         assert (guided_filter(single, single, radius, eps.float()) - exact).abs().max() < error
 
     def test_edges_above_the_root_of_eps_survive_and_those_below_do_not(self):
@@ -136,14 +137,14 @@ class TestGuidedFilter:
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (4, 5), (3, 16)])
     @pytest.mark.parametrize("radius", [1, 2, 3, 5, 6, 7, 14, 31, 200])
-    def test_box_means_of_the_mirrored_picture(self, size, radius):
-        x = image(1, 2, *size)
+    def test_box_means_of_the_mirrored_image(self, size, radius):
+        x = random_image(1, 2, *size)
         wide = np.pad(x.numpy(), ((0, 0), (0, 0), (radius, radius), (radius, radius)), mode="reflect")
         expected = torch.from_numpy(wide).unfold(2, 2 * radius + 1, 1).unfold(3, 2 * radius + 1, 1).mean((-2, -1))
         torch.testing.assert_close(_box_mean(x, radius), expected.mT, atol=1e-12, rtol=0)
 
-    def test_a_window_larger_than_the_picture_is_the_mirrored_picture(self):
-        x = image(1, 1, 4, 5)
+    def test_a_window_larger_than_the_image_is_the_mirrored_image(self):
+        x = random_image(1, 1, 4, 5)
         tall = torch.cat([x, x[..., 1:-1, :].flip(-2)], dim=-2).repeat(1, 1, 5, 1)  # periods of the mirroring
         wide = torch.cat([tall, tall[..., 1:-1].flip(-1)], dim=-1).repeat(1, 1, 1, 5)
         inner = guided_filter(wide, wide, 6, 0.05)[..., 12:16, 16:21]
@@ -152,31 +153,31 @@ class TestGuidedFilter:
     @pytest.mark.parametrize("radius", [0, -1, 1.5, True])
     def test_radius(self, radius):
         with pytest.raises(ValueError, match="radius"):
-            guided_filter(image(1, 1, 9, 9), image(1, 1, 9, 9), radius, 0.1)
+            guided_filter(random_image(1, 1, 9, 9), random_image(1, 1, 9, 9), radius, 0.1)
 
     def test_guide_of_another_size(self):
         with pytest.raises(ValueError, match="guide: .*9, 9.*9, 8"):
-            guided_filter(image(1, 1, 9, 9), image(1, 1, 9, 8), 1, 0.1)
+            guided_filter(random_image(1, 1, 9, 9), random_image(1, 1, 9, 8), 1, 0.1)
 
 
 @pytest.mark.parametrize("guides", [0, 1, 3])
 @pytest.mark.parametrize("height", [97, 128, 131])
-def test_large_pictures_are_filtered_by_bands_and_show_no_seam(monkeypatch, guides, height):
+def test_large_images_are_filtered_by_bands_and_show_no_seam(monkeypatch, guides, height):
     x = torch.rand(2, 3, height, 20, dtype=torch.float64, requires_grad=True)
     guide = torch.rand(2, guides, height, 20, dtype=torch.float64) if guides else x
     eps = torch.rand(2, 1, height, 20, dtype=torch.float64) * (torch.rand(2, 1, height, 20) > 0.3)
     weights = torch.rand_like(x)
-    found = []
+    results = []
     for band in (1 << 40, 1):
         monkeypatch.setattr("foveate.filters._BAND", band)
         out = guided_filter(x, guide, 2, eps)
-        found.append((out, *torch.autograd.grad((out * weights).sum(), x)))
-    for whole, parts in zip(*found, strict=True):
+        results.append((out, *torch.autograd.grad((out * weights).sum(), x)))
+    for whole, parts in zip(*results, strict=True):
         assert torch.allclose(whole, parts, rtol=0, atol=1e-9)
 
 
 class TestGaussianBlend:
-    """The path of uint8 pictures against the one in floating point, which is Kornia's."""
+    """The filter for uint8 images against Kornia's in floating point."""
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 40), (3, 2), (17, 33), (130, 61), (260, 400)])
     @pytest.mark.parametrize("sigma", [0.01, 1.5, 2.4, 4.59, 4.61, 6.89, 20.0])
@@ -192,7 +193,7 @@ class TestGaussianBlend:
         # Half a level is rounding; wide ones are interpolated, between samples as far apart as they may be at 4.61.
         assert difference.abs().max() <= (0.501 if sigma < 4.6 else 0.7)
 
-    def test_untouched_where_the_share_is_nil(self):
+    def test_unchanged_where_the_share_is_zero(self):
         images, share = torch.randint(0, 256, (1, 3, 300, 500), dtype=torch.uint8), torch.zeros(1, 1, 300, 500)
         assert torch.equal(gaussian_blend(images, share, 3.0), images)
         share[..., 250:270, 100:] = 1
@@ -200,12 +201,12 @@ class TestGaussianBlend:
         assert torch.equal(out[share.expand_as(out) == 0], images[share.expand_as(out) == 0])
         assert out[..., 250:270, 100:].float().std() < 0.2 * images.float().std()
 
-    def test_a_flat_picture_stays_flat(self):
+    def test_a_flat_image_stays_flat(self):
         for level in (0, 1, 77, 254, 255):
             images = torch.full((1, 3, 60, 60), level, dtype=torch.uint8)
             assert torch.equal(gaussian_blend(images, torch.rand(1, 1, 60, 60), 2.0), images)
 
-    def test_pictures_do_not_depend_on_their_batch_nor_on_the_mode(self):
+    def test_images_do_not_depend_on_their_batch_nor_on_the_mode(self):
         images, share = torch.randint(0, 256, (3, 3, 90, 70), dtype=torch.uint8), torch.rand(3, 1, 90, 70)
         before = images.clone()
         together = gaussian_blend(images, share, 2.0)
@@ -215,7 +216,7 @@ class TestGaussianBlend:
         assert torch.equal(together, torch.cat(one_by_one))
         assert gaussian_blend(images[:0], share[:0], 2.0).shape == (0, 3, 90, 70)
 
-    def test_pictures_that_lie_otherwise_in_memory(self):
+    def test_images_with_other_memory_layouts(self):
         images = torch.randint(0, 256, (2, 3, 40, 50), dtype=torch.uint8)
         share = torch.rand(2, 1, 40, 50)
         expected = gaussian_blend(images, share, 2.0)
@@ -224,7 +225,7 @@ class TestGaussianBlend:
 
 
 def test_gaussian_blur_is_kornia_s():
-    x = image(2, 3, 30, 31)
+    x = random_image(2, 3, 30, 31)
     theirs = kornia.filters.gaussian_blur2d(x, (11, 11), (1.6, 1.6), border_type="replicate")
     assert torch.equal(gaussian_blur(x, 1.6), theirs)
 
@@ -232,7 +233,7 @@ def test_gaussian_blur_is_kornia_s():
 class TestScaleSpace:
     @pytest.mark.parametrize("sigma", [0.5, 1, 2, 4])
     def test_kornia_agrees_at_a_level(self, sigma):
-        x = image(2, 3, 30, 31)
+        x = random_image(2, 3, 30, 31)
         side = 2 * int(np.ceil(3 * sigma)) + 1
         theirs = kornia.filters.gaussian_blur2d(x, (side, side), (float(sigma),) * 2, border_type="replicate")
         torch.testing.assert_close(gaussian_scale_space(x, float(sigma)), theirs, atol=1e-9, rtol=0)
@@ -246,7 +247,7 @@ class TestScaleSpace:
             assert float((spread * at**2).sum()) == pytest.approx(sigma**2, rel=0.06)  # kernels are cut at three sigma
 
     def test_wider_is_smoother_all_along_a_ramp(self):
-        noise = image(1, 1, 200, 16 * 12)
+        noise = random_image(1, 1, 200, 16 * 12)
         ramp = torch.linspace(0, 5, 16, dtype=torch.float64).repeat_interleave(12).expand(1, 1, 200, -1)
         spread = gaussian_scale_space(noise, ramp)[0, 0].view(200, 16, 12)[..., 3:-3].std((0, 2))
         assert (spread.diff() < 0.005).all()
@@ -255,7 +256,7 @@ class TestScaleSpace:
     @pytest.mark.parametrize("levels", [(), (0, 1), (2, 1), (1, 1)])
     def test_levels(self, levels):
         with pytest.raises(ValueError, match="levels"):
-            gaussian_scale_space(image(1, 1, 9, 9), 1.0, levels)
+            gaussian_scale_space(random_image(1, 1, 9, 9), 1.0, levels)
 
 
 def test_resize_has_no_block_edges_and_keeps_the_mean():

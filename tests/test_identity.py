@@ -1,4 +1,4 @@
-"""What a thing is, as a text: the same for equals, and another for all that acts otherwise."""
+"""Identities: equal for equal objects, different for objects that act differently."""
 
 import dataclasses
 import enum
@@ -31,7 +31,7 @@ from foveate import (
 from foveate.demo import PREPROCESS, Scenes, scene_net
 from foveate.evaluation import Judge, evaluate
 from foveate.export import cache_maps, compress_dataset
-from foveate.identity import IdentityError, describe, identity, in_memory, structure
+from foveate.identity import IdentityError, describe, identity, identity_in_memory, structure
 from foveate.models import Classifier, Preprocess
 from foveate.saliency import Center
 
@@ -148,7 +148,7 @@ class Inverted(Jpeg):
         return Jpeg._encode(self, 255 - image, saliency)
 
 
-# Pairs of which each side is told from the other, and from itself by nothing.
+# Pairs whose identities differ from each other, but not from run to run.
 DIFFERENT = {
     "numbers": lambda: (1, 1.0),
     "numpy numbers": lambda: (np.float32(1), np.float64(1)),
@@ -168,7 +168,7 @@ DIFFERENT = {
     "partials": lambda: (functools.partial(halved, images=1), functools.partial(halved, images=2)),
     "nested partials": lambda: (functools.partial(Gain(1.0)), functools.partial(Gain(3.0))),
     "bound methods": lambda: (Gain(1.0).__call__, Gain(2.0).__call__),
-    "own identity": lambda: (WithIdentity(1), WithIdentity(2)),
+    "stated identities": lambda: (WithIdentity(1), WithIdentity(2)),
     "in containers": lambda: ([WithIdentity(1)], [WithIdentity(2)]),
     "classes": lambda: (Stateful, WithIdentity),
     "normalizations": lambda: (v2.Normalize([0.5], [0.5]), v2.Normalize([0.5], [0.25])),
@@ -184,7 +184,7 @@ DIFFERENT = {
         nn.Sequential(OrderedDict(a=nn.ReLU(), b=nn.Tanh())),
         nn.Sequential(OrderedDict(b=nn.Tanh(), a=nn.ReLU())),
     ),
-    "classes that say the same of themselves": lambda: (WithIdentity(1), Stated()),
+    "classes that state the same identity": lambda: (WithIdentity(1), Stated()),
     "hooks": lambda: (hooked(lambda *_: None), hooked(lambda m, i, o: -o)),
     "weights": lambda: (Net(), changed(Net(), "conv.weight")),
     "biases": lambda: (Net(), changed(Net(), "conv.bias")),
@@ -197,12 +197,12 @@ DIFFERENT = {
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("pair", DIFFERENT)
-def test_what_differs_has_another_identity_and_what_is_equal_the_same(pair):
+def test_identities_differ_exactly_where_the_objects_do(pair):
     a, b = DIFFERENT[pair]()
     assert identity(a) != identity(b)
     assert identity(a) == identity(a)
     assert "\n" not in identity(a)
-    if pair != "scripted":  # whose weights are drawn anew
+    if pair != "scripted":  # its weights are drawn at random
         assert identity(DIFFERENT[pair]()[0]) == identity(a)
         assert identity(DIFFERENT[pair]()[1]) == identity(b)
 
@@ -223,11 +223,11 @@ def test_what_differs_has_another_identity_and_what_is_equal_the_same(pair):
         np.array([object()]),
     ],
 )
-def test_what_cannot_be_told_apart_is_refused_and_unique_in_memory(thing):
-    with pytest.raises(IdentityError, match="property `identity`|no values to tell it by"):
+def test_objects_without_an_identity_are_refused_and_unique_in_memory(thing):
+    with pytest.raises(IdentityError, match="property `identity`|no values to identify it by"):
         identity(thing)
-    assert in_memory(thing) == in_memory(thing)
-    assert in_memory(factory(1)) != in_memory(thing)
+    assert identity_in_memory(thing) == identity_in_memory(thing)
+    assert identity_in_memory(factory(1)) != identity_in_memory(thing)
 
 
 def test_the_error_says_where_it_is():
@@ -235,7 +235,7 @@ def test_the_error_says_where_it_is():
         identity(Gain([1, factory(2)]), "saliency")
 
 
-def test_an_identity_that_is_no_text_is_refused():
+def test_an_identity_that_is_not_a_text_is_refused():
     class Method:
         def identity(self):
             return "called"
@@ -253,8 +253,8 @@ def test_a_layer_called_identity_is_a_layer():
     assert identity(Block()) == identity(Block())
 
 
-def test_what_does_not_change_the_answers_does_not_change_the_identity():
-    pytest.importorskip("lightning")  # whose own torch.compile leaves an attribute more behind
+def test_changes_without_effect_on_the_outputs_keep_the_identity():
+    pytest.importorskip("lightning")  # its torch.compile leaves another attribute behind
     net = Net()
     before = identity(net)
     net.train()
@@ -291,7 +291,7 @@ def test_a_lightning_module_is_the_same_before_and_after_its_use():
     assert identity(module) != before
 
 
-def test_a_function_is_told_by_the_settings_that_it_reads(monkeypatch):
+def test_the_settings_that_a_function_reads_are_part_of_its_identity(monkeypatch):
     before = identity(scaled)
     monkeypatch.setitem(globals(), "SCALE", 3.0)
     assert identity(scaled) != before
@@ -303,7 +303,7 @@ def test_shared_and_equal_parts_count_alike():
     assert structure(Net(act=(gain, gain))) == structure(Net(act=(Gain(3.0), Gain(3.0))))
 
 
-def test_describe_knows_subclasses_by_their_code():
+def test_describe_identifies_subclasses_by_their_code():
     class Base:
         def __init__(self, at):
             self.at = at
@@ -319,7 +319,7 @@ def test_describe_knows_subclasses_by_their_code():
     assert Base(1).identity != Other(1).identity != Other(2).identity
 
 
-def test_another_process_says_the_same(tmp_path):
+def test_another_process_gives_the_same(tmp_path):
     (tmp_path / "recipes_of_mine.py").write_text(
         textwrap.dedent(
             """
@@ -365,7 +365,7 @@ def test_another_process_says_the_same(tmp_path):
 
 
 class Lookalike:
-    """A saliency with a state, of which nobody is told."""
+    """A saliency with a state, but without an identity."""
 
     def __init__(self, side):
         self.side = side
@@ -377,10 +377,10 @@ class Lookalike:
         return maps
 
 
-class Told(Lookalike):
+class Identified(Lookalike):
     @property
     def identity(self):
-        return f"Told({self.side})"
+        return f"Identified({self.side})"
 
 
 class Darker:
@@ -421,21 +421,21 @@ def cam(**settings):
     return GradCam(NETWORK, **{"preprocess": PREPROCESS, **settings})
 
 
-# What nobody can tell from another of its kind, wherever it stands, and what can be.
-UNTOLD = {
+# Saliencies without an identity, wherever the cause is, and pairs that have one.
+WITHOUT_IDENTITY = {
     "objects": lambda: Lookalike("left"),
     "lambdas": lambda: lambda images: images[:, :1] * 0,
     "closures": lambda: factory(0),
-    "controls of objects": lambda: Center(Lookalike("left")),
+    "baselines of objects": lambda: Center(Lookalike("left")),
     "preprocessing by lambdas": lambda: cam(preprocess=lambda images: images),
     "preprocessing by objects": lambda: cam(preprocess=Darker(0.5)),
     "preprocessing by partials of objects": lambda: cam(preprocess=functools.partial(Darker(0.5))),
     "reduction by closures": lambda: ActivationMap(NETWORK, reduce=factory(1), preprocess=PREPROCESS),
     "arguments by objects": lambda: CaptumAttribution("Saliency", NETWORK, arguments=Darker(1), preprocess=PREPROCESS),
 }
-TOLD = {
-    "objects": lambda: (Told("left"), Told("right")),
-    "controls of objects": lambda: (Center(Told("left")), Center(Told("right"))),
+WITH_IDENTITY = {
+    "objects": lambda: (Identified("left"), Identified("right")),
+    "baselines of objects": lambda: (Center(Identified("left")), Center(Identified("right"))),
     "preprocessing by dataclasses": lambda: (cam(preprocess=Shade(0.5)), cam(preprocess=Shade(0.1))),
     "preprocessing by modules": lambda: (
         cam(preprocess=v2.Normalize([0.5] * 3, [0.2] * 3)),
@@ -485,30 +485,30 @@ def points(saliency):
     return [Compressor("jpeg:20", Prefilter(saliency, 0.8))]
 
 
-class TestWhatIsWritten:
-    @pytest.mark.parametrize("kind", UNTOLD)
-    def test_no_cache_for_what_cannot_be_told(self, kind, tmp_path):
+class TestOnDisk:
+    @pytest.mark.parametrize("kind", WITHOUT_IDENTITY)
+    def test_no_cache_without_an_identity(self, kind, tmp_path):
         with pytest.raises(IdentityError, match="property `identity`"):
-            cache_maps(Scenes(1), tmp_path, UNTOLD[kind]())
+            cache_maps(Scenes(1), tmp_path, WITHOUT_IDENTITY[kind]())
         assert not list(tmp_path.iterdir())
 
-    @pytest.mark.parametrize("kind", UNTOLD)
+    @pytest.mark.parametrize("kind", WITHOUT_IDENTITY)
     def test_no_records_and_no_export_either(self, kind, tmp_path):
         with pytest.raises(IdentityError, match="property `identity`"):
-            evaluate(Scenes(2), [judge()], points(UNTOLD[kind]()), tmp_path / "out")
+            evaluate(Scenes(2), [judge()], points(WITHOUT_IDENTITY[kind]()), tmp_path / "out")
         with pytest.raises(IdentityError, match="property `identity`"):
-            compress_dataset(Scenes(1), tmp_path / "small", points(UNTOLD[kind]())[0], workers=0)
+            compress_dataset(Scenes(1), tmp_path / "small", points(WITHOUT_IDENTITY[kind]())[0], workers=0)
         assert not (tmp_path / "small").exists()
 
-    @pytest.mark.parametrize("kind", TOLD)
+    @pytest.mark.parametrize("kind", WITH_IDENTITY)
     def test_a_cache_serves_no_other_s_maps(self, kind, tmp_path):
-        first, second = TOLD[kind]()
+        first, second = WITH_IDENTITY[kind]()
         assert cache_maps(Scenes(2), tmp_path, first).made == 2
         assert cache_maps(Scenes(2), tmp_path, second).made == 2
-        assert cache_maps(Scenes(2), tmp_path, TOLD[kind]()[0]).made == 0
+        assert cache_maps(Scenes(2), tmp_path, WITH_IDENTITY[kind]()[0]).made == 0
 
     def test_records_serve_no_other_s_figures(self, tmp_path):
-        left, right = (points(saliency) for saliency in TOLD["objects"]())
+        left, right = (points(saliency) for saliency in WITH_IDENTITY["objects"]())
         evaluate(Scenes(3), [judge()], left, tmp_path)
         with_records = evaluate(Scenes(3), [judge()], right, tmp_path)
         without = evaluate(Scenes(3), [judge()], right)
@@ -516,12 +516,12 @@ class TestWhatIsWritten:
         assert not torch.equal(with_records.measured.bytes, evaluate(Scenes(3), [judge()], left).measured.bytes)
 
     def test_an_export_does_not_go_on_with_another(self, tmp_path):
-        left, right = (points(saliency)[0] for saliency in TOLD["objects"]())
+        left, right = (points(saliency)[0] for saliency in WITH_IDENTITY["objects"]())
         compress_dataset(Scenes(1), tmp_path, left, workers=0)
         with pytest.raises(ValueError, match="was made with other settings"):
             compress_dataset(Scenes(2), tmp_path, right, workers=0)
 
-    def test_controls_with_criteria_that_cannot_be_told(self, tmp_path):
+    def test_controls_with_criteria_without_an_identity(self, tmp_path):
         control = RateControl(Witness(NETWORK, PREPROCESS), keep=Strict(0.9))
         with pytest.raises(IdentityError, match="keep: .*Strict.* property `identity`"):
             evaluate(Scenes(2), [judge()], [Compressor("jpeg", control=control)], tmp_path)
@@ -553,11 +553,11 @@ class TestWhatIsWritten:
 
 
 class TestInMemory:
-    def test_nothing_is_refused_and_nothing_taken_for_another(self):
+    def test_nothing_is_refused_and_nothing_mistaken_for_another(self):
         left, right = (Prefilter(Lookalike(side), strength) for side, strength in (("left", 0.8), ("right", 0.7)))
         together = evaluate(Scenes(3), [judge()], [Compressor("jpeg:20", left), Compressor("jpeg:20", right)])
-        alone = [evaluate(Scenes(3), [judge()], [Compressor("jpeg:20", each)]) for each in (left, right)]
-        assert torch.equal(together.measured.bytes, torch.cat([found.measured.bytes for found in alone]))
+        alone = [evaluate(Scenes(3), [judge()], [Compressor("jpeg:20", prefilter)]) for prefilter in (left, right)]
+        assert torch.equal(together.measured.bytes, torch.cat([results.measured.bytes for results in alone]))
         assert not torch.equal(*together.measured.bytes)
 
     def test_points_that_results_cannot_tell_apart_are_refused(self):
@@ -573,9 +573,9 @@ class TestInMemory:
             def __call__(self, images):
                 return Lookalike(self.side)(images)
 
-        found = evaluate(Scenes(2), [judge()], [*points(Unhashable()), Compressor("jpeg:20")])
+        results = evaluate(Scenes(2), [judge()], [*points(Unhashable()), Compressor("jpeg:20")])
         wanted = evaluate(Scenes(2), [judge()], [*points(Lookalike("left")), Compressor("jpeg:20")])
-        assert torch.equal(found.measured.bytes, wanted.measured.bytes)
+        assert torch.equal(results.measured.bytes, wanted.measured.bytes)
 
     def test_parts_of_the_protocol_that_an_object_has_are_used(self):
         class Partial(Lookalike):

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from foveate import CaptumAttribution, GradCam, RateControl, Witness
 from foveate.identity import structure
-from foveate.models import Classifier, Model, Preprocess, build, load_classifier
+from foveate.models import Classifier, LazyModel, Preprocess, build_model, load_classifier
 
 
 class TestPreprocess:
@@ -36,8 +36,8 @@ class TestPreprocess:
         torch.testing.assert_close(ours(image), theirs(image))
         torch.testing.assert_close(ours(image / 255), theirs(image / 255))
 
-    def test_whole_keeps_the_whole_picture(self):
-        assert Preprocess(64, 56).whole()(torch.rand(1, 3, 100, 200)).shape == (1, 3, 64, 128)
+    def test_without_crop_keeps_the_whole_image(self):
+        assert Preprocess(64, 56).without_crop()(torch.rand(1, 3, 100, 200)).shape == (1, 3, 64, 128)
 
     def test_picklable(self):
         assert pickle.loads(pickle.dumps(Preprocess(64))) == Preprocess(64)
@@ -52,10 +52,10 @@ class TestPreprocess:
 
 class TestBuild:
     def test_a_file_s_function(self):
-        assert isinstance(build(f"{RECIPES}:tiny"), torch.nn.Module)
+        assert isinstance(build_model(f"{RECIPES}:tiny"), torch.nn.Module)
 
     def test_a_package_s_function_with_an_argument(self):
-        assert build("foveate.demo:scene_net:scene_net_small").head.weight.shape[0] == 10
+        assert build_model("foveate.demo:scene_net:scene_net_small").head.weight.shape[0] == 10
 
     def test_a_file_finds_its_neighbors_and_pickles_its_classes(self, tmp_path):
         (tmp_path / "neighbor.py").write_text("width = 3\n")
@@ -65,7 +65,7 @@ class TestBuild:
             "def make(out):\n    return Net(neighbor.width, int(out))\n"
         )
         before = list(sys.path)
-        model = build(f"{tmp_path}/net.py:make:7")
+        model = build_model(f"{tmp_path}/net.py:make:7")
         assert model.out_features == 7
         assert sys.path == before
         assert isinstance(pickle.loads(pickle.dumps(model)), type(model))
@@ -81,16 +81,16 @@ class TestBuild:
             (f"{RECIPES}:tiny:5", "TypeError"),
             ("a.py:b:c:d::", "no file a.py"),
             (":", "cannot read"),
-            ("raft_small", "no image classifier"),
+            ("raft_small", "not an image classifier"),
         ],
     )
-    def test_what_cannot_be_built(self, spec, words):
+    def test_specs_that_cannot_be_built(self, spec, words):
         with pytest.raises(ValueError, match=words):
-            build(spec)
+            build_model(spec)
 
     def test_not_a_model(self):
         with pytest.raises(ValueError, match="gave a int"):
-            Model(f"{RECIPES}:number").get()
+            LazyModel(f"{RECIPES}:number").get()
 
     def test_pretrained_weights_are_loaded_from_torch_s_cache(self, tmp_path):
         """The real download code, with the file already where a download would have put it."""
@@ -103,12 +103,13 @@ class TestBuild:
             "load = api.load_state_dict_from_url\n"
             "api.load_state_dict_from_url = lambda url, check_hash, **kw: load(url, **kw)\n"
             "from foveate.models import load_classifier\n"
-            "made = load_classifier('squeezenet1_1')\n"
-            "print(made.name, made.preprocess.resize, made.preprocess.crop, made.model.training)\n"
+            "classifier = load_classifier('squeezenet1_1')\n"
+            "settings = classifier.preprocess\n"
+            "print(classifier.name, settings.resize, settings.crop, classifier.model.training)\n"
             "torch.manual_seed(3)\n"
             "import torchvision\n"
             "same = torchvision.models.squeezenet1_1()\n"
-            "print(torch.equal(same.features[0].weight, made.model.features[0].weight))\n"
+            "print(torch.equal(same.features[0].weight, classifier.model.features[0].weight))\n"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env={"TORCH_HOME": str(tmp_path)}
@@ -121,13 +122,13 @@ class TestClassifier:
         assert load_classifier(f"{RECIPES}:tiny").name == "tiny"
         assert load_classifier("foveate.demo:scene_net:scene_net_small").name == "scene_net_small"
 
-    def test_logits_of_pictures_of_any_size(self):
-        one = load_classifier(f"{RECIPES}:tiny", Preprocess(64, 56))
-        pictures = [torch.rand(3, 40, 90), torch.randint(0, 256, (3, 70, 65), dtype=torch.uint8)]
-        assert one.logits(pictures).shape == (2, 5)
-        assert one.classes() == 5
+    def test_logits_of_images_of_any_size(self):
+        classifier = load_classifier(f"{RECIPES}:tiny", Preprocess(64, 56))
+        images = [torch.rand(3, 40, 90), torch.randint(0, 256, (3, 70, 65), dtype=torch.uint8)]
+        assert classifier.logits(images).shape == (2, 5)
+        assert classifier.num_classes() == 5
 
-    def test_pictures_that_cannot_be_batched(self):
+    def test_images_that_cannot_be_batched(self):
         with pytest.raises(ValueError, match="crop"):
             load_classifier(f"{RECIPES}:tiny", Preprocess(64)).logits([torch.rand(3, 40, 90), torch.rand(3, 40, 40)])
 
@@ -139,47 +140,47 @@ class TestClassifier:
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-class TestAsking:
-    """A classifier answers alike, and is left alike, however it and its pictures come."""
+class TestForward:
+    """A classifier gives the same logits, and is left as it was, in whatever form it and its images come."""
 
     @pytest.fixture
-    def pictures(self):
+    def images(self):
         return [torch.rand(3, 40, 50), torch.rand(3, 33, 60)]
 
-    def wanted(self, pictures):
+    def wanted(self, images):
         net = tiny().eval()
         with torch.no_grad():
-            return net(Preprocess(40, 32).batch(pictures))
+            return net(Preprocess(40, 32).batch(images))
 
-    def test_in_eval_mode(self, pictures):
+    def test_in_eval_mode(self, images):
         net = tiny().train()
         before = structure(net)
         classifier = Classifier("net", net, Preprocess(40, 32))
-        torch.testing.assert_close(classifier.logits(pictures), self.wanted(pictures))
-        torch.testing.assert_close(classifier.logits(pictures[:1]), self.wanted(pictures)[:1])
-        torch.testing.assert_close(classifier.ask(Preprocess(40, 32).batch(pictures)), self.wanted(pictures))
+        torch.testing.assert_close(classifier.logits(images), self.wanted(images))
+        torch.testing.assert_close(classifier.logits(images[:1]), self.wanted(images)[:1])
+        torch.testing.assert_close(classifier.forward(Preprocess(40, 32).batch(images)), self.wanted(images))
         assert structure(net) == before
         assert all(module.training for module in net.modules())
 
     @pytest.mark.parametrize("model_dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("dtype", [torch.uint8, *DTYPES], ids=str)
     def test_in_any_precision(self, dtype, model_dtype):
-        pictures = [torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8) for _ in range(2)]
-        shown = [picture if dtype == torch.uint8 else (picture / 255).to(dtype) for picture in pictures]
-        for found in (
-            Classifier("net", tiny().to(model_dtype), Preprocess(40, 32)).logits(shown),
-            Witness(tiny().to(model_dtype), Preprocess(40, 32)).logits(shown),
+        images = [torch.randint(0, 256, (3, 40, 50), dtype=torch.uint8) for _ in range(2)]
+        converted = [image if dtype == torch.uint8 else (image / 255).to(dtype) for image in images]
+        for logits in (
+            Classifier("net", tiny().to(model_dtype), Preprocess(40, 32)).logits(converted),
+            Witness(tiny().to(model_dtype), Preprocess(40, 32)).logits(converted),
         ):
-            torch.testing.assert_close(found.float(), self.wanted(pictures), atol=0.02, rtol=0.05)
-        maps = GradCam(tiny().to(model_dtype), "3", preprocess=Preprocess(40))(torch.stack(shown))
-        wanted = GradCam(tiny(), "3", preprocess=Preprocess(40))(torch.stack(pictures))
+            torch.testing.assert_close(logits.float(), self.wanted(images), atol=0.02, rtol=0.05)
+        maps = GradCam(tiny().to(model_dtype), "3", preprocess=Preprocess(40))(torch.stack(converted))
+        wanted = GradCam(tiny(), "3", preprocess=Preprocess(40))(torch.stack(images))
         torch.testing.assert_close(maps, wanted, atol=0.1, rtol=0.1)
 
-    def test_under_autocast_as_without(self, pictures):
+    def test_under_autocast_as_without(self, images):
         classifier = Classifier("net", tiny(), Preprocess(40, 32))
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = classifier.logits(pictures)
-        torch.testing.assert_close(logits, self.wanted(pictures))
+            logits = classifier.logits(images)
+        torch.testing.assert_close(logits, self.wanted(images))
 
     @pytest.mark.parametrize("compiled", ["torch.compile", "module.compile", "a part"])
     @pytest.mark.parametrize("before", ["fresh", "after answers", "after answers with gradients"])
@@ -225,8 +226,8 @@ class TestAsking:
         for _ in range(3):
             with ThreadPoolExecutor(6) as pool:
                 maps = list(pool.map(lambda cam: cam(images), cams * 4))
-            for found in maps:
-                torch.testing.assert_close(found, wanted)
+            for map_ in maps:
+                torch.testing.assert_close(map_, wanted)
         assert all(module.training for module in net.modules())
 
     @pytest.mark.parametrize("frozen", [False, True])
@@ -240,8 +241,8 @@ class TestAsking:
                 return nn.Sequential(nn.Conv2d(3, self.classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
         three, four = Recipe(3), Recipe(4)
-        assert [Model(r).get()(torch.rand(1, 3, 9, 9)).shape[1] for r in (three, four, three)] == [3, 4, 3]
-        assert Model(three).get() is Model(three).get()
+        assert [LazyModel(r).get()(torch.rand(1, 3, 9, 9)).shape[1] for r in (three, four, three)] == [3, 4, 3]
+        assert LazyModel(three).get() is LazyModel(three).get()
         control = RateControl(Witness(three, Preprocess(9, 9)))
         assert hash(control) == hash(RateControl(Witness(three, Preprocess(9, 9))))
 
@@ -250,13 +251,13 @@ class TestAsking:
             warnings.simplefilter("ignore")  # that scripting is deprecated
             net = torch.jit.script(tiny().train())
         classifier = Classifier("net", net, Preprocess(40, 32))
-        pictures = [torch.rand(3, 40, 50)]
-        torch.testing.assert_close(classifier.logits(pictures), self.wanted(pictures))
+        images = [torch.rand(3, 40, 50)]
+        torch.testing.assert_close(classifier.logits(images), self.wanted(images))
         assert net.training
 
 
 def test_with_another_default_dtype():
-    """In a process of its own, as constants are made once."""
+    """In a process of its own, because constants are computed only once."""
     script = """
 import torch
 torch.set_default_dtype(torch.float64)

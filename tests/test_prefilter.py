@@ -14,7 +14,7 @@ from foveate import Compressor, GradCam, Jpeg, Prefilter
 from foveate.codecs import CodecError
 from foveate.compressor import Encoded
 from foveate.filters import gaussian_blur, gaussian_scale_space, guided_filter, resize
-from foveate.images import like
+from foveate.images import to_dtype
 from foveate.prefilter import FILTERS, strength_map
 from foveate.saliency import MapCache
 from foveate.testing import FilterConformance
@@ -84,7 +84,7 @@ class TestPrefilter:
     def test_uint8_and_float_agree_within_a_gray_level(self, size, even):
         images, maps = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8), torch.rand(2, 1, 8, 11) ** 2
         one = Prefilter(left, even=even)
-        assert (one(images, maps).int() - like(one(images / 255, maps), torch.uint8).int()).abs().max() <= 1
+        assert (one(images, maps).int() - to_dtype(one(images / 255, maps), torch.uint8).int()).abs().max() <= 1
 
     def test_sigma_grows_with_the_picture(self):
         maps = torch.zeros(1, 1, 7, 7)

@@ -1,4 +1,4 @@
-"""The checks of numbers that all settings share, and the limit on the size of a picture."""
+"""Checks of arguments that all settings share, and the limit on the size of an image."""
 
 import math
 import operator
@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 MAX_PIXELS = 1 << 26
-"""Pictures of more pixels (8192 x 8192) are refused, so that a small hostile file cannot fill the memory."""
+"""Images of more pixels (8192 x 8192) are refused, so that a small hostile file cannot fill the memory."""
 
 
-def check_number(name: str, value: Any, low: float, high: float = math.inf, above: bool = False) -> float:
+def check_number(name: str, value: Any, low: float, high: float = math.inf, *, above: bool = False) -> float:
     """Return ``value`` as a float if it is a number in [low, high], or in (low, high] with ``above``.
 
     Raises:
@@ -25,7 +25,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
         fits = (
             not isinstance(value, bool | np.bool_ | str) and (low < value if above else low <= value) and value <= high
         )
-    except (TypeError, ValueError, RuntimeError):  # what comparing a string, an array or a tensor with a number raises
+    except (TypeError, ValueError, RuntimeError):  # from comparing a string, an array or a tensor with a number
         fits = False
     if not fits:
         ends = f"{'(' if above else '['}{low:g}, {high:g}{']' if high < math.inf else ')'}"
@@ -34,7 +34,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, abov
 
 
 def is_hashable(thing: object) -> bool:
-    """Whether ``thing`` has a hash, and so have all its parts.
+    """Whether ``thing`` has a hash, which needs all its parts to have one.
 
     Example:
         >>> is_hashable((1, 2)), is_hashable((1, [2]))
@@ -48,7 +48,7 @@ def is_hashable(thing: object) -> bool:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> int:
-    """Return ``value`` as an int if it is an integer, NumPy's and others' too, of at least ``least``.
+    """Return ``value`` as an int if it is an integer, of NumPy or other libraries too, of at least ``least``.
 
     Raises:
         ValueError: if it is not; booleans are not integers here.

@@ -1,14 +1,18 @@
-"""Libraries that only some installations have."""
+"""Optional dependencies, imported when they are needed."""
 
 import importlib
 from typing import Any
 
 
 def require(module: str, extra: str) -> Any:
-    """Import a library of an extra.
+    """Return a module of the libraries that one of Foveate's extras installs.
 
     Raises:
-        ImportError: if it is not installed, with the line that installs it.
+        ImportError: if it is not installed, with the command that installs it.
+
+    Example:
+        >>> require("io", "codecs").__name__
+        'io'
     """
     try:
         return importlib.import_module(module)

@@ -10,20 +10,21 @@ _CODESTREAM, _CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 
 
 def is_jxl(data: bytes) -> bool:
-    """Whether a file begins as JPEG XL does, naked or in a container."""
+    """Whether a file begins like JPEG XL, as a bare codestream or in a container."""
     return data.startswith((_CODESTREAM, _CONTAINER))
 
 
 def decode(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the picture (H, W, channels): gray or RGB, and an alpha channel where there is one, scaled to 8 bits.
+    """Return the image (H, W, channels): gray or RGB, with its alpha channel if it has one, scaled to 8 bits.
 
     Raises:
-        ValueError: if it is no whole and sound bitstream, or is over ``MAX_PIXELS``, which is known before decoding.
+        ValueError: if it is not a complete and valid bitstream, or its header announces more than ``MAX_PIXELS``
+            pixels.
         ImportError: if imagecodecs is not installed.
     """
     library = require("imagecodecs", "codecs")
     height, width, channels, bits = header(data)
-    if height * width * max(channels, 4) > 4 * MAX_PIXELS:  # three colors and alpha are what is foreseen
+    if height * width * max(channels, 4) > 4 * MAX_PIXELS:  # the limit assumes three colors and alpha
         raise ValueError(f"{width}x{height} JPEG XL, {channels} channels, is over {MAX_PIXELS} pixels")
     try:
         pixels = library.jpegxl_decode(data, index=0, numthreads=1)
@@ -31,14 +32,16 @@ def decode(data: bytes) -> npt.NDArray[np.uint8]:
         raise ValueError(str(error)) from error
     if pixels.dtype.kind == "f":
         pixels = (pixels.astype(np.float32).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-    elif bits != 8:  # 10 bits come as they are, in 16
+    elif bits != 8:  # libjxl gives 10-bit samples unscaled, in 16 bits
         white = (1 << min(bits, 8 * pixels.dtype.itemsize)) - 1
         pixels = ((pixels.astype(np.uint32) * 255 + white // 2) // white).clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(pixels[..., None] if pixels.ndim == 2 else pixels)
 
 
 def header(data: bytes) -> tuple[int, int, int, int]:
-    """Height, width and channels that decoding will take memory for, as libjxl itself sets no limit; bits a sample.
+    """Return height, width, channels and bits a sample, from which follows the memory that decoding will take.
+
+    libjxl itself sets no limit.
 
     Raises:
         ValueError: if there is no header, or it announces an animation or a preview.
@@ -52,7 +55,7 @@ def header(data: bytes) -> tuple[int, int, int, int]:
         if bits.u(1):
             bits.size()  # intrinsic size
         if bits.u(1) or bits.u(1):
-            raise ValueError("it has a preview or is an animation; a picture is expected")
+            raise ValueError("it has a preview or is an animation; expected a single image")
     if bits.u(1):  # floating-point samples
         depth = bits.u32((32, 0), (16, 0), (24, 0), (1, 6))
         bits.u(4)
@@ -69,20 +72,21 @@ class _Bits:
         self.value, self.left = int.from_bytes(data, "little"), 8 * len(data)
 
     def u(self, bits: int) -> int:
+        """Read an unsigned integer of so many bits."""
         if bits > self.left:
-            raise ValueError("it breaks off in its header")
-        found = self.value & ((1 << bits) - 1)
+            raise ValueError("it is truncated in its header")
+        number = self.value & ((1 << bits) - 1)
         self.value >>= bits
         self.left -= bits
-        return found
+        return number
 
     def u32(self, *choices: tuple[int, int]) -> int:
-        """A U32: two bits choose (offset, bits)."""
+        """Read a U32: two bits choose (offset, bits)."""
         offset, bits = choices[self.u(2)]
         return offset + self.u(bits)
 
     def size(self) -> tuple[int, int]:
-        """A SizeHeader: height and width."""
+        """Read a SizeHeader: height and width."""
         small = self.u(1)
 
         def side() -> int:
@@ -91,24 +95,24 @@ class _Bits:
         height, ratio = side(), self.u(3)
         if ratio == 0:
             return height, side()
-        across, down = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
-        return height, height * across // down
+        numerator, denominator = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))[ratio - 1]
+        return height, height * numerator // denominator
 
 
 def _codestream(data: bytes) -> bytes:
-    """The start of the codestream, which may stand in boxes of a container."""
+    """Return the start of the codestream, which may be in boxes of a container."""
     if data[:2] == _CODESTREAM:
         return data[:66]
-    at = 0
-    while at + 8 <= len(data):
-        length, kind, head = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8], 8
+    box = 0
+    while box + 8 <= len(data):
+        length, kind, header_length = int.from_bytes(data[box : box + 4], "big"), data[box + 4 : box + 8], 8
         if length == 1:
-            length, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+            length, header_length = int.from_bytes(data[box + 8 : box + 16], "big"), 16
         if kind in (b"jxlc", b"jxlp"):
-            start = at + head + (4 if kind == b"jxlp" else 0)
+            start = box + header_length + (4 if kind == b"jxlp" else 0)
             if data[start : start + 2] == _CODESTREAM:
                 return data[start : start + 66]
-        if length < head:
+        if length < header_length:
             break
-        at += length
-    raise ValueError("there is no codestream in it")
+        box += length
+    raise ValueError("it has no codestream")

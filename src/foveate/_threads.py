@@ -1,4 +1,4 @@
-"""Work on several pictures at once, on as many threads as torch may use in this process."""
+"""Work on several images at once, on as many threads as torch may use in this process."""
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,17 +10,17 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-def spread(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
+def parallel_map(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
     """Return ``[function(item) for item in items]``, computed on ``torch.get_num_threads()`` threads.
 
-    The pool lives for one call, so that no thread of it is lost in a process that was forked meanwhile. Workers of a
-    DataLoader have one torch thread each: there, this is a plain loop. It pays where ``function`` lets go of the GIL.
+    The pool lives for one call, so that a process forked later does not inherit a pool without its threads. DataLoader
+    workers have one torch thread each: there, this is a plain loop. It pays if ``function`` releases the GIL.
 
     Raises:
         Exception: the first that ``function`` raises.
 
     Example:
-        >>> spread(len, ["a", "bc"])
+        >>> parallel_map(len, ["a", "bc"])
         [1, 2]
     """
     jobs = list(items)

@@ -412,7 +412,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     if len(set(names)) < len(names):
         raise ValueError(f"--judge: two judges are called alike: {', '.join(names)}")
     maker = judges[0].classifier
-    how = {"preprocess": maker.preprocess.whole(), "layer": args.layer}
+    how = {"preprocess": maker.preprocess.without_crop(), "layer": args.layer}
     saliency = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency](maker.model, **how)
     compressors = [
         Compressor(
@@ -427,7 +427,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
         compressors += _controlled(args, codecs, witnesses, saliency)
     if args.controls:
         compressors += baselines_for(compressors)
-    outputs = {judge.classifier.classes() for judge in judges}
+    outputs = {judge.classifier.num_classes() for judge in judges}
     if len(outputs) > 1:
         raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
     photos.number_classes(outputs.pop())
@@ -508,7 +508,7 @@ def _calibrate(args: argparse.Namespace) -> Callable[[], None]:
     each = as_codec(args.codec)
     each.library()
     maker = _classifier(args.model or args.witness[0], args)
-    saliency = GradCam(maker.model, preprocess=maker.preprocess.whole())
+    saliency = GradCam(maker.model, preprocess=maker.preprocess.without_crop())
     prefilter, strengths = _strengths(args, saliency)
     control = RateControl([_witness(spec, args) for spec in args.witness], strengths=strengths)
     compressor = Compressor(each, prefilter, saliency=saliency)
@@ -689,7 +689,7 @@ def _maps_by(args: argparse.Namespace) -> "LayerSaliency":
     from foveate.saliency import ActivationMap, GradCam
 
     kind = {"grad-cam": GradCam, "activation": ActivationMap}[args.saliency]
-    return kind(args.model, layer=args.layer, preprocess=_preprocess_of(args.model, args).whole())
+    return kind(args.model, layer=args.layer, preprocess=_preprocess_of(args.model, args).without_crop())
 
 
 def _preprocess_of(spec: str, args: argparse.Namespace) -> "Preprocess":

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from foveate._checks import check_number
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.codecs import Codec, Fit, Jpeg, TargetSize, as_codec
 from foveate.filters import resize
 from foveate.identity import identity, refuse_subclass
-from foveate.images import Picture, as_batch, from_array, like, to_array, to_float
+from foveate.images import ImageLike, as_batch, from_array, to_array, to_dtype, to_float
 from foveate.prefilter import Prefilter
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps
 from foveate.sweep import Sweep
@@ -201,7 +201,7 @@ class Compressor:
             self.control.to(device)
         return self
 
-    def encode(self, images: Tensor | Sequence[Picture] | Sweep, maps: Tensor | None = None) -> list[Encoded]:
+    def encode(self, images: Tensor | Sequence[ImageLike] | Sweep, maps: Tensor | None = None) -> list[Encoded]:
         """Compress images.
 
         Args:
@@ -247,7 +247,7 @@ class Compressor:
         if self.codec.needs_saliency and images:
             every = sweep.maps(self.used_saliency)
             maps = [every[k] for k in indices]
-        return spread(lambda pair: self._store(*pair), zip(images, maps, strict=True))
+        return parallel_map(lambda pair: self._store(*pair), zip(images, maps, strict=True))
 
     def prepare(self, sweep: Sweep, indices: Sequence[int]) -> None:
         """Make the maps and the filtered images that :meth:`encode_at` needs: threads may then call it at once."""
@@ -305,9 +305,9 @@ class Compressor:
         Raises:
             CodecError: if a bitstream is damaged.
         """
-        return spread(partial(_fetch, as_stored=as_stored), encoded)
+        return parallel_map(partial(_fetch, as_stored=as_stored), encoded)
 
-    def _sweep(self, images: Tensor | Sequence[Picture] | Sweep, maps: Tensor | None) -> Sweep:
+    def _sweep(self, images: Tensor | Sequence[ImageLike] | Sweep, maps: Tensor | None) -> Sweep:
         if isinstance(images, Sweep):
             if maps is not None:
                 raise ValueError("maps: a Sweep has its own; give them to it")
@@ -346,7 +346,7 @@ class Compressor:
 def _fetch(encoded: Encoded, as_stored: bool) -> Tensor:
     image = from_array(encoded.codec.decode(encoded.data))
     if image.shape[0] > encoded.channels:  # a grayscale image in a format without grayscale
-        image = like(to_float(image).mean(0, keepdim=True), torch.uint8)
+        image = to_dtype(to_float(image).mean(0, keepdim=True), torch.uint8)
     if as_stored or tuple(image.shape[-2:]) == encoded.size:
         return image
-    return like(resize(to_float(image)[None], encoded.size)[0], torch.uint8)
+    return to_dtype(resize(to_float(image)[None], encoded.size)[0], torch.uint8)

@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate._checks import check_number
 from foveate.codecs import Codec, TargetSize
 from foveate.compressor import Compressor, Control, Encoded
-from foveate.images import like
+from foveate.images import to_dtype
 from foveate.prefilter import Filter, Prefilter
 from foveate.saliency import SaliencySpec
 
@@ -269,7 +269,7 @@ class CompressDraws:
             return images, []
         compressor = self.compressor.at(**draw)
         encoded = compressor.encode(images)
-        return like(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device), encoded
+        return to_dtype(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device), encoded
 
 
 def as_prefilter(prefilter: Any) -> Prefilter | None:

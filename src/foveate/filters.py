@@ -1,7 +1,7 @@
-"""Differentiable smoothing filters with a strength of their own at every pixel, on Kornia's blurs.
+"""Differentiable smoothing filters with a strength that may differ at every pixel; Gaussians by Kornia.
 
-Convention: images are float tensors (B, C, H, W) of any H, W >= 1, on any device. float16 and bfloat16 are computed in
-float32 and cast back; autocast is off inside, so the result has the dtype of the image.
+Images are float tensors (B, C, H, W) of any H, W >= 1, on any device. float16 and bfloat16 are computed in float32 and
+cast back; autocast is off inside, so the result has the dtype of the image.
 """
 
 import math
@@ -16,29 +16,31 @@ from torch import Tensor
 
 from foveate._checks import check_count
 
-_BAND = 2**18  # values of a picture that are worked on at a time
+__all__ = ["gaussian_blend", "gaussian_blur", "gaussian_scale_space", "guided_filter", "resize"]
+
+_BAND = 2**18  # values of an image that are processed at a time
 _LEVELS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _HALF = (torch.float16, torch.bfloat16)
-# The variance of a window carries about this much rounding noise; an eps below it would amplify the noise.
-_LARGEST_EPS = 1e12  # beyond it, infinity included, a guide in [0, 1] is smoothed as by a box blur anyway
+_LARGEST_EPS = 1e12  # from here on, infinity included, a guide in [0, 1] is smoothed as by a box blur anyway
+# The variance of a window has about this much rounding noise; a smaller eps would amplify the noise.
 _SMALLEST_EPS = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor) -> Tensor:
-    r"""Smooth ``image`` but not across the edges of ``guide``, by an amount given for every pixel.
+    r"""Smooth ``image`` but not across the edges of ``guide``, by an amount that may differ at every pixel.
 
     In every window of side :math:`2r+1` the output is the linear function of the guide nearest to the image, its slope
     damped by ``eps`` (He, Sun, Tang, "Guided Image Filtering", ECCV 2010). For a constant ``eps`` this is
     ``kornia.filters.guided_blur(guide, image, 2 * radius + 1, eps)``, which takes no map.
 
     Args:
-        image: what is smoothed, float (B, C, H, W).
-        guide: whose edges are kept, float (B, 1, H, W) or (B, G, H, W). Often ``image`` itself or its luma.
-        radius: of the window, in pixels, at least 1. The border is mirrored (without repeating the edge pixel), as
-            often as a picture smaller than the window needs.
+        image: float (B, C, H, W).
+        guide: its edges are kept, float (B, 1, H, W) or (B, G, H, W). Often ``image`` itself or its luma.
+        radius: of the window, in pixels, at least 1. The border is mirrored (without repeating the edge pixel),
+            repeatedly if the image is smaller than the window.
         eps: a number, or a map (B, 1, H, W) or (1, 1, H, W), at least 0, in squared units of the guide: edges of a
-            contrast well above its square root survive. Where it is 0 the image is untouched, values and edges; a
-            large one smooths like a box blur. In float32 values between 0 and 1e-6 count as 1e-6.
+            contrast well above its square root survive. Where it is 0 the image is unchanged; a large value smooths
+            like a box blur. In float32, values between 0 and 1e-6 count as 1e-6.
 
     Returns:
         The filtered image, of the shape and dtype of ``image``.
@@ -68,33 +70,33 @@ def guided_filter(image: Tensor, guide: Tensor, radius: int, eps: float | Tensor
     p = g if image is guide else image.to(dtype)
     with torch.autocast(image.device.type, enabled=False):
         out = _guided_by_bands(p, g, e.clamp(_SMALLEST_EPS[dtype], _LARGEST_EPS), radius)
-        # Untouched means untouched: the windows of a pixel also reach over neighbors that are smoothed.
+        # Pixels with an eps of 0 must not change, but their windows include neighbors that are smoothed.
         out = torch.where(e > 0, out, p)
     return out.to(image.dtype)
 
 
 def _guided_by_bands(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> Tensor:
-    """Work on a large picture band by band: its planes stay in the cache, and a pixel costs about the same.
+    """Filter a large image band by band: its planes stay in the cache, so the cost per pixel stays about the same.
 
-    What lies two radii from a band has no part in it, as two box means follow one another.
+    A band depends on pixels up to two radii away, because two box means follow one another.
     """
     height, width = p.shape[-2:]
     band, halo = max(_BAND // width, 16 * radius), 2 * radius
     if height <= band + 2 * halo:
         return _guided(p, g, eps, radius)
-    out = []
+    bands = []
     for top in range(0, height, band):
         first, last = max(top - halo, 0), min(top + band + halo, height)
-        part = g[..., first:last, :]
-        own = part if p is g else p[..., first:last, :]
-        made = _guided(own, part, eps[..., first:last, :], radius)
-        out.append(made[..., top - first : top - first + band, :])
-    return torch.cat(out, -2)
+        g_band = g[..., first:last, :]
+        p_band = g_band if p is g else p[..., first:last, :]
+        filtered = _guided(p_band, g_band, eps[..., first:last, :], radius)
+        bands.append(filtered[..., top - first : top - first + band, :])
+    return torch.cat(bands, -2)
 
 
 def _guided(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> Tensor:
     guides = range(g.shape[1])
-    # What is between the two box means is transposed, as they leave it, and lies channel by channel.
+    # Everything between the two box means is transposed, as a box mean returns it, and split by channels.
     eps, mean_g = eps.mT, _box_mean(g, radius)
     mean_p = mean_g if p is g else _box_mean(p, radius)
     mg = [mean_g[:, i : i + 1] for i in guides]
@@ -118,9 +120,9 @@ def _guided(p: Tensor, g: Tensor, eps: Tensor, radius: int) -> Tensor:
 
 
 def _solve(a: dict[tuple[int, int], Tensor], ridge: Tensor, b: list[Tensor]) -> list[Tensor]:
-    """Solve (A + ridge) x = b at every pixel, A symmetric and not negative, by its factors L D L^T.
+    """Solve (A + ridge) x = b at every pixel, A symmetric and positive semidefinite, by its factors L D L^T.
 
-    ``a[i, j]`` is (B, 1, H, W), ``b[i]`` (B, C, H, W). In single planes it takes a small part of the time of
+    ``a[i, j]`` is (B, 1, H, W), ``b[i]`` (B, C, H, W). Plane by plane it takes a fraction of the time of
     ``torch.linalg.solve``, which is made for few large systems.
     """
     d: list[Tensor] = []
@@ -135,7 +137,7 @@ def _solve(a: dict[tuple[int, int], Tensor], ridge: Tensor, b: list[Tensor]) -> 
             pivot = torch.addcmul(pivot, scaled, factor[j, k], value=-1)
             column = {i: torch.addcmul(c, scaled, factor[i, k], value=-1) for i, c in column.items()}
             y = torch.addcmul(y, factor[j, k], x[k], value=-1)
-        d.append(torch.maximum(pivot, ridge))  # which it is not below but by rounding
+        d.append(torch.maximum(pivot, ridge))  # only rounding makes it smaller
         factor |= {(i, j): c / d[j] for i, c in column.items()}
         x.append(y)
     x = [y / pivot for y, pivot in zip(x, d, strict=True)]
@@ -146,16 +148,16 @@ def _solve(a: dict[tuple[int, int], Tensor], ridge: Tensor, b: list[Tensor]) -> 
 
 
 def _box_mean(x: Tensor, radius: int) -> Tensor:
-    """Mean over the window around each pixel, **transposed**: (B, C, H, W) to (B, C, W, H); the border is mirrored."""
+    """Return the mean over the window around each pixel, **transposed**: (B, C, W, H); the border is mirrored."""
     return _window_sum(_window_sum(x, radius).mT, radius).mul_((2 * radius + 1) ** -2)
 
 
 def _window_sum(x: Tensor, radius: int) -> Tensor:
-    """Sum over the window around each value of the last dimension, at a cost that does not depend on its side.
+    """Return the sum over the window around each value of the last dimension, at a cost independent of its side.
 
-    The sum is the end of one block, as long as the window, and the start of the next, and so the difference of running
-    sums that begin anew at every block: no larger than the window's own, they keep its precision (van Herk, "A fast
-    algorithm for local minimum and maximum filters on rectangular and octagonal kernels", 1992, has the blocks).
+    A window is the end of one block of its length and the start of the next, so its sum is a difference of running sums
+    that restart at every block. These are no larger than the sum over a window, and so keep its precision (blocks as in
+    van Herk, "A fast algorithm for local minimum and maximum filters on rectangular and octagonal kernels", 1992).
     """
     size = x.shape[-1]
     periods, radius = divmod(radius, max(2 * (size - 1), 1))
@@ -165,14 +167,14 @@ def _window_sum(x: Tensor, radius: int) -> Tensor:
     sums = _mirror(x, radius + 1, after).unflatten(-1, (blocks, side)).cumsum(-1)
     out = sums[..., 1:, :] - sums[..., :-1, :]
     out = out.add_(sums[..., :-1, -1:]).flatten(-2)[..., :size]
-    if periods:  # of the mirrored picture, as many on each side of the window
-        whole = 2 * x.sum(-1, keepdim=True) - x[..., :1] - x[..., -1:] if size > 1 else x
-        out = out + 2 * periods * whole
+    if periods:  # whole periods of the mirrored image, equally many on each side of the window
+        period_sum = 2 * x.sum(-1, keepdim=True) - x[..., :1] - x[..., -1:] if size > 1 else x
+        out = out + 2 * periods * period_sum
     return out
 
 
 def _mirror(x: Tensor, before: int, after: int) -> Tensor:
-    """Extend the last dimension by its mirror image, the edge not repeated, as often as a small picture needs."""
+    """Extend the last dimension by its mirror image, the edge not repeated, as often as a small image needs."""
     size = x.shape[-1]
     if max(before, after) < size:
         return torch.cat([x[..., 1 : before + 1].flip(-1), x, x[..., size - 1 - after : size - 1].flip(-1)], -1)
@@ -182,7 +184,7 @@ def _mirror(x: Tensor, before: int, after: int) -> Tensor:
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur float (B, C, H, W) by one Gaussian, cut at three ``sigma``, the border replicated; by Kornia.
+    """Blur float (B, C, H, W) with one Gaussian, cut at three ``sigma``, the border replicated; by Kornia.
 
     Example:
         >>> image = torch.zeros(1, 1, 9, 9)
@@ -198,15 +200,15 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
 
 
 def gaussian_blend(image: Tensor, share: Tensor, sigma: float) -> Tensor:
-    """Mix uint8 pictures on the CPU with their Gaussian blur, several times as fast as in floating point.
+    """Mix uint8 images on the CPU with their Gaussian blur, several times as fast as in floating point.
 
-    The result is within one gray level of ``torch.lerp(image, gaussian_blur(image, sigma), share)``; no gradient
-    passes it.
+    The result is within one gray level of ``torch.lerp(image, gaussian_blur(image, sigma), share)``; gradients
+    do not pass through it.
 
     Args:
         image: uint8 (B, C, H, W).
-        share: of the blur, float (B, 1, H, W) in [0, 1]. Where it is 0 the image is untouched.
-        sigma: standard deviation in pixels, above 0. The kernel is cut at three of them, the border replicated.
+        share: the share of the blur, float (B, 1, H, W) in [0, 1]. Where it is 0 the image is unchanged.
+        sigma: standard deviation in pixels, above 0. The kernel is cut at three ``sigma``, the border replicated.
 
     Returns:
         The mix, uint8 (B, C, H, W).
@@ -219,40 +221,42 @@ def gaussian_blend(image: Tensor, share: Tensor, sigma: float) -> Tensor:
     height, width = image.shape[-2:]
     kernel = _kernel(sigma)
     block, before, after = kernel.block, kernel.before, kernel.after
-    # Band by band in the same memory: in the cache, and not given back to the system and fetched anew, page by page.
+    # Band by band in the same memory, which stays in the cache and is not returned to the system and mapped again.
     band = block * max(1, _BAND // (image.shape[1] * width * block), 2 * before // block)
     sides = min(band, height - height % -block) + before + after, width - width % -block + before + after
     buffers = torch.empty(3, image.shape[1] * sides[0] * sides[1], dtype=torch.float32)
     out = image.clone()
-    for picture, own, mixed in zip(image, share.detach().float()[:, 0], out, strict=True):
-        # Rows before channels: then each pass of the blur is one product over all of them.
-        padded = _replicate(picture.transpose(0, 1), 0, before, after - height % -block)
+    for original, shares, mixed in zip(image, share.detach().float()[:, 0], out, strict=True):
+        # Rows before channels: then each pass of the blur is one product over all channels.
+        padded = _replicate(original.transpose(0, 1), 0, before, after - height % -block)
         padded = _replicate(padded, 2, before, after - width % -block)
         for top in range(0, height, band):
-            part = own[top : top + band, None]
-            if float(part.amax()) == 0:
+            weight = shares[top : top + band, None]
+            if float(weight.amax()) == 0:
                 continue
             source = padded[top : top + band + before + after]
             x = _view(buffers[0], source.shape).copy_(source)
-            blurred = _filtered(x, kernel, buffers[1], buffers[2])[: len(part), :, :width]
-            mix = torch.lerp(x[before : before + len(part), :, before : before + width], blurred, part, out=blurred)
-            mixed[:, top : top + band] = mix.round_().to(torch.int16).transpose(0, 1)  # faster than straight to uint8
+            blurred = _filtered(x, kernel, buffers[1], buffers[2])[: len(weight), :, :width]
+            sharp = x[before : before + len(weight), :, before : before + width]
+            mix = torch.lerp(sharp, blurred, weight, out=blurred)
+            # Through int16, which is faster than straight to uint8.
+            mixed[:, top : top + band] = mix.round_().to(torch.int16).transpose(0, 1)
     return out
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """A Gaussian as matrices that act on a block of pixels and those around it.
+    """A Gaussian as matrices that act on a block of pixels and its neighbors.
 
-    A wide one is evaluated at every few pixels only, and the rest interpolated, so that a pixel costs the same whatever
-    the width: at 2.3 samples or more a sigma the two differ by less than a fifth of a gray level.
+    A wide Gaussian is evaluated only every few pixels and interpolated in between, so that the cost per pixel does not
+    depend on its width. At 2.3 samples a sigma or more, interpolation is off by less than a fifth of a gray level.
 
     Attributes:
-        down: (samples of a block, pixels they are made of).
-        up: (pixels of a block, samples they are made of); None where every pixel is a sample.
+        down: (samples of a block, pixels around the block), from pixels to samples.
+        up: (pixels of a block, samples), from samples to pixels; None if every pixel is a sample.
         block: pixels of a block.
-        before: pixels needed before the first of a block,
-        after: and after the last.
+        before: pixels needed before the first of a block.
+        after: pixels needed after the last of a block.
     """
 
     down: Tensor
@@ -271,45 +275,45 @@ def _kernel(sigma: float) -> _Kernel:
         down = torch.stack([F.pad(taps, (k * step, (samples - 1 - k) * step)) for k in range(samples)]).float()
         if step == 1:
             return _Kernel(down, None, samples, reach, reach)
-        # By the cubic through the two samples on either side (Lagrange).
-        at = torch.arange(step, dtype=torch.float64) / step
-        cubic = [-at * (at - 1) * (at - 2) / 6, (at + 1) * (at - 1) * (at - 2) / 2]
-        cubic += [-(at + 1) * at * (at - 2) / 2, (at + 1) * at * (at - 1) / 6]
+        # The cubic through the two samples on either side (Lagrange).
+        t = torch.arange(step, dtype=torch.float64) / step
+        cubic = [-t * (t - 1) * (t - 2) / 6, (t + 1) * (t - 1) * (t - 2) / 2]
+        cubic += [-(t + 1) * t * (t - 2) / 2, (t + 1) * t * (t - 1) / 6]
         weights = torch.stack(cubic, 1)
         up = torch.cat([F.pad(weights, (k, samples - 1 - k)) for k in range(samples)]).float()
-    # A block of samples more than there are pixels: the first lies a step before them, and two come after.
+    # One more block of samples than of pixels is computed: one sample lies before the pixels, and two lie after.
     return _Kernel(down, up, samples * step, reach + step, reach + (samples - 2) * step + 1)
 
 
-def _filtered(x: Tensor, kernel: _Kernel, one: Tensor, other: Tensor) -> Tensor:
+def _filtered(x: Tensor, kernel: _Kernel, buffer: Tensor, work: Tensor) -> Tensor:
     """Filter the rows and columns of (H + before + after, C, W + before + after), H and W multiples of the block.
 
-    By products with a matrix that holds the taps once for every sample of a block: more multiplications than a
-    convolution, and yet several times as fast. The result (H, C, W) lies in one of the buffers.
+    By products with a matrix that has the taps once for every sample of a block: more multiplications than a
+    convolution, and yet several times as fast. The result (H, C, W) is in one of the two buffers.
     """
     with torch.autocast("cpu", enabled=False):
-        x = _rows(x, kernel.down, kernel.block, one)
-        x = _columns(x, kernel.down, kernel.block, other, one)
+        x = _rows(x, kernel.down, kernel.block, out=buffer)
+        x = _columns(x, kernel.down, kernel.block, work=work, out=buffer)
         if kernel.up is None:
             return x
-        x = _columns(x, kernel.up, len(kernel.down), other, one)
-        return _rows(x, kernel.up, len(kernel.down), other)
+        x = _columns(x, kernel.up, len(kernel.down), work=work, out=buffer)
+        return _rows(x, kernel.up, len(kernel.down), out=work)
 
 
-def _rows(x: Tensor, matrix: Tensor, step: int, out: Tensor) -> Tensor:
-    """Turn windows of rows of (H, C, W), each a step further, to as many rows as the matrix has, in memory given."""
+def _rows(x: Tensor, matrix: Tensor, step: int, *, out: Tensor) -> Tensor:
+    """Multiply windows of rows of (H, C, W), ``step`` rows apart, by the matrix; the result is in ``out``."""
     windows = x.flatten(1).unfold(0, matrix.shape[1], step).transpose(1, 2)  # (blocks, window, C * W)
-    made = _view(out, (len(windows), len(matrix), windows.shape[2]))
-    torch.bmm(matrix.expand(len(windows), -1, -1), windows, out=made)
-    return made.view(-1, *x.shape[1:])
+    product = _view(out, (len(windows), len(matrix), windows.shape[2]))
+    torch.bmm(matrix.expand(len(windows), -1, -1), windows, out=product)
+    return product.view(-1, *x.shape[1:])
 
 
-def _columns(x: Tensor, matrix: Tensor, step: int, work: Tensor, out: Tensor) -> Tensor:
-    """The same along the columns; ``x`` may lie in ``out``."""
+def _columns(x: Tensor, matrix: Tensor, step: int, *, work: Tensor, out: Tensor) -> Tensor:
+    """Multiply windows of columns likewise; ``x`` may be in ``out``."""
     windows = x.view(-1, x.shape[2]).unfold(1, matrix.shape[1], step).transpose(0, 1)  # (blocks, H * C, window)
-    made = _view(work, (*windows.shape[:2], len(matrix)))
-    torch.bmm(windows, matrix.T.expand(len(windows), -1, -1), out=made)
-    joined = _view(out, (made.shape[1], len(made), len(matrix))).copy_(made.transpose(0, 1))
+    product = _view(work, (*windows.shape[:2], len(matrix)))
+    torch.bmm(windows, matrix.T.expand(len(windows), -1, -1), out=product)
+    joined = _view(out, (product.shape[1], len(product), len(matrix))).copy_(product.transpose(0, 1))
     return joined.view(*x.shape[:2], -1)
 
 
@@ -331,20 +335,20 @@ def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[
     r"""Blur every pixel with a Gaussian of its own width, from a small stack of blurred copies.
 
     Between two levels of the stack the two copies are blended linearly in :math:`\sigma^2`, so that the blend has the
-    variance that was asked for; at a level it is the Gaussian itself. (Koenderink, "The structure of images", 1984.)
+    requested variance; at a level it is the Gaussian itself. (Koenderink, "The structure of images", 1984.)
 
     Args:
         image: float (B, C, H, W).
         sigma: standard deviation in pixels, at least 0: a number, or a map (B, 1, H, W) or (1, 1, H, W). Where it is 0
-            the image is untouched; above the largest level it counts as the largest level.
-        levels: the widths of the stack, positive and rising. Levels that no pixel needs are not computed.
+            the image is unchanged; above the largest level it counts as the largest level.
+        levels: the widths of the stack, positive and increasing. Levels that no pixel needs are not computed.
 
     Returns:
         The blurred image, of the shape and dtype of ``image``. The border is replicated.
 
     Raises:
         TypeError: if a tensor is not floating point.
-        ValueError: if the shapes do not fit, a sigma is negative, or the levels are not positive and rising.
+        ValueError: if the shapes do not fit, a sigma is negative, or the levels are not positive and increasing.
 
     Example:
         >>> image = torch.rand(1, 3, 24, 24)
@@ -357,7 +361,7 @@ def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[
     sigma = _as_map("sigma", sigma, image)
     levels = tuple(float(s) for s in levels)
     if not levels or levels[0] <= 0 or any(b <= a for a, b in pairwise(levels)):
-        raise ValueError(f"levels: expected positive, rising widths, got {levels}")
+        raise ValueError(f"levels: expected positive, increasing widths, got {levels}")
 
     dtype = torch.float32 if image.dtype in _HALF else image.dtype
     x = image.to(dtype)
@@ -366,12 +370,12 @@ def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[
     with torch.autocast(image.device.type, enabled=False):
         out, below, below_variance = x, x, 0.0
         for level in levels:
-            # At strength nil everywhere the first level is only there for the gradient of sigma.
+            # If sigma is 0 everywhere, the first level is only computed for the gradient of sigma.
             if needed <= below_variance and (below_variance > 0 or not sigma.requires_grad):
                 break
             blurred = gaussian_blur(x, level)
             share = ((variance - below_variance) / (level * level - below_variance)).clamp(0, 1)
-            # A running lerp: full shares below a pixel's level replace all that came before, a nil share adds nothing.
+            # A running lerp: a share of 1, below a pixel's level, replaces the sum so far; a share of 0 adds nothing.
             out = torch.where(variance > below_variance, torch.lerp(below, blurred, share), out)
             below, below_variance = blurred, level * level
     return out.to(image.dtype)
@@ -380,7 +384,7 @@ def gaussian_scale_space(image: Tensor, sigma: float | Tensor, levels: Sequence[
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resample float (B, C, H, W) to ``size`` (height, width), bicubic, antialiased when shrinking.
 
-    Values may overshoot the range of the image by a little, as bicubic interpolation does: clamp where it matters.
+    Values may overshoot the range of the image a little, as bicubic interpolation does: clamp where it matters.
 
     Example:
         >>> resize(torch.rand(1, 1, 7, 7), (32, 20)).shape

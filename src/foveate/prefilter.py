@@ -11,7 +11,7 @@ from torch import Tensor
 from foveate._checks import check_number
 from foveate._registry import Registry
 from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
-from foveate.images import check_tensor, like, to_float
+from foveate.images import check_tensor, to_dtype, to_float
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps, saliency_maps
 
 __all__ = ["FILTERS", "REFERENCE", "Filter", "Prefilter", "register_filter", "strength_map"]
@@ -258,7 +258,7 @@ class Prefilter:
         if not isinstance(filtered, Tensor) or filtered.shape != images.shape:
             shape = tuple(filtered.shape) if isinstance(filtered, Tensor) else type(filtered).__name__
             raise ValueError(f"filter: {self.filter_name} is to return images {tuple(images.shape)}, got {shape}")
-        return like(filtered.clamp(0, 1), images.dtype)
+        return to_dtype(filtered.clamp(0, 1), images.dtype)
 
 
 def _size(images: Tensor) -> tuple[int, int]:

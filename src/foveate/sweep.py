@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from foveate.images import same_size
+from foveate.images import group_by_shape
 from foveate.prefilter import Prefilter
 from foveate.saliency import Saliency, check_maps, saliency_maps
 
@@ -98,7 +98,7 @@ class Sweep:
         if self._batch is not None:
             return list(saliency_maps(saliency, self._batch))
         maps: dict[int, Tensor] = {}
-        groups = same_size(self.images) if self._batched else [[k] for k in range(len(self.images))]
+        groups = group_by_shape(self.images) if self._batched else [[k] for k in range(len(self.images))]
         for group in groups:
             batch = saliency_maps(saliency, _stacked([self.images[k] for k in group]))
             maps |= dict(zip(group, batch, strict=True))

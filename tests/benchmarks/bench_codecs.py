@@ -1,7 +1,7 @@
-"""What Foveate's codecs cost against the libraries called by hand: ``python tests/benchmarks/bench_codecs.py``.
+"""What Foveate's codecs cost compared with calling the libraries directly: ``python tests/benchmarks/bench_codecs.py``.
 
-Both encode and decode the same picture in turn, A B A B ...; the ratio is taken pair by pair. Also: how much faster a
-batch is on two threads than on one, which tells whether a library lets go of the GIL. Prints one JSON object.
+Both encode and decode the same image in turn, A B A B ...; the ratio is taken pair by pair. Also: how much faster a
+batch is on two threads than on codec, which shows whether a library releases the GIL. Prints one JSON object.
 """
 
 import argparse
@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 from timing import compare
 
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.codecs import CODECS
 
 
-def picture(height: int, width: int) -> np.ndarray:
-    """A picture with the spectrum of photos: noise of amplitude 1/f."""
+def pink_noise(height: int, width: int) -> np.ndarray:
+    """Return an image with the spectrum of photos: noise of amplitude 1/f."""
     random = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
     planes = [np.fft.irfft2(np.fft.rfft2(random.normal(size=(height, width))) / frequency) for _ in range(3)]
@@ -74,15 +74,15 @@ BY_HAND = {
 }
 
 
-def threads(function: Callable, items: list) -> float:
-    """How many times faster two threads are than one, median of five pairs."""
+def thread_gain(function: Callable, items: list) -> float:
+    """Return how many times as fast two threads are as one, the median of five pairs."""
     gains = []
     for _ in range(5):
         times = []
         for count in (1, 2):
             torch.set_num_threads(count)
             began = time.perf_counter()
-            spread(function, items)
+            parallel_map(function, items)
             times.append(time.perf_counter() - began)
         gains.append(times[0] / times[1])
     return round(statistics.median(gains), 2)
@@ -93,23 +93,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--size", type=int, nargs=2, default=(400, 500), metavar=("HEIGHT", "WIDTH"))
     args = parser.parse_args()
-    image = picture(*args.size)
-    found = {}
+    image = pink_noise(*args.size)
+    rows = {}
     for name, cls in CODECS.items():
-        one, (encode, decode) = cls(), BY_HAND[name]
-        ours = one.encode(image)
+        codec, (encode, decode) = cls(), BY_HAND[name]
+        ours = codec.encode(image)
         theirs = encode(image)
         row: dict[str, object] = {"library": cls.library(), "bytes": [len(ours), len(theirs)]}
-        for what, a, b in (
-            ("encode", partial(one.encode, image), partial(encode, image)),
-            ("decode", partial(one.decode, ours), partial(decode, theirs)),
+        for direction, a, b in (
+            ("encode", partial(codec.encode, image), partial(encode, image)),
+            ("decode", partial(codec.decode, ours), partial(decode, theirs)),
         ):
             ratio = compare(a, b, args.repeats)
             ratio["ours_MB_per_s"] = round(image.nbytes / 1e3 / ratio["ours_ms"], 1)
-            row[what] = ratio
-        row["two threads"] = {"encode": threads(one.encode, [image] * 8), "decode": threads(one.decode, [ours] * 8)}
-        found[name] = row
-    print(json.dumps({"size": args.size, "repeats": args.repeats, "codecs": found}, indent=1))
+            row[direction] = ratio
+        row["two threads"] = {
+            "encode": thread_gain(codec.encode, [image] * 8),
+            "decode": thread_gain(codec.decode, [ours] * 8),
+        }
+        rows[name] = row
+    print(json.dumps({"size": args.size, "repeats": args.repeats, "codecs": rows}, indent=1))
 
 
 if __name__ == "__main__":

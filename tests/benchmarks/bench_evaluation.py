@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from foveate import Compressor, GradCam, Prefilter
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.evaluation import Judge, SampleFolder, measure
 from foveate.images import from_array, to_array
 from foveate.models import load_classifier
@@ -32,7 +32,7 @@ def main() -> None:
     photos = [folder[k] for k in range(len(folder))]
     judges = [Judge(load_classifier(spec), spec == args.model) for spec in (args.model, args.judge)]
     maker = judges[0].classifier
-    prefilter = Prefilter(GradCam(maker.model, preprocess=maker.preprocess.whole()))
+    prefilter = Prefilter(GradCam(maker.model, preprocess=maker.preprocess.without_crop()))
     points = [
         Compressor(f"{name}:{q}", p)
         for p in (None, prefilter)
@@ -48,15 +48,15 @@ def main() -> None:
         spent = dict.fromkeys(("encode", "decode", "forward"), 0.0)
         for photo, arrays in zip(photos, stored, strict=True):
             began = time.perf_counter()
-            data = spread(lambda job: job[0].encode(job[1]), zip(codecs, arrays, strict=True))
+            data = parallel_map(lambda job: job[0].encode(job[1]), zip(codecs, arrays, strict=True))
             encoded = time.perf_counter()
-            pictures = spread(lambda job: job[0].decode(job[1]), zip(codecs, data, strict=True))
+            pictures = parallel_map(lambda job: job[0].decode(job[1]), zip(codecs, data, strict=True))
             decoded = time.perf_counter()
             shown = [photo.pixels, *map(from_array, pictures)]
             views = maker.preprocess.batch(shown)
             ready = time.perf_counter()
             for judge in judges:
-                judge.classifier.ask(views)
+                judge.classifier.forward(views)
             spent["encode"] += encoded - began
             spent["decode"] += decoded - encoded
             spent["forward"] += time.perf_counter() - ready

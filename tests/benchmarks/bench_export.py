@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--codec", action="append", help="default: webp:50, jpeg:50 and avif:50")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    preprocess = Preprocess(256) if ":" in args.model else preprocess_of(args.model).whole()
+    preprocess = Preprocess(256) if ":" in args.model else preprocess_of(args.model).without_crop()
     saliency = GradCam(args.model, preprocess=preprocess)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

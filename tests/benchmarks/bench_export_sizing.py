@@ -41,7 +41,7 @@ def timed(job: Callable[[], Any], rounds: int = 3) -> tuple[float, Any]:
 def measure(paths: list[Path], model: str, codecs: list[str], strength: float) -> dict[str, list[float]]:
     """Return what each photo took: seconds by step, and bytes."""
     preprocess = preprocess_of(model) if ":" not in model else Preprocess()
-    prefilter = Prefilter(GradCam(model, preprocess=preprocess.whole()), strength)
+    prefilter = Prefilter(GradCam(model, preprocess=preprocess.without_crop()), strength)
     compressors = {codec: Compressor(codec, prefilter) for codec in codecs}
     found: dict[str, list[float]] = {}
 

@@ -515,7 +515,7 @@ def main() -> None:
 
             shown = PREPROCESS, PREPROCESS
         else:
-            shown = load_classifier(args.model).preprocess.whole(), None
+            shown = load_classifier(args.model).preprocess.without_crop(), None
         settings = Settings(photos, args.model, *shown, args.repeats)
         if args.quick:
             settings = Settings(

@@ -1,4 +1,4 @@
-"""Timing of several ways to do one thing, in turn, so that a machine whose speed drifts does not bend the ratios."""
+"""Timing several ways to do one thing in turn, so that a drift of the machine's speed does not distort the ratios."""
 
 import statistics
 import time
@@ -14,12 +14,12 @@ def alternate(
 
     Args:
         calls: by name.
-        repeats: rounds that count.
-        against: the call that the ratios are to, round by round.
-        times: each call's time is divided by it, as for the pictures of a batch.
+        repeats: number of rounds that count.
+        against: the call that the others are divided by, round by round.
+        times: what to divide each call's time by, such as the number of images in a batch.
 
     Returns:
-        By name: the median and the quartiles in milliseconds, and of the ratio to ``against``.
+        By name: the median and the quartiles of the milliseconds, and of the ratio to ``against``.
     """
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats + 1):
@@ -30,26 +30,26 @@ def alternate(
                 torch.cuda.synchronize()
             spent[name].append(1e3 * (time.perf_counter() - began) / times)
     out: dict[str, dict[str, object]] = {}
-    for name, found in spent.items():
-        ratios = [a / b for a, b in zip(found[1:], spent[against][1:], strict=True)]
-        ms, ratio = quartiles(found[1:]), quartiles(ratios)
+    for name, samples in spent.items():
+        ratios = [a / b for a, b in zip(samples[1:], spent[against][1:], strict=True)]
+        ms, ratio = quartiles(samples[1:]), quartiles(ratios)
         out[name] = {"ms": ms[1], "ms_quartiles": ms[::2], "ratio": ratio[1], "ratio_quartiles": ratio[::2]}
         out[name]["n"] = repeats
     return out
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """The lower quartile, the median and the upper quartile, to four digits."""
-    found = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return [float(f"{value:.4g}") for value in found]
+    """Return the lower quartile, the median and the upper quartile, to four digits."""
+    cuts = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+    return [float(f"{value:.4g}") for value in cuts]
 
 
 def compare(ours: Callable[[], object], theirs: Callable[[], object], repeats: int) -> dict[str, object]:
     """Time two calls in turn and return the medians in milliseconds and the ratio ours / theirs."""
-    found = alternate({"ours": ours, "theirs": theirs}, repeats, "theirs")
+    timings = alternate({"ours": ours, "theirs": theirs}, repeats, "theirs")
     return {
-        "ours_ms": found["ours"]["ms"],
-        "theirs_ms": found["theirs"]["ms"],
-        "ratio": found["ours"]["ratio"],
-        "ratio_quartiles": found["ours"]["ratio_quartiles"],
+        "ours_ms": timings["ours"]["ms"],
+        "theirs_ms": timings["theirs"]["ms"],
+        "ratio": timings["ours"]["ratio"],
+        "ratio_quartiles": timings["ours"]["ratio_quartiles"],
     }

@@ -1,4 +1,4 @@
-"""What every codec is: a frozen dataclass of its settings that encodes and decodes in memory."""
+"""The base of all codecs: a frozen dataclass of settings that encodes and decodes in memory."""
 
 import operator
 from abc import ABC, abstractmethod
@@ -14,11 +14,11 @@ from foveate._checks import MAX_PIXELS
 
 
 class CodecError(ValueError):
-    """A bitstream that cannot be decoded: truncated, corrupted, of another format, or over ``MAX_PIXELS``."""
+    """A bitstream cannot be decoded: it is truncated, corrupted, of another format, or over ``MAX_PIXELS``."""
 
 
 class TooLargeError(ValueError):
-    """A picture of more pixels than the format, or Foveate, takes."""
+    """An image has more pixels than the format or Foveate takes."""
 
 
 def check_image(image: npt.NDArray[np.uint8]) -> None:
@@ -36,13 +36,13 @@ def check_image(image: npt.NDArray[np.uint8]) -> None:
 
 
 def check_integer(name: str, value: Any, low: int, high: int) -> int:
-    """Return ``value`` as an int if it is an integer, NumPy's and others' too, in [low, high].
+    """Return ``value`` as an int if it is an integer, of NumPy or other libraries too, in [low, high].
 
     Args:
-        name: says of which argument of which codec.
-        value: to be checked.
-        low: the least it may be.
-        high: the most it may be.
+        name: the argument and the codec, such as ``"quality: JPEG"``.
+        value: the value to check.
+        low: the lowest allowed.
+        high: the highest allowed.
 
     Raises:
         TypeError: if it is not an integer; booleans are not integers here.
@@ -70,16 +70,16 @@ class Codec(ABC):
     """A codec at one setting: immutable, hashable, picklable, and without any state between calls.
 
     Subclasses add their knobs as dataclass fields, each with a default and each a str, int, float or bool unless they
-    say how a short string spells it, and hold to three rules: the bitstream carries the picture and no metadata,
-    the decoded picture has the size of the source, and what cannot be decoded raises :class:`CodecError`.
+    define how it is written in a short string, and keep three rules: the bitstream carries the image and no metadata,
+    the decoded image has the size of the source, and data that cannot be decoded raises :class:`CodecError`.
 
     Attributes:
-        quality: on the codec's native scale, of which each subclass says the direction.
+        quality: on the codec's native scale; each subclass documents its direction.
         name: the codec's name in short strings and results.
-        suffix: the ending of files that hold its bitstreams.
+        suffix: the suffix of its files, such as ``".jpg"``.
         media_type: the registered media (MIME) type of its bitstreams.
-        grayscale: whether a grayscale picture comes back with one channel; where the format has none it comes back as
-            RGB, and :class:`foveate.Compressor` takes it back to one.
+        grayscale: whether a grayscale image is decoded with one channel; if the format has none, as RGB, which
+            :class:`foveate.Compressor` converts back to one channel.
         scale: every quality that a search may try, from coarsest to finest.
         ladder: a few of them for sweeps, from coarse to fine.
     """
@@ -93,20 +93,20 @@ class Codec(ABC):
     ladder: ClassVar[tuple[float, ...]]
 
     def encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None = None) -> bytes:
-        """Compress a picture.
+        """Compress an image.
 
         Args:
             image: (H, W, 3) RGB or (H, W, 1) grayscale, uint8, H and W at least 1.
-            saliency: a map (h, w) in [0, 1] over the whole picture, where :attr:`needs_saliency`; else None.
+            saliency: a map (h, w) in [0, 1] over the whole image if :attr:`needs_saliency`; else None.
 
         Returns:
             The complete bitstream, without EXIF, ICC or other metadata: its length is the rate.
 
         Raises:
             TypeError: if ``image`` is not a uint8 array.
-            ValueError: if its shape is not one of the two, it has more than ``MAX_PIXELS`` pixels, or more a side than
-                the format can hold; if a map is missing, has no use, or is no map.
-            ImportError: if the codec's library is not installed, with the line that installs it.
+            ValueError: if its shape is not one of the two, it has more than ``MAX_PIXELS`` pixels, or a longer
+                side than the format allows; if a map is missing, not used by this codec, or not a map in [0, 1].
+            ImportError: if the codec's library is not installed, with the command that installs it.
         """
         check_image(image)
         if (saliency is not None) != self.needs_saliency:
@@ -120,7 +120,7 @@ class Codec(ABC):
 
     @abstractmethod
     def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
-        """Compress a checked, contiguous picture (H, W, 3 or 1)."""
+        """Compress a checked, contiguous image (H, W, 3 or 1)."""
 
     @abstractmethod
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
@@ -130,30 +130,30 @@ class Codec(ABC):
             data: a complete bitstream of this format, from any encoder.
 
         Returns:
-            (H, W, 3) RGB, or (H, W, 1) where the bitstream is grayscale, uint8.
+            (H, W, 3) RGB, or (H, W, 1) if the bitstream is grayscale, uint8.
 
         Raises:
-            CodecError: if ``data`` is not a whole and sound bitstream of this format.
+            CodecError: if ``data`` is not a complete and valid bitstream of this format.
             ImportError: if the codec's library is not installed.
         """
 
     @classmethod
     @abstractmethod
     def library(cls) -> str:
-        """Return the library that does the work, with its version.
+        """Return the name and version of the library that encodes and decodes.
 
         Raises:
-            ImportError: if it is not installed, with the line that installs it.
+            ImportError: if it is not installed, with the command that installs it.
         """
 
     @property
     def needs_saliency(self) -> bool:
-        """Whether :meth:`encode` takes a saliency map into account, and so needs one."""
+        """Whether :meth:`encode` uses a saliency map, and so needs one."""
         return False
 
     @property
     def plain(self) -> "Codec":
-        """This codec without use of saliency: what it is to be compared with."""
+        """This codec without use of saliency, to compare it with."""
         return self
 
     @classmethod
@@ -172,12 +172,12 @@ class Codec(ABC):
         return self.ladder
 
     def coarser(self) -> Self | None:
-        """Return this codec at the next coarser quality of its scale; None at the end of it."""
+        """Return this codec at the next coarser quality of its scale; None at its end."""
         step = self._step() - 1
         return self.with_quality(self.scale[step]) if step >= 0 else None
 
     def finer(self) -> Self | None:
-        """Return this codec at the next finer quality of its scale; None at the end of it.
+        """Return this codec at the next finer quality of its scale; None at its end.
 
         Example:
             >>> from foveate import Jpeg
@@ -189,16 +189,16 @@ class Codec(ABC):
         return self.with_quality(self.scale[step]) if step < len(self.scale) else None
 
     def _step(self) -> int:
-        """Position on the scale of the coarsest quality that is no coarser than this one."""
+        """Return the index on the scale of the coarsest quality that is not coarser than this one."""
         sign = 1 if self.scale[0] < self.scale[-1] else -1
         return bisect_left(self.scale, sign * self.quality, key=lambda quality: sign * quality)
 
     def with_settings(self, **settings: Any) -> Self:
-        """Return this codec with other settings, all else kept."""
+        """Return this codec with some settings changed."""
         return replace(self, **settings)
 
     def with_quality(self, quality: float) -> Self:
-        """Return this codec at another quality, all else kept.
+        """Return this codec at another quality, with the same settings otherwise.
 
         Example:
             >>> from foveate import Jpeg
@@ -207,14 +207,14 @@ class Codec(ABC):
         """
         return self.with_settings(quality=quality)
 
-    def _keep(self, **settings: Any) -> None:
-        """Take settings as they were checked: plain numbers, so that equal codecs have equal strings and hashes."""
+    def _store(self, **settings: Any) -> None:
+        """Store checked settings as plain numbers, so that equal codecs have equal strings and hashes."""
         for name, value in settings.items():
             object.__setattr__(self, name, value)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the codec at the settings of ``"quality,knob=value,..."``; what is not named takes its default.
+        """Return the codec at the settings of ``"quality,knob=value,..."``; the others take their defaults.
 
         Raises:
             ValueError: if a knob is unknown or a value does not fit.
@@ -229,25 +229,25 @@ class Codec(ABC):
                 raise ValueError(f"codec: {cls.name} has no knob {part!r}; it has {', '.join(knobs)}")
             kind: Any = type(knobs[key].default)
             try:
-                settings[key] = cls._read(key, kind, value)
+                settings[key] = cls._parse_value(key, kind, value)
             except (KeyError, ValueError):
                 takes = "hexadecimal digits" if kind is type(None) else kind.__name__
                 raise ValueError(f"codec: {cls.name}: {key} takes {takes}, got {value!r}") from None
         return cls(**settings)
 
     @classmethod
-    def _read(cls, key: str, kind: Any, text: str) -> Any:
-        """The value of a knob from a short string; KeyError or ValueError if it is not one."""
+    def _parse_value(cls, key: str, kind: Any, text: str) -> Any:
+        """Return the value of a knob from a short string; raise KeyError or ValueError if it is not valid."""
         return {"True": True, "False": False}[text] if kind is bool else kind(text)
 
     @classmethod
-    def _say(cls, value: Any) -> str:
-        """The value of a knob in a short string."""
+    def _format_value(cls, value: Any) -> str:
+        """Return the value of a knob as a short string writes it."""
         return str(value).removesuffix(".0")
 
     @property
     def family(self) -> str:
-        """The short string without the quality: what the points of one rate–accuracy curve share.
+        """The short string without the quality, common to the points of one rate–accuracy curve.
 
         Example:
             >>> from foveate import Jpeg
@@ -258,9 +258,9 @@ class Codec(ABC):
         return f"{self.name}:{knobs}" if knobs else self.name
 
     def __str__(self) -> str:
-        return f"{self.name}:{','.join(filter(None, [self._say(self.quality), self._knobs()]))}"
+        return f"{self.name}:{','.join(filter(None, [self._format_value(self.quality), self._knobs()]))}"
 
     def _knobs(self) -> str:
-        """The settings beside the quality that are not the defaults."""
+        """Return the settings other than the quality that differ from the defaults."""
         values = ((f.name, getattr(self, f.name), f.default) for f in fields(self) if f.name != "quality")
-        return ",".join(f"{name}={self._say(value)}" for name, value, default in values if value != default)
+        return ",".join(f"{name}={self._format_value(value)}" for name, value, default in values if value != default)

@@ -1,5 +1,6 @@
 """Codecs by name: short strings to codecs, and files to the codec that reads them."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -106,7 +107,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def read_image(
-    data: bytes, suffix: str, *, gray: bool = False, upright: bool = True, formats: tuple[str, ...] = ()
+    data: bytes, suffix: str, *, gray: bool = False, upright: bool = True, formats: Sequence[str] = ()
 ) -> Tensor:
     """Read an image file of a usual format, whatever it is called, or one that only a codec of Foveate's reads.
 
@@ -126,10 +127,10 @@ def read_image(
     """
     suffix = suffix.lower()
     if suffix in SUFFIXES or not suffix:
-        return read(data, gray, upright, formats)
+        return read(data, gray=gray, upright=upright, formats=formats)
     cls = next((cls for cls in CODECS.usable().values() if suffix in cls.suffixes()), None)
     if cls is None:
-        return read(data, gray, upright, formats)
+        return read(data, gray=gray, upright=upright, formats=formats)
     try:
         image = from_array(cls.parse("").decode(data))
     except Exception as error:  # whatever a decoder of other hands raises on damaged bytes

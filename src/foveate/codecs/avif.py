@@ -1,4 +1,4 @@
-"""AVIF (AV1 intra frames) through Pillow's libavif."""
+"""AVIF (AV1 intra frames) with Pillow's libavif."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ import numpy.typing as npt
 from foveate.codecs import _pillow
 from foveate.codecs._codec import Codec, check_integer, check_subsampling
 
+__all__ = ["Avif"]
+
 
 @dataclass(frozen=True)
 class Avif(Codec):
@@ -17,11 +19,11 @@ class Avif(Codec):
 
     Args:
         quality: 0 (coarsest) to 100 (finest), the scale of libavif.
-        speed: 0 (slow, fewer bytes) to 10 (fast). Below 6 a photo takes seconds.
+        speed: 0 (slow, fewer bytes) to 10 (fast). Below 6 an image takes seconds.
         subsampling: of the chroma planes: ``"4:2:0"``, ``"4:2:2"`` or ``"4:4:4"``.
 
     Raises:
-        TypeError: if a number is no integer.
+        TypeError: if a number is not an integer.
         ValueError: if an argument is out of its range.
 
     Example:
@@ -42,7 +44,7 @@ class Avif(Codec):
     ladder: ClassVar[tuple[float, ...]] = (15, 30, 50, 70)
 
     def __post_init__(self) -> None:
-        self._keep(
+        self._store(
             quality=check_integer("quality: AVIF", self.quality, 0, 100),
             speed=check_integer("speed: AVIF", self.speed, 0, 10),
         )
@@ -62,7 +64,7 @@ class Avif(Codec):
 
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
         pixels = _pillow.decode(data, "AVIF")
-        # Only Pillow 13 says that a picture has no chroma; older ones give it as RGB, and so does this.
+        # Only Pillow 13 and later return an image without chroma as gray; older ones return RGB, and so does this.
         return pixels.repeat(3, axis=2) if pixels.shape[2] == 1 else pixels
 
     @classmethod

@@ -1,4 +1,4 @@
-"""HEVC intra (ITU-T H.265) through PyAV's libx265, or in a HEIF container through pillow-heif; extra ``codecs``."""
+"""HEVC intra (ITU-T H.265) with PyAV's libx265, or in a HEIF container with pillow-heif; extra ``codecs``."""
 
 import io
 from collections.abc import Sequence
@@ -15,35 +15,37 @@ from foveate._checks import MAX_PIXELS, check_number
 from foveate._extras import require
 from foveate.codecs._codec import Codec, CodecError, check_integer
 
+__all__ = ["Hevc"]
+
 _PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 _BLOCK = 16
 """Side of the smallest block that takes a QP of its own, x265's ``qg-size``."""
-_END = bytes.fromhex("0000014a01")
-"""End-of-bitstream NAL unit (H.265, 7.3.1): the mark that a stream is whole."""
+_END_OF_STREAM = bytes.fromhex("0000014a01")
+"""End-of-bitstream NAL unit (H.265, 7.3.1): the mark that a stream is complete."""
 _CROP = bytes.fromhex("0000016001")
-"""NAL unit of the unspecified type 48, which decoders pass over; a byte follows: columns << 4 | rows to crop."""
+"""NAL unit of the unspecified type 48, which decoders ignore; a byte follows: columns << 4 | rows to crop."""
 
 
 @dataclass(frozen=True)
 class Hevc(Codec):
-    """One HEVC intra picture of 8 bits a channel, full range, at an exact QP.
+    """One HEVC intra frame of 8 bits a channel, full range, at an exact QP.
 
-    The bare stream (Annex B) ends with an end-of-bitstream unit, by which a stream that breaks off is told; one from
-    elsewhere needs it too. H.265 cannot say an odd size at 4:2:0, and x265 refuses sides under 16 pixels: such
-    pictures are padded, and a unit that other decoders pass over says what to crop (they show the padding).
+    The bare stream (Annex B) ends with an end-of-bitstream unit, without which it is refused as truncated; streams from
+    other encoders need it too. H.265 has no odd sizes at 4:2:0, and x265 refuses sides under 16 pixels: such images are
+    padded, and a unit that other decoders ignore says what to crop (they show the padding).
 
     Args:
         quality: the QP, 0 (finest) to 51 (coarsest): lower is finer.
-        preset: effort of x265, ``"ultrafast"`` to ``"placebo"``: slower mostly means fewer bytes.
+        preset: the effort of x265, ``"ultrafast"`` to ``"placebo"``; slower mostly means fewer bytes.
         subsampling: of the chroma planes: ``"4:2:0"`` or ``"4:4:4"``.
-        roi: QP added where the saliency is nil, 0 to 25, falling to 0 where it is highest, in blocks of 16 pixels
-            (x265 averages them over a coding block that it does not split): saliency inside the encoder instead of a
-            filter before it. Above 0, :meth:`encode` needs a map.
-        container: ``"none"`` for the bare stream, or ``"heif"``, which holds every size and costs a tiny picture
-            some 330 bytes more; without ``roi``.
+        roi: QP added where the saliency is 0, from 0 to 25, decreasing to 0 where the saliency is 1, in blocks of 16
+            pixels (x265 averages them over a coding block that it does not split): saliency inside the encoder instead
+            of a filter before it. Above 0, :meth:`encode` needs a map.
+        container: ``"none"`` for the bare stream, or ``"heif"``, which holds every size and costs a tiny image
+            about 330 bytes more; it does not support ``roi``.
 
     Raises:
-        TypeError: if ``quality`` is no integer.
+        TypeError: if ``quality`` is not an integer.
         ValueError: if an argument is out of its range.
 
     Example:
@@ -62,7 +64,7 @@ class Hevc(Codec):
     ladder: ClassVar[tuple[float, ...]] = (42, 37, 32, 27)
 
     def __post_init__(self) -> None:
-        self._keep(
+        self._store(
             quality=check_integer("quality: HEVC's QP", self.quality, 0, 51),
             roi=check_number("roi: HEVC", self.roi, 0, 25),
         )
@@ -73,15 +75,15 @@ class Hevc(Codec):
         if self.container not in ("none", "heif"):
             raise ValueError(f"container: HEVC takes none or heif, got {self.container!r}")
         if self.roi and self.container == "heif":
-            raise ValueError("roi: libheif passes no region of interest on; use container='none'")
+            raise ValueError("roi: libheif does not support regions of interest; use container='none'")
 
     @classmethod
     def suffixes(cls) -> tuple[str, ...]:
         return (".hevc", ".heic")
 
     @property
-    def suffix(self) -> str:  # type: ignore[override]  # of a class for the others
-        """The ending of files: ``.hevc`` or ``.heic``."""
+    def suffix(self) -> str:  # type: ignore[override]  # the same for all instances of other codecs
+        """The file suffix: ``.hevc`` or ``.heic``."""
         return ".heic" if self.container == "heif" else ".hevc"
 
     @property
@@ -105,21 +107,21 @@ class Hevc(Codec):
         padded = np.pad(image, ((0, rows), (0, columns), (0, 0)), mode="edge")
         offsets = None if saliency is None else self.roi * (1 - _blocks(saliency, *padded.shape[:2]))
         crop = _CROP + bytes([columns << 4 | rows]) if rows or columns else b""
-        return self._encode_stream(padded, offsets) + (crop or _END)
+        return self._encode_stream(padded, offsets) + (crop or _END_OF_STREAM)
 
     def _encode_stream(self, image: npt.NDArray[np.uint8], offsets: npt.NDArray[np.float32] | None) -> bytes:
         av = require("av", "codecs")
         height, width = image.shape[:2]
         gray = image.shape[2] == 1
         layout = "gray" if gray else {"4:2:0": "yuv420p", "4:4:4": "yuv444p"}[self.subsampling]
-        # ipratio=1, as x265's QP is that of P pictures and an I picture gets 3 less; range and matrix, for decoders to
-        # know what the pixels are; one thread, so that the bytes do not depend on the machine.
+        # ipratio=1, since x265's QP is that of P frames, and an I frame gets 3 less; range and matrix, so that decoders
+        # know what the samples mean; one thread, so that the bytes do not depend on the machine.
         settings = "log-level=none:keyint=1:pools=none:frame-threads=1:info=0:ipratio=1:range=full:colormatrix=bt470bg"
         if offsets is None:
             settings += f":qp={self.quality}"
         else:
-            # x265 takes offsets only with adaptive quantization on and no fixed QP: with next to none of the former,
-            # and qcomp=1, the base is the fixed QP again.
+            # x265 takes offsets only with adaptive quantization and without a fixed QP: at a negligible strength of it,
+            # and with qcomp=1, the base is the fixed QP again.
             settings += f":crf={self.quality}:qcomp=1:aq-mode=1:aq-strength=0.0001:qg-size={_BLOCK}"
         context = av.CodecContext.create("libx265", "w")
         context.width, context.height, context.pix_fmt = width, height, layout
@@ -138,7 +140,7 @@ class Hevc(Codec):
         stream = io.BytesIO()
         library.from_bytes(mode, (image.shape[1], image.shape[0]), image.tobytes()).save(
             stream,
-            quality=50,  # without effect beside a QP; but -1, the default, is lossless
+            quality=50,  # no effect when a QP is given; but -1, the default, is lossless
             chroma=int(self.subsampling.replace(":", "")),
             enc_params={"preset": self.preset, "x265:qp": str(self.quality), "x265:ipratio": "1", "x265:pools": "none"},
         )
@@ -155,14 +157,14 @@ class Hevc(Codec):
 
 
 def _blocks(saliency: npt.NDArray[np.float32], height: int, width: int) -> npt.NDArray[np.float32]:
-    """The map at one value a block, in [0, 1]."""
+    """Return the map with one value a block, in [0, 1]."""
     size = -(-width // _BLOCK), -(-height // _BLOCK)
     resized = Image.fromarray(saliency.astype(np.float32), "F").resize(size, Image.Resampling.BICUBIC)
     return np.asarray(resized).clip(0, 1)
 
 
 def _with_regions(frame: Any, offsets: npt.NDArray[np.float32]) -> Any:
-    """The frame with a QP offset a block, as FFmpeg's regions of interest."""
+    """Return the frame with a QP offset for each block, as FFmpeg's regions of interest."""
     from av.filter import Graph
 
     graph = Graph()
@@ -170,7 +172,7 @@ def _with_regions(frame: Any, offsets: npt.NDArray[np.float32]) -> Any:
     for row, line in enumerate(np.rint(offsets).astype(int)):
         starts = [0, *(np.flatnonzero(np.diff(line)) + 1).tolist(), len(line)]
         for begin, end in pairwise(starts):
-            if line[begin]:  # one region for a run of blocks; FFmpeg counts an offset in shares of the QP's range
+            if line[begin]:  # one region for a run of blocks; FFmpeg takes offsets as shares of the QP's range
                 region = f"{begin * _BLOCK}:{row * _BLOCK}:{(end - begin) * _BLOCK}:{_BLOCK}:{line[begin] / 51:.6f}"
                 node = graph.add("addroi", region)
                 last.link_to(node)
@@ -188,35 +190,35 @@ def _decode_stream(data: bytes) -> npt.NDArray[np.uint8]:
     rows = columns = 0
     if data[-len(_CROP) - 1 : -1] == _CROP:
         rows, columns = data[-1] & 15, data[-1] >> 4
-    elif not data.endswith(_END):  # FFmpeg shows what it has of a picture that breaks off; only this tells
-        raise CodecError(f"data: no whole HEVC bitstream ({len(data)} bytes): it has no end-of-bitstream unit")
+    elif not data.endswith(_END_OF_STREAM):  # FFmpeg decodes what there is of a truncated frame
+        raise CodecError(f"data: not a complete HEVC bitstream ({len(data)} bytes): it has no end-of-bitstream unit")
     context = av.CodecContext.create("hevc", "r")
     context.thread_count = 1
     context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
     try:
         frame = next((f for p in [*context.parse(data), *context.parse(None), None] for f in context.decode(p)), None)
         if frame is None or frame.is_corrupt:
-            raise CodecError(f"data: no sound HEVC bitstream ({len(data)} bytes): there is no picture in it")
+            raise CodecError(f"data: not a valid HEVC bitstream ({len(data)} bytes): it has no intact frame")
         gray = frame.format.name.startswith("gray")
         pixels = frame.to_ndarray(format="gray" if gray else "rgb24")
     except (av.FFmpegError, ValueError, EOFError) as error:
         if isinstance(error, CodecError):
             raise
-        raise CodecError(f"data: no whole and sound HEVC bitstream ({len(data)} bytes): {error}") from error
+        raise CodecError(f"data: not a complete and valid HEVC bitstream ({len(data)} bytes): {error}") from error
     if rows >= pixels.shape[0] or columns >= pixels.shape[1]:
-        raise CodecError(f"data: no sound HEVC bitstream ({len(data)} bytes): nothing is left of it when cropped")
+        raise CodecError(f"data: not a valid HEVC bitstream ({len(data)} bytes): cropping leaves nothing of it")
     return np.ascontiguousarray(pixels[: pixels.shape[0] - rows, : pixels.shape[1] - columns])
 
 
 def _decode_heif(data: bytes) -> npt.NDArray[np.uint8]:
     library = require("pillow_heif", "codecs")
     try:
-        picture = library.open_heif(data)
-        width, height = picture.size
+        image = library.open_heif(data)
+        width, height = image.size
         if width * height > MAX_PIXELS:
             raise CodecError(f"data: {width}x{height} HEIF is over {MAX_PIXELS} pixels")
-        return np.asarray(picture.to_pillow().convert("L" if picture.mode == "L" else "RGB"))
+        return np.asarray(image.to_pillow().convert("L" if image.mode == "L" else "RGB"))
     except (ValueError, OSError, EOFError, RuntimeError, SyntaxError, IndexError) as error:
         if isinstance(error, CodecError):
             raise
-        raise CodecError(f"data: no whole and sound HEIF file ({len(data)} bytes): {error}") from error
+        raise CodecError(f"data: not a complete and valid HEIF file ({len(data)} bytes): {error}") from error

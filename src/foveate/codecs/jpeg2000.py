@@ -1,4 +1,4 @@
-"""JPEG 2000 (ITU-T T.800) through Pillow's OpenJPEG."""
+"""JPEG 2000 (ITU-T T.800) with Pillow's OpenJPEG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,29 +11,31 @@ import numpy.typing as npt
 from foveate.codecs import _pillow
 from foveate.codecs._codec import Codec, CodecError, check_integer
 
+__all__ = ["Jpeg2000"]
+
 _END_OF_CODESTREAM = b"\xff\xd9"
 _TOLERANCE = 0.5
-"""dB that a picture may be under the quality asked for."""
-_SPARE = 1.0
-"""dB above that at which no fewer bytes are looked for."""
+"""dB by which an image may miss the quality."""
+_SLACK = 1.0
+"""dB above the least acceptable PSNR, from which on the search for fewer bytes stops."""
 _FINEST = 80
-"""With this many dB to aim for, OpenJPEG is told to leave nothing out."""
+"""The aim in dB from which on OpenJPEG is made to keep everything."""
 
 
 @dataclass(frozen=True)
 class Jpeg2000(Codec):
     """JPEG 2000, one quality layer, in a JP2 file.
 
-    OpenJPEG takes a PSNR to aim for, and misses it: each picture is decoded after encoding, and where it fell more than
-    0.5 dB short OpenJPEG is asked for more. The transforms are the irreversible ones (the 9/7 wavelet and YCbCr); where
-    their rounding keeps them from a PSNR, which is near 50 dB in color, the reversible ones are taken (5/3 and RCT).
-    They are lossless at the end, so the PSNR of a picture is never under ``quality`` by more than 0.5 dB.
+    OpenJPEG aims for a PSNR and misses it, so each image is decoded after encoding, and encoded again with a higher aim
+    if it fell short by more than 0.5 dB. The transforms are the irreversible ones (the 9/7 wavelet and YCbCr). Their
+    rounding limits the PSNR, to about 50 dB in color; beyond, the reversible ones are used (5/3 and RCT), which are
+    lossless in the limit. So the PSNR of an image is never more than 0.5 dB below ``quality``.
 
     Args:
-        quality: the PSNR to reach over all samples of the picture, in dB, 15 (coarsest) to 60 (finest).
+        quality: the PSNR to reach over all samples of the image, in dB, 15 (coarsest) to 60 (finest).
 
     Raises:
-        TypeError: if ``quality`` is no integer.
+        TypeError: if ``quality`` is not an integer.
         ValueError: if it is out of its range.
 
     Example:
@@ -51,15 +53,15 @@ class Jpeg2000(Codec):
     ladder: ClassVar[tuple[float, ...]] = (28, 31, 34, 38)
 
     def __post_init__(self) -> None:
-        self._keep(quality=check_integer("quality: JPEG 2000", self.quality, 15, 60))
+        self._store(quality=check_integer("quality: JPEG 2000", self.quality, 15, 60))
 
     def _encode(self, image: npt.NDArray[np.uint8], saliency: npt.NDArray[np.float32] | None) -> bytes:
         data = self._reaching(image, irreversible=True) or self._reaching(image, irreversible=False)
-        assert data is not None  # as the reversible transforms are lossless at the end
+        assert data is not None  # as the reversible transforms are lossless in the limit
         return data
 
     def _reaching(self, image: npt.NDArray[np.uint8], irreversible: bool) -> bytes | None:
-        """Return a file that reaches the PSNR, by little more than it must; None if these transforms cannot."""
+        """Return a file that reaches the PSNR with few bytes to spare; None if these transforms cannot reach it."""
         goal = self.quality - _TOLERANCE
         best = None
         aim, too_low, enough, step = self.quality, self.quality - 1, _FINEST, 0
@@ -68,20 +70,21 @@ class Jpeg2000(Codec):
             reached = _psnr(image, self.decode(data))
             if reached >= goal:
                 best, enough = data, aim
-                if aim == self.quality or reached < goal + _SPARE:
+                if aim == self.quality or reached < goal + _SLACK:
                     break
             elif aim == _FINEST:
                 break
             else:
                 too_low, step = aim, max(2 * step, ceil(goal - reached))
-            # Growing steps until it is reached, then halves between what is too little and what is enough.
+            # Growing steps until it is reached, then bisection between the highest aim that fell
+            # short and the lowest that did not.
             aim = (too_low + enough) // 2 if best else min(too_low + step, _FINEST)
         return best
 
     def decode(self, data: bytes) -> npt.NDArray[np.uint8]:
-        # OpenJPEG shows what it has of a codestream that breaks off; only its end marker tells.
+        # OpenJPEG decodes what there is of a truncated codestream; only the end marker shows that it is complete.
         if not data.endswith(_END_OF_CODESTREAM):
-            raise CodecError(f"data: no whole and sound JPEG2000 bitstream ({len(data)} bytes): it breaks off")
+            raise CodecError(f"data: not a complete and valid JPEG2000 bitstream ({len(data)} bytes): it is truncated")
         return _pillow.decode(data, "JPEG2000")
 
     @classmethod
@@ -91,7 +94,7 @@ class Jpeg2000(Codec):
 
 def _encoded(image: npt.NDArray[np.uint8], aim: int, irreversible: bool) -> bytes:
     """Encode with a PSNR for OpenJPEG to aim for, in dB."""
-    # Pillow leaves the color transform off unless told, which costs a third more bytes.
+    # Without mct Pillow leaves out the color transform, which costs a third more bytes.
     return _pillow.encode(
         image,
         "JPEG2000",
@@ -105,7 +108,7 @@ def _encoded(image: npt.NDArray[np.uint8], aim: int, irreversible: bool) -> byte
 
 
 def _psnr(image: npt.NDArray[np.uint8], decoded: npt.NDArray[np.uint8]) -> float:
-    """The PSNR over all samples; by whole numbers, as the bytes must not depend on how a machine sums."""
+    """Return the PSNR over all samples, summed in integers so that the bytes do not depend on the machine."""
     rows = zip(image.astype(np.int16), decoded, strict=True)
     squares = sum(int(np.square(a - b, dtype=np.int32).sum(dtype=np.int64)) for a, b in rows)
     return 10 * log10(255**2 * image.size / squares) if squares else inf

@@ -1,4 +1,4 @@
-"""JPEG XL (ISO/IEC 18181) through imagecodecs' libjxl, from the extra ``codecs``."""
+"""JPEG XL (ISO/IEC 18181) with imagecodecs' libjxl, from the extra ``codecs``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,20 @@ from foveate._checks import check_number
 from foveate._extras import require
 from foveate.codecs._codec import Codec, CodecError, check_integer
 
+__all__ = ["Jxl"]
+
 
 @dataclass(frozen=True)
 class Jxl(Codec):
-    """Lossy JPEG XL: a naked codestream of the VarDCT mode, without a container.
+    """Lossy JPEG XL: a bare codestream of the VarDCT mode, without a container.
 
     Args:
         quality: the Butteraugli distance to keep, 0.1 (finest) to 25 (coarsest): lower is finer. 1 is meant to be
-            indistinguishable side by side.
-        effort: 1 (fast) to 9 (slow, often fewer bytes). From 8 on a photo takes seconds.
+            indistinguishable from the source side by side.
+        effort: 1 (fast) to 9 (slow, often fewer bytes). From 8 on an image takes seconds.
 
     Raises:
-        TypeError: if ``effort`` is no integer.
+        TypeError: if ``effort`` is not an integer.
         ValueError: if an argument is out of its range.
 
     Example:
@@ -41,7 +43,7 @@ class Jxl(Codec):
     ladder: ClassVar[tuple[float, ...]] = (10.0, 6.0, 3.0, 1.5)
 
     def __post_init__(self) -> None:
-        self._keep(
+        self._store(
             quality=check_number("quality: JPEG XL's distance", self.quality, 0.1, 25),
             effort=check_integer("effort: JPEG XL", self.effort, 1, 9),
         )
@@ -59,8 +61,10 @@ class Jxl(Codec):
         try:
             pixels = _jxl.decode(data)
         except ValueError as error:
-            raise CodecError(f"data: no whole and sound JPEG XL bitstream ({len(data)} bytes): {error}") from error
-        # An alpha channel, which only other encoders write, is left out.
+            raise CodecError(
+                f"data: not a complete and valid JPEG XL bitstream ({len(data)} bytes): {error}"
+            ) from error
+        # An alpha channel, which only other encoders write, is dropped.
         return np.ascontiguousarray(pixels[..., : 3 if pixels.shape[2] >= 3 else 1])
 
     @classmethod

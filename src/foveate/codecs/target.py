@@ -1,4 +1,4 @@
-"""A size to keep to, with any codec."""
+"""A target size, for any codec."""
 
 import math
 import operator
@@ -10,15 +10,17 @@ import numpy.typing as npt
 from foveate._checks import check_number
 from foveate.codecs._codec import Codec
 
+__all__ = ["Fit", "TargetSize"]
+
 
 @dataclass(frozen=True)
 class Fit:
-    """What a search for a size found.
+    """The result of a search for a target size.
 
     Attributes:
         data: the bitstream.
-        codec: the codec at the quality that was chosen.
-        met: whether ``data`` keeps to the target; if not, it is the codec's coarsest.
+        codec: the codec at the chosen quality.
+        met: whether ``data`` is within the target; if not, it has the codec's coarsest quality.
     """
 
     data: bytes
@@ -28,17 +30,17 @@ class Fit:
 
 @dataclass(frozen=True)
 class TargetSize:
-    """The finest quality of a codec that keeps to a size, found by bisection on the codec's scale.
+    """Choose the finest quality of a codec within a target size, by bisection on the codec's scale.
 
-    Bytes are taken to grow with quality. They hardly ever fall from one step to the next, and where they do, a step
-    next to the finest that fits may be returned; what is returned as met always fits.
+    Bytes are assumed to grow with quality. They rarely fall from one step to the next, and where they do, a step next
+    to the finest that fits may be chosen; a result that says ``met`` always fits.
 
     Args:
-        bytes: at most so many a picture; or
-        bpp: at most so many bits a source pixel.
+        bytes: the most bytes an image may take; or
+        bpp: the most bits per source pixel.
 
     Raises:
-        ValueError: unless exactly one of the two is given, and is above 0.
+        ValueError: unless exactly one of the two is given, and it is above 0.
 
     Example:
         >>> import numpy as np
@@ -57,11 +59,11 @@ class TargetSize:
         name = "bpp" if self.bytes is None else "bytes"
         value = getattr(self, name)
         number = check_number(name, value, 0, above=True)
-        # A plain number of its own kind, so that equal targets look alike.
+        # A plain int or float, so that equal targets have equal texts.
         object.__setattr__(self, name, operator.index(value) if hasattr(value, "__index__") else number)
 
     def limit(self, pixels: int) -> float:
-        """The bytes that a picture of so many source pixels may take."""
+        """Return the most bytes that an image of so many source pixels may take."""
         return self.bytes if self.bytes is not None else (self.bpp or 0.0) * pixels / 8
 
     def fit(
@@ -71,30 +73,30 @@ class TargetSize:
         saliency: npt.NDArray[np.float32] | None = None,
         pixels: int | None = None,
     ) -> Fit:
-        """Encode a picture as finely as the target lets it.
+        """Encode an image as finely as the target allows.
 
         Args:
-            codec: whose settings beside the quality are kept.
+            codec: its settings other than the quality are kept.
             image: (H, W, 3) or (H, W, 1), uint8.
             saliency: see :meth:`Codec.encode`.
-            pixels: of the source, where ``image`` was scaled; None takes those of ``image``.
+            pixels: of the source, if ``image`` was scaled; None takes those of ``image``.
 
         Returns:
-            The bitstream; ``met`` is False where even the coarsest quality takes more.
+            The bitstream; ``met`` is False if even the coarsest quality takes more.
         """
         limit = self.limit(math.prod(image.shape[:2]) if pixels is None else pixels)
 
-        def at(step: int) -> Fit:
-            one = codec.with_quality(codec.scale[step])
-            data = one.encode(image, saliency)
-            return Fit(data, one, len(data) <= limit)
+        def fit_at(step: int) -> Fit:
+            candidate = codec.with_quality(codec.scale[step])
+            data = candidate.encode(image, saliency)
+            return Fit(data, candidate, len(data) <= limit)
 
-        best, low, high = at(0), 1, len(codec.scale) - 1
+        best, low, high = fit_at(0), 1, len(codec.scale) - 1
         while best.met and low <= high:
             middle = (low + high) // 2
-            found = at(middle)
-            if found.met:
-                best, low = found, middle + 1
+            fit = fit_at(middle)
+            if fit.met:
+                best, low = fit, middle + 1
             else:
                 high = middle - 1
         return best

@@ -1,4 +1,4 @@
-"""WebP (RFC 9649), lossy, through Pillow's libwebp."""
+"""WebP (RFC 9649), lossy, with Pillow's libwebp."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ import numpy.typing as npt
 from foveate.codecs import _pillow
 from foveate.codecs._codec import Codec, check_integer
 
+__all__ = ["WebP"]
+
 
 @dataclass(frozen=True)
 class WebP(Codec):
@@ -17,10 +19,10 @@ class WebP(Codec):
 
     Args:
         quality: 0 (coarsest) to 100 (finest), the scale of libwebp.
-        method: 0 (fast) to 6 (slow, fewer bytes): effort of the encoder.
+        method: the effort of the encoder, 0 (fast) to 6 (slow, fewer bytes).
 
     Raises:
-        TypeError: if an argument is no integer.
+        TypeError: if an argument is not an integer.
         ValueError: if an argument is out of its range.
 
     Example:
@@ -40,7 +42,7 @@ class WebP(Codec):
     ladder: ClassVar[tuple[float, ...]] = (5, 20, 50, 80)
 
     def __post_init__(self) -> None:
-        self._keep(
+        self._store(
             quality=check_integer("quality: WebP", self.quality, 0, 100),
             method=check_integer("method: WebP", self.method, 0, 6),
         )

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.codecs import TooLargeError
 from foveate.compressor import Compressor, Encoded
 from foveate.evaluation.records import Records, hash_of
 from foveate.evaluation.samples import Sample, Samples, SampleSource, UnreadableError, as_samples
 from foveate.evaluation.versions import versions
-from foveate.identity import identity, in_memory
+from foveate.identity import identity, identity_in_memory
 from foveate.images import image_hash, to_float
 from foveate.models import Classifier
 from foveate.prefilter import Prefilter
@@ -151,7 +151,7 @@ def measure(
         _refuse_labels(compressor.used_saliency)
     records = Records() if records is None else records
     around = " ".join(f"{name} {number}" for name, number in versions().items())
-    text_of = identity if records.lasting else in_memory
+    text_of = identity if records.lasting else identity_in_memory
     identities = [text_of(compressor, "compressor") for compressor in compressors]
     keys = [hash_of(f"{text} {around}") for text in identities]
     answering = [text_of(judge.classifier, "judge") for judge in judges]
@@ -293,7 +293,7 @@ class _Engine:
                 cell |= _fidelity(photo.pixels, decoded)
             return cell, [preprocess(decoded[None]) for preprocess in wanted]
 
-        done = spread(work, jobs)
+        done = parallel_map(work, jobs)
         cells = dict(zip(points, (cell for cell, _ in done), strict=True))
         views = {
             preprocess: torch.cat([preprocess(photo.pixels[None]), *(views[k] for _, views in done)])
@@ -377,7 +377,7 @@ def _filtered(photo: Sample, compressors: Iterable[Compressor], maps: dict[Salie
 
 def _answers(judge: Judge, views: Tensor) -> tuple[list[list[int]], list[float]]:
     """The best classes of each picture, best first, and the divergence of all but the first from the first."""
-    logits = torch.cat([judge.classifier.ask(batch).float().cpu() for batch in views.split(_BATCH)])
+    logits = torch.cat([judge.classifier.forward(batch).float().cpu() for batch in views.split(_BATCH)])
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"judges: {judge.name} gave values that are not finite; check its weights and preprocessing")
     best = logits.topk(max(1, min(_TOP, logits.shape[1] - 1)), dim=1).indices
@@ -459,6 +459,6 @@ def encode_photo(photo: Sample, compressors: Sequence[Compressor]) -> tuple[Tens
     engine = _Engine([], [], [], [], False)
     maps = engine.maps({image_hash(photo.pixels): photo}, compressors)
     jobs = _filtered(photo, compressors, maps)
-    encoded = spread(_encode, jobs)
+    encoded = parallel_map(_encode, jobs)
     first = next(iter(maps.values()), None)
     return None if first is None else first[0], encoded, [source[0] for _, source, _ in jobs]

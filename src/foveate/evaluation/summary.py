@@ -15,7 +15,7 @@ from foveate.evaluation.bootstrap import Bootstrap, interval, resampled
 from foveate.evaluation.curves import NoOverlapError, bd_accuracy, bd_rate, overlap, saved_or_beyond
 from foveate.evaluation.rate_accuracy import Measurement
 from foveate.evaluation.results import Choices, Clean, Comparison, Judgment, PointResult, Results, Saving
-from foveate.identity import in_memory
+from foveate.identity import identity_in_memory
 from foveate.saliency import Baseline, Center, Shuffled
 
 METRICS = ("agreement", "top1")
@@ -68,7 +68,7 @@ def check_settings(compressors: Sequence[Compressor]) -> None:
     for compressor in compressors:
         setting, target, control = Setting.of(compressor), compressor.target, compressor.control
         point = (setting, compressor.codec.quality, target, None if control is None else control.keeps)
-        identity = in_memory(compressor)
+        identity = identity_in_memory(compressor)
         if there.setdefault(point, identity) != identity:
             at = f"quality {compressor.codec.quality:g}" if control is None else control.keeps
             raise ValueError(

@@ -7,7 +7,7 @@ from PIL import Image
 
 from foveate.codecs import Hevc
 from foveate.export._sources import SUFFIXES
-from foveate.images import contents, read, to_array
+from foveate.images import read, read_bytes, to_array
 
 
 def load(file: str | Path) -> Image.Image:
@@ -36,7 +36,7 @@ def load(file: str | Path) -> Image.Image:
     """
     path = Path(file)
     if path.suffix.lower() == ".hevc":  # a bare stream, which has no signature to be told by
-        array = Hevc().decode(contents(path))
+        array = Hevc().decode(read_bytes(path))
         return Image.fromarray(np.broadcast_to(array, (*array.shape[:2], 3)).copy())
     return Image.fromarray(to_array(read(path)))
 

@@ -13,7 +13,7 @@ from foveate.export import local
 from foveate.export._plan import Part, Unit
 from foveate.export._sources import Source, as_source
 from foveate.export._worker import Batch, Entries, Note, Report, Task, groups, no_note
-from foveate.images import check_formats, image_hash, lies_on_its_side, read, same_size
+from foveate.images import check_formats, group_by_shape, image_hash, is_rotated, read
 from foveate.saliency import MapCache, Maps, as_saliency
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def fill(
         lacking = {key for key, _ in read_ if key not in new and maps.get(key) is None}
         if lacking:
             # The whole group, so that a map does not depend on what an earlier run had done.
-            for places in same_size([pixels for _, pixels in read_]):
+            for places in group_by_shape([pixels for _, pixels in read_]):
                 for some in _batched(places, batch):
                     made_now = saliency(torch.stack([read_[k][1] for k in some])).cpu()
                     new |= {read_[k][0]: one for k, one in zip(some, made_now, strict=True) if read_[k][0] in lacking}
@@ -155,7 +155,7 @@ class _Reader:
             for held in group:
                 if held.pixels is not None:
                     pictures |= _hashed(held.pixels)
-                    if held.data is not None and lies_on_its_side(held.data, formats):
+                    if held.data is not None and is_rotated(held.data, formats):
                         pictures |= _hashed(read(held.data, upright=False, formats=formats))
             if task.try_only is None:
                 arrays = [(key, pixels.numpy()) for key, pixels in pictures.items()]

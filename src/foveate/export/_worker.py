@@ -21,7 +21,7 @@ from foveate.export._plan import Done, Part, joined, write_record
 from foveate.export._sources import DamagedError, Entry, Source
 from foveate.export._store import Store
 from foveate.export._targets import Nowhere, Put, Shard, Sink, Tree
-from foveate.images import UNREADABLE, frames, image_hash, read
+from foveate.images import UNREADABLE, count_frames, image_hash, read
 from foveate.rate_control import Controlled
 
 Others = Literal["copy", "skip", "refuse"]
@@ -417,7 +417,7 @@ def _read(entry: Entry, formats: Sequence[str], note: Note) -> _Held:
         return _Held(entry, reason=str(error))
     note(entry.place, 1)
     try:
-        return _Held(entry, read(data, gray=True, formats=formats), data, frames(data, formats))
+        return _Held(entry, read(data, gray=True, formats=formats), data, count_frames(data, formats))
     except Exception as error:  # whatever a decoder makes of damage
         return _Held(entry, data=data, reason=str(error) or type(error).__name__)
     finally:

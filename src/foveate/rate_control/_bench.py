@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.compressor import Compressor, Encoded
 from foveate.rate_control._calibration import OperatingPoint
 from foveate.sweep import Sweep
@@ -74,4 +74,4 @@ class Bench:
         """Encode images at points, given by their numbers."""
         for i, k in jobs:
             self._compressors[k].prepare(self._sweep, [i])
-        return spread(lambda job: self._compressors[job[1]].encode_at(self._sweep, [job[0]])[0], jobs)
+        return parallel_map(lambda job: self._compressors[job[1]].encode_at(self._sweep, [job[0]])[0], jobs)

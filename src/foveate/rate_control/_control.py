@@ -15,7 +15,7 @@ from foveate._progress import Listener, Progress
 from foveate.codecs import Codec
 from foveate.compressor import Compressor, Control, Encoded
 from foveate.identity import identity, refuse_subclass
-from foveate.images import Picture, as_tensor
+from foveate.images import ImageLike, as_tensor
 from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
 from foveate.rate_control._calibration import Calibration, OperatingPoint
@@ -253,7 +253,7 @@ class RateControl(Control):
     def calibrate(
         self,
         compressor: Compressor,
-        images: Iterable[Picture],
+        images: Iterable[ImageLike],
         progress: Listener | None = None,
     ) -> Calibration:
         """Try the whole grid on images of the kind to come, 200 or more, and return what it did to them.

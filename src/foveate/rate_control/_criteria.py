@@ -12,7 +12,7 @@ from torch import Tensor
 
 from foveate._checks import check_number
 from foveate._registry import Registry
-from foveate.identity import identity, in_memory
+from foveate.identity import identity, identity_in_memory
 
 Measure: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """(clean logits, logits), both (N, classes), to (N,) numbers, the higher the better."""
@@ -223,7 +223,9 @@ class Criterion(Keep):
     def measure_name(self) -> str:
         """The name of what it measures; for a kind of the user's own, the measure's identity."""
         measure = self.definition.measure
-        return next((name for name, built_in in MEASURES.items() if built_in is measure), "") or in_memory(measure)
+        return next((name for name, built_in in MEASURES.items() if built_in is measure), "") or identity_in_memory(
+            measure
+        )
 
     @property
     def price(self) -> float | None:
@@ -273,7 +275,7 @@ class FunctionCriterion(Keep):
     @property
     def measure_name(self) -> str:
         """What no other function has: its identity."""
-        return in_memory(self.function)
+        return identity_in_memory(self.function)
 
     @property
     def family(self) -> str:

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from foveate.images import same_size
+from foveate.images import group_by_shape
 from foveate.models import (
     Classifier,
-    Model,
+    LazyModel,
     ModelSource,
     Preprocess,
     load_classifier,
@@ -45,8 +45,8 @@ class Witness:
         self._model  # noqa: B018  (refuses what is not a model)
 
     @cached_property
-    def _model(self) -> Model:
-        return Model(self.model)
+    def _model(self) -> LazyModel:
+        return LazyModel(self.model)
 
     @property
     def name(self) -> str:
@@ -73,7 +73,7 @@ class Witness:
         for parameter in islice(model.parameters(), 1):
             refuse_cuda_in_worker(parameter.device, f"witness {self.name}")
         # A network without a crop sees images at their own sizes, so only those of one size at once.
-        alike = [[*range(len(images))]] if self.classifier.preprocess.crop else same_size(images)
+        alike = [[*range(len(images))]] if self.classifier.preprocess.crop else group_by_shape(images)
         with undisturbed(model):  # throughout, as some ask more than once
             parts = [self.classifier.logits([images[i] for i in group]).float().cpu() for group in alike]
         return torch.cat(parts)[torch.tensor([i for group in alike for i in group]).argsort()]

@@ -12,7 +12,7 @@ from foveate._checks import check_count
 from foveate.identity import describe
 from foveate.images import check_tensor, to_float
 from foveate.models import (
-    Model,
+    LazyModel,
     ModelSource,
     Preprocess,
     check_logits,
@@ -63,7 +63,7 @@ class LayerSaliency(Saliency):
         *,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self._model = Model(model)
+        self._model = LazyModel(model)
         self._preprocess = Preprocess() if preprocess is None else preprocess
         if not callable(self._preprocess):
             raise TypeError(f"preprocess: expected a function of a batch, got {type(preprocess).__name__}")

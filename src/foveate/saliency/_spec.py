@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foveate._checks import is_hashable
 from foveate._registry import Registry
-from foveate.models import ModelSource, Preprocess, named
+from foveate.models import ModelSource, Preprocess, import_object
 from foveate.saliency._cached import CachedSaliency
 from foveate.saliency._captum import CaptumAttribution, is_attribution
 from foveate.saliency._layer import ActivationMap, GradCam
@@ -138,4 +138,4 @@ def _preprocess(preprocess: Any) -> Callable[[Tensor], Tensor] | None:
     if isinstance(preprocess, Mapping):
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in preprocess.items()}
         return Preprocess(**arguments)
-    return named(preprocess) if isinstance(preprocess, str) else preprocess
+    return import_object(preprocess) if isinstance(preprocess, str) else preprocess

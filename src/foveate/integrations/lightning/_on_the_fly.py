@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from foveate._checks import check_number
-from foveate._threads import spread
+from foveate._threads import parallel_map
 from foveate.codecs import TargetSize, as_codec
 from foveate.compressor import Control
 from foveate.draws import CompressDraws, Draw, as_prefilter, plain
@@ -132,7 +132,7 @@ class BatchCompressor:
             encoded = at_quality.encode(sources[k : k + 1], None if rows is None else rows[k : k + 1])
             return at_quality.decode(encoded)[0]
 
-        return spread(through, range(len(draws)))
+        return parallel_map(through, range(len(draws)))
 
     def __repr__(self) -> str:
         draws = self._draws

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.integrations.lightning._normalization import Normalization, chosen, normalization_of
-from foveate.models import check_logits, named, undisturbed
+from foveate.models import check_logits, import_object, undisturbed
 from foveate.saliency import Saliency, as_saliency, saliency_maps
 
 # Callables without their types, at which LightningCLI's help would list every subclass of Tensor.
@@ -138,7 +138,7 @@ class Listener:
 def _function(name: str, value: str | Callable[..., Any] | None) -> Callable[..., Any] | None:
     if isinstance(value, str):
         try:
-            value = named(value)
+            value = import_object(value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     if value is not None and not callable(value):

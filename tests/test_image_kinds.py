@@ -1,6 +1,6 @@
-"""Everything that a picture can be, drawn at random: it comes back as it looks, or is refused by name with a cure.
+"""Images of every kind, drawn at random: they come back as they look, or are refused by name with a cure.
 
-What is right is worked out here with NumPy, from what each mode means, and not by Foveate or by Pillow's conversions.
+The expected pixels are computed here with NumPy, by the definition of each mode, not with Foveate or Pillow.
 """
 
 import io
@@ -33,7 +33,7 @@ def smooth(height, width, channels, seed):
     return np.stack([0.5 + 0.3 * np.sin(x / 9 + a) * np.cos(y / 9 + b) + 0.1 * np.sin(c) for a, b, c in phase.T], -1)
 
 
-def eight(samples):
+def to_eight_bits(samples):
     return (samples * 255).round().astype(np.uint8)
 
 
@@ -43,7 +43,7 @@ def on_white(colors, alpha):
 
 
 def outcome(call):
-    """What a call returns, or the error by which it refuses."""
+    """Return what a call returns, and the error it raises instead; one of the two is None."""
     try:
         return call(), None
     except (ValueError, TypeError) as error:
@@ -51,11 +51,11 @@ def outcome(call):
 
 
 def refused(error, name):
-    """Whether a refusal names the argument, and says what to do."""
+    """Whether an error names the argument, and what is expected."""
     return str(error).startswith(name) and "expected" in str(error)
 
 
-def nearest(looks):
+def as_rgb(looks):
     return np.broadcast_to(looks, (*looks.shape[:2], 3)) if looks.shape[2] == 1 else looks
 
 
@@ -83,10 +83,10 @@ def ycc_to_rgb(ycc):
 
 
 def of_mode(mode, height, width, seed):
-    """A PIL image of a mode, and how it looks: (H, W, 3 or 1) in 0..255; None where nobody can say."""
+    """Return a PIL image of a mode, and how it looks: (H, W, 3 or 1) in 0..255, or None if that is not defined."""
     rng = np.random.default_rng(seed)
     gray, colors = smooth(height, width, 1, seed), smooth(height, width, 3, seed + 1)
-    alpha = eight(smooth(height, width, 1, seed + 2))
+    alpha = to_eight_bits(smooth(height, width, 1, seed + 2))
     alpha[rng.random((height, width, 1)) < 0.2] = 0
     alpha[rng.random((height, width, 1)) < 0.2] = 255
 
@@ -98,7 +98,7 @@ def of_mode(mode, height, width, seed):
         packed = np.packbits(bits, axis=1)
         return bands(packed), bits[..., None] * 255.0
     if mode == "L":
-        return bands(eight(gray)), eight(gray).astype(float)
+        return bands(to_eight_bits(gray)), to_eight_bits(gray).astype(float)
     if mode.startswith("I;16"):
         samples = (gray * 65535).round()
         order = {"I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
@@ -113,52 +113,53 @@ def of_mode(mode, height, width, seed):
         looks = palette[index].astype(float)
         if mode == "PA":
             # By way of P: Pillow gives a PA no palette from bytes.
-            picture = Image.frombytes("PA", (width, height), np.dstack([index, alpha[..., 0]]).tobytes())
-            picture.putpalette(palette.tobytes())
-            return picture, on_white(looks, alpha / 255)
-        picture = bands(index, "P")
+            image = Image.frombytes("PA", (width, height), np.dstack([index, alpha[..., 0]]).tobytes())
+            image.putpalette(palette.tobytes())
+            return image, on_white(looks, alpha / 255)
+        image = bands(index, "P")
         alphas = rng.integers(0, 256, 256).astype(np.uint8)
-        picture.putpalette(palette.tobytes())
+        image.putpalette(palette.tobytes())
         if mode == "P with a key":
-            picture.info["transparency"] = key = int(index[0, 0])
-            return picture, np.where((index == key)[..., None], 255, looks)
+            image.info["transparency"] = key = int(index[0, 0])
+            return image, np.where((index == key)[..., None], 255, looks)
         if mode == "P with alphas":
-            picture.info["transparency"] = alphas.tobytes()
-            return picture, on_white(looks, alphas[index][..., None] / 255)
+            image.info["transparency"] = alphas.tobytes()
+            return image, on_white(looks, alphas[index][..., None] / 255)
         if mode == "P of RGBA":
-            picture.putpalette(np.c_[palette, alphas].tobytes(), "RGBA")
-            return picture, on_white(looks, alphas[index][..., None] / 255)
-        return picture, looks
+            image.putpalette(np.c_[palette, alphas].tobytes(), "RGBA")
+            return image, on_white(looks, alphas[index][..., None] / 255)
+        return image, looks
     if mode == "LA":
-        return bands(np.dstack([eight(gray), alpha])), on_white(eight(gray), alpha / 255)
+        return bands(np.dstack([to_eight_bits(gray), alpha])), on_white(to_eight_bits(gray), alpha / 255)
     if mode == "La":
-        return bands(np.dstack([eight(gray * alpha / 255), alpha])), on_white(gray * 255, alpha / 255)
+        return bands(np.dstack([to_eight_bits(gray * alpha / 255), alpha])), on_white(gray * 255, alpha / 255)
     if mode == "RGB":
-        return bands(eight(colors)), eight(colors).astype(float)
+        return bands(to_eight_bits(colors)), to_eight_bits(colors).astype(float)
     if mode == "RGB with a key":
-        picture = bands(eight(colors), "RGB")
-        picture.info["transparency"] = key = tuple(map(int, eight(colors)[0, 0]))
-        same = (eight(colors) == key).all(-1, keepdims=True)
-        return picture, np.where(same, 255, eight(colors).astype(float))
+        image = bands(to_eight_bits(colors), "RGB")
+        image.info["transparency"] = key = tuple(map(int, to_eight_bits(colors)[0, 0]))
+        same = (to_eight_bits(colors) == key).all(-1, keepdims=True)
+        return image, np.where(same, 255, to_eight_bits(colors).astype(float))
     if mode == "L with a key":
-        picture = bands(eight(gray), "L")
-        picture.info["transparency"] = key = int(eight(gray)[0, 0, 0])
-        return picture, np.where(eight(gray) == key, 255, eight(gray).astype(float))
+        image = bands(to_eight_bits(gray), "L")
+        image.info["transparency"] = key = int(to_eight_bits(gray)[0, 0, 0])
+        return image, np.where(to_eight_bits(gray) == key, 255, to_eight_bits(gray).astype(float))
     if mode == "RGBX":
-        return bands(np.dstack([eight(colors), alpha])), eight(colors).astype(float)
+        return bands(np.dstack([to_eight_bits(colors), alpha])), to_eight_bits(colors).astype(float)
     if mode == "RGBA":
-        return bands(np.dstack([eight(colors), alpha])), on_white(eight(colors), alpha / 255)
+        return bands(np.dstack([to_eight_bits(colors), alpha])), on_white(to_eight_bits(colors), alpha / 255)
     if mode == "RGBa":
-        return bands(np.dstack([eight(colors * alpha / 255), alpha])), on_white(colors * 255, alpha / 255)
+        return bands(np.dstack([to_eight_bits(colors * alpha / 255), alpha])), on_white(colors * 255, alpha / 255)
     if mode == "CMYK":
-        black = eight(gray * 0.5)
-        return bands(np.dstack([eight(colors), black])), (255 - eight(colors).astype(float)) * (1 - black / 255)
+        black = to_eight_bits(gray * 0.5)
+        looks = (255 - to_eight_bits(colors).astype(float)) * (1 - black / 255)
+        return bands(np.dstack([to_eight_bits(colors), black])), looks
     if mode == "YCbCr":
-        return bands(eight(colors)), ycc_to_rgb(eight(colors))
+        return bands(to_eight_bits(colors)), ycc_to_rgb(to_eight_bits(colors))
     if mode == "HSV":
-        return bands(eight(colors)), hsv_to_rgb(eight(colors))
+        return bands(to_eight_bits(colors)), hsv_to_rgb(to_eight_bits(colors))
     if mode == "LAB":
-        lab = np.dstack([eight(gray), rng.integers(0, 12, (height, width, 2)).astype(np.uint8)])
+        lab = np.dstack([to_eight_bits(gray), rng.integers(0, 12, (height, width, 2)).astype(np.uint8)])
         return bands(lab), lab_to_rgb(lab)
     raise AssertionError(mode)
 
@@ -168,12 +169,12 @@ MODES = [
     *("CMYK", "YCbCr", "HSV", "LAB", "P with a key", "P with alphas", "P of RGBA", "RGB with a key", "L with a key"),
 ]
 NEAR = {"La": 2, "RGBa": 2, "HSV": 3, "YCbCr": 2, "LAB": 3, "CMYK": 2}
-"""By how much rounding in 8 bits moves what a mode means."""
+"""How far rounding to 8 bits may move the samples of a mode."""
 EXACT = ("PNG", "TIFF", "PPM", "BMP", "TGA", "SGI", "IM", "ICO", "PCX", "QOI", "DDS", "GIF", "MSP", "XBM", "SPIDER")
 LOSSY = {"JPEG": 12, "WEBP": 12, "AVIF": 16, "JPEG2000": 4, "MPO": 12}
 
 
-def same_picture(a, b):
+def same_image(a, b):
     return a.mode == b.mode and a.info == b.info and a.tobytes() == b.tobytes() and a.getpalette() == b.getpalette()
 
 
@@ -181,52 +182,54 @@ class TestPil:
     @DRAWN
     @given(st.sampled_from(MODES), SIDES, SIDES, SEEDS)
     def test_in_memory(self, mode, height, width, seed):
-        picture, looks = of_mode(mode, height, width, seed)
-        before = picture.copy()
-        if picture.mode in ("RGB", "L"):
-            assert as_tensor(picture).shape == (len(picture.getbands()), height, width)
+        image, looks = of_mode(mode, height, width, seed)
+        before = image.copy()
+        if image.mode in ("RGB", "L"):
+            assert as_tensor(image).shape == (len(image.getbands()), height, width)
         else:
-            with pytest.raises(ValueError, match=r"photo: expected .* of mode RGB or L, got .*; ."):
-                as_tensor(picture, "photo")
+            with pytest.raises(ValueError, match=r"argument: expected .* of mode RGB or L, got .*; ."):
+                as_tensor(image, "argument")
         if looks is None:
-            with pytest.raises(ValueError, match="range is not known; scale them"):
-                render(picture)
+            with pytest.raises(ValueError, match="no known range; scale them"):
+                render(image)
         else:
-            shown = render(picture)
-            assert shown.mode == "RGB"
-            assert np.abs(np.asarray(shown) - nearest(looks)).max() <= NEAR.get(mode, 1)
-            gray = render(picture, gray=True)
-            assert np.abs(np.asarray(gray.convert("RGB")) - nearest(looks)).max() <= NEAR.get(mode, 1)
-        assert same_picture(picture, before)
+            rendered = render(image)
+            assert rendered.mode == "RGB"
+            assert np.abs(np.asarray(rendered) - as_rgb(looks)).max() <= NEAR.get(mode, 1)
+            gray = render(image, gray=True)
+            assert np.abs(np.asarray(gray.convert("RGB")) - as_rgb(looks)).max() <= NEAR.get(mode, 1)
+        assert same_image(image, before)
 
     @DRAWN
     @given(st.sampled_from(MODES), st.sampled_from([*EXACT, *LOSSY]), SIDES, SIDES, SEEDS)
     def test_in_a_file(self, mode, format, height, width, seed):
-        picture, looks = of_mode(mode, height, width, seed)
+        image, looks = of_mode(mode, height, width, seed)
         stream = io.BytesIO()
-        how = {"quality": 100} if format in ("JPEG", "MPO", "AVIF") else {"lossless": True} if format == "WEBP" else {}
+        options = {"quality": 100} if format in ("JPEG", "MPO", "AVIF") else {}
+        if format == "WEBP":
+            options = {"lossless": True}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                picture.save(stream, format, **how)
+                image.save(stream, format, **options)
                 with Image.open(io.BytesIO(stream.getvalue())) as saved:
                     stored = saved.mode
             except (OSError, ValueError, KeyError, SystemError):
-                return  # the format has no word for the mode
+                return  # the format does not support the mode
             if stored == "F" or (stored == "I" and format != "PPM"):
-                with pytest.raises(ValueError, match="not known"):
+                with pytest.raises(ValueError, match="no known range"):
                     read(stream.getvalue(), formats=[format])
                 return
             pixels = read(stream.getvalue(), formats=[format])
             assert read(stream.getvalue(), gray=True, formats=[format]).expand(3, -1, -1).equal(pixels)
         assert pixels.shape[1:] == (height, width) or format == "ICO"
-        # Saving as another mode, or without alphas, is Pillow's doing.
-        if looks is None or stored != picture.mode or picture.info or format == "GIF" or mode == "P of RGBA":
+        # Pillow saves as another mode, or without alphas.
+        if looks is None or stored != image.mode or image.info or format == "GIF" or mode == "P of RGBA":
             if (stored, format) == ("I", "PPM") and mode.startswith("I"):
-                wanted = nearest(smooth(height, width, 1, seed) * 255).transpose(2, 0, 1)
+                wanted = as_rgb(smooth(height, width, 1, seed) * 255).transpose(2, 0, 1)
                 assert np.abs(pixels.numpy() - wanted).max() <= 1
             return
-        wanted = nearest(looks).transpose(2, 0, 1)
+        wanted = as_rgb(looks).transpose(2, 0, 1)
         assert np.abs(pixels.numpy() - wanted).max() <= LOSSY.get(format, NEAR.get(mode, 1))
 
 
@@ -254,7 +257,7 @@ DTYPES = [
 
 @st.composite
 def tensors(draw):
-    """A tensor, and how it looks, (C, H, W) in 0..255; None where it is to be refused."""
+    """A tensor, and how it looks, (C, H, W) in 0..255; None if it must be refused."""
     channels, dtype = draw(st.integers(1, 4)), draw(st.sampled_from(DTYPES))
     height, width = draw(SIDES), draw(SIDES)
     layout = draw(st.sampled_from(sorted(LAYOUTS)))
@@ -286,47 +289,47 @@ ARRAYS = {
 
 @st.composite
 def arrays(draw):
-    """An array (H, W, C) or (H, W), and how it looks; None where it is to be refused."""
+    """An array (H, W, C) or (H, W), and how it looks; None if it must be refused."""
     channels = draw(st.integers(0, 4))
     dtype = draw(st.sampled_from(["u1"] * 4 + ["i1", "<u2", ">u2", ">i4", "<f4", ">f8", "?"]))
-    samples = eight(smooth(draw(SIDES), draw(SIDES), max(channels, 1), draw(SEEDS)))
+    samples = to_eight_bits(smooth(draw(SIDES), draw(SIDES), max(channels, 1), draw(SEEDS)))
     array = ARRAYS[draw(st.sampled_from(sorted(ARRAYS)))](samples.astype(dtype))
     array = array[..., 0] if channels == 0 else array
     fits = dtype == "u1" and channels in (0, 1, 3)
     return array, torch.from_numpy(array.reshape(*array.shape[:2], -1).transpose(2, 0, 1).copy()) if fits else None
 
 
-pictures = st.one_of(tensors(), arrays())
+images = st.one_of(tensors(), arrays())
 
 
-def untouched(picture, before):
-    picture = picture.detach() if isinstance(picture, torch.Tensor) else torch.from_numpy(picture.astype("f8"))
-    return picture.double().equal(before)
+def untouched(image, before):
+    image = image.detach() if isinstance(image, torch.Tensor) else torch.from_numpy(image.astype("f8"))
+    return image.double().equal(before)
 
 
-def kept(picture):
-    """The values of a picture, to be compared with afterwards."""
-    if isinstance(picture, torch.Tensor):
-        return picture.detach().double().clone()
-    return torch.from_numpy(picture.astype("f8"))
+def values_of(image):
+    """The values of an image, to compare with afterwards."""
+    if isinstance(image, torch.Tensor):
+        return image.detach().double().clone()
+    return torch.from_numpy(image.astype("f8"))
 
 
 class TestTensorsAndArrays:
     @DRAWN
-    @given(pictures)
-    def test_as_tensor_and_as_batch(self, drawn_picture):
-        picture, looks = drawn_picture
-        real = not (isinstance(picture, torch.Tensor) and picture.is_complex())
-        before = kept(picture) if real else None
-        for take, name in ((as_tensor, "picture: "), (lambda x: as_batch([x])[0], "images[0]: ")):
-            pixels, error = outcome(lambda take=take: take(picture))
+    @given(images)
+    def test_as_tensor_and_as_batch(self, drawn_image):
+        image, looks = drawn_image
+        comparable = not (isinstance(image, torch.Tensor) and image.is_complex())
+        before = values_of(image) if comparable else None
+        for take, name in ((as_tensor, "image: "), (lambda x: as_batch([x])[0], "images[0]: ")):
+            pixels, error = outcome(lambda take=take: take(image))
             assert (error is None) == (looks is not None), error
             if error is not None:
                 assert refused(error, name), error
                 continue
             scale = 1 if pixels.dtype == torch.uint8 else 255
             assert (pixels.detach().double() * scale - looks).abs().max() < 1e-6
-        assert before is None or untouched(picture, before)
+        assert before is None or untouched(image, before)
 
 
 FINEST = {
@@ -337,27 +340,27 @@ FINEST = {
     )
     for name, cls in CODECS.items()
 }
-KEPT = {"webp": 16, "jpeg": 6, "avif": 12, "hevc": 6, "jpeg2000": 3, "jxl": 6}
+TOLERANCE = {"webp": 16, "jpeg": 6, "avif": 12, "hevc": 6, "jpeg2000": 3, "jxl": 6}
 """The most that a sample may be off at a codec's finest; WebP has half the colors' samples."""
 
 
 @pytest.mark.parametrize("name", CODECS)
 @settings(DRAWN, max_examples=40)
-@given(pictures)
-def test_every_codec(name, drawn_picture):
-    picture, looks = drawn_picture
-    real = not (isinstance(picture, torch.Tensor) and picture.is_complex())
-    before = kept(picture) if real else None
+@given(images)
+def test_every_codec(name, drawn_image):
+    image, looks = drawn_image
+    comparable = not (isinstance(image, torch.Tensor) and image.is_complex())
+    before = values_of(image) if comparable else None
     compressor = Compressor(FINEST[name])
-    encoded, error = outcome(lambda: compressor.encode([picture]))
+    encoded, error = outcome(lambda: compressor.encode([image]))
     assert (error is None) == (looks is not None), error
     if error is not None:
         assert refused(error, "images[0]: "), error
     else:
         decoded = compressor.decode(encoded)[0]
         assert decoded.shape == looks.shape
-        assert (decoded.double() - looks).abs().max() <= KEPT[name]
-    assert before is None or untouched(picture, before)
+        assert (decoded.double() - looks).abs().max() <= TOLERANCE[name]
+    assert before is None or untouched(image, before)
 
 
 class TestHosts:
@@ -365,76 +368,76 @@ class TestHosts:
 
     @settings(DRAWN, max_examples=80)
     @given(tensors())
-    def test_torchvision(self, drawn_picture):
+    def test_torchvision(self, drawn_image):
         from foveate.transforms import Compress
 
-        picture, looks = drawn_picture
-        before = None if picture.is_complex() else kept(picture)
-        out, error = outcome(lambda: Compress(FINEST["jpeg"])(picture))
+        image, looks = drawn_image
+        before = None if image.is_complex() else values_of(image)
+        out, error = outcome(lambda: Compress(FINEST["jpeg"])(image))
         assert (error is None) == (looks is not None), error
         if error is not None:
             assert refused(error, "image: "), error
         else:
-            assert (out.shape, out.dtype) == (picture.shape, picture.dtype)
-            assert isinstance(out, tv_tensors.Image) == isinstance(picture, tv_tensors.Image)
+            assert (out.shape, out.dtype) == (image.shape, image.dtype)
+            assert isinstance(out, tv_tensors.Image) == isinstance(image, tv_tensors.Image)
             scale = 1 if out.dtype == torch.uint8 else 255
-            assert (out.detach().as_subclass(torch.Tensor).double() * scale - looks).abs().max() <= KEPT["jpeg"]
-        assert before is None or untouched(picture, before)
+            assert (out.detach().as_subclass(torch.Tensor).double() * scale - looks).abs().max() <= TOLERANCE["jpeg"]
+        assert before is None or untouched(image, before)
 
     @settings(DRAWN, max_examples=60)
     @given(st.sampled_from(MODES), SIDES, SIDES, SEEDS)
     def test_torchvision_of_pil(self, mode, height, width, seed):
         from foveate.transforms import Compress
 
-        picture, looks = of_mode(mode, height, width, seed)
-        before = picture.copy()
-        if picture.mode not in ("RGB", "L"):
+        image, looks = of_mode(mode, height, width, seed)
+        before = image.copy()
+        if image.mode not in ("RGB", "L"):
             with pytest.raises(ValueError, match=r"image: expected .* of mode RGB or L, got .*; ."):
-                Compress(FINEST["jpeg"])(picture)
+                Compress(FINEST["jpeg"])(image)
         else:
-            out = Compress(FINEST["jpeg"])(picture)
-            assert (out.mode, out.size) == (picture.mode, picture.size)
-            if not picture.info:  # a transparent color is lost, as with any JPEG
+            out = Compress(FINEST["jpeg"])(image)
+            assert (out.mode, out.size) == (image.mode, image.size)
+            if not image.info:  # a transparent color is lost, as with any JPEG
                 wanted = looks if out.mode == "RGB" else looks[..., 0]
-                assert np.abs(np.asarray(out) - wanted).max() <= KEPT["jpeg"]
-        assert same_picture(picture, before)
+                assert np.abs(np.asarray(out) - wanted).max() <= TOLERANCE["jpeg"]
+        assert same_image(image, before)
 
     @settings(DRAWN, max_examples=80)
     @given(arrays())
-    def test_albumentations(self, drawn_picture):
+    def test_albumentations(self, drawn_image):
         pytest.importorskip("albumentations")
         from foveate.integrations.albumentations import Compress
 
-        picture, looks = drawn_picture
-        native = picture.dtype.newbyteorder("=")
+        image, looks = drawn_image
+        native = image.dtype.newbyteorder("=")
         floats = native == np.float32
-        if floats and (picture.ndim == 2 or picture.shape[2] in (1, 3)):  # this host takes them, in [0, 1]
-            looks = torch.from_numpy(picture.reshape(*picture.shape[:2], -1).transpose(2, 0, 1).astype("f8"))
-            picture = picture / np.float32(255)
-        before = kept(picture)
-        out, error = outcome(lambda: Compress(str(FINEST["jpeg"]))(image=picture)["image"])
+        if floats and (image.ndim == 2 or image.shape[2] in (1, 3)):  # Albumentations takes them, in [0, 1]
+            looks = torch.from_numpy(image.reshape(*image.shape[:2], -1).transpose(2, 0, 1).astype("f8"))
+            image = image / np.float32(255)
+        before = values_of(image)
+        out, error = outcome(lambda: Compress(str(FINEST["jpeg"]))(image=image)["image"])
         assert (error is None) == (looks is not None), error
         if error is not None:
             assert refused(error, "image: "), error
         else:
-            assert (out.shape, out.dtype) == (picture.shape, native)
+            assert (out.shape, out.dtype) == (image.shape, native)
             pixels = out.reshape(*out.shape[:2], -1).transpose(2, 0, 1).astype("f8") * (255 if floats else 1)
-            assert np.abs(pixels - looks.numpy()).max() <= KEPT["jpeg"]
-        assert untouched(picture, before)
+            assert np.abs(pixels - looks.numpy()).max() <= TOLERANCE["jpeg"]
+        assert untouched(image, before)
 
     @settings(DRAWN, max_examples=80)
     @given(tensors())
-    def test_kornia(self, drawn_picture):
+    def test_kornia(self, drawn_image):
         from foveate.integrations.kornia import Jpeg
 
-        picture, looks = drawn_picture
-        before = None if picture.is_complex() else kept(picture)
-        out, error = outcome(lambda: Jpeg(95, straight_through=True)(picture[None])[0])
-        if not picture.is_floating_point() or error is not None:  # Kornia takes floats alone, and says so itself
-            assert looks is None or picture.dtype == torch.uint8, error
+        image, looks = drawn_image
+        before = None if image.is_complex() else values_of(image)
+        out, error = outcome(lambda: Jpeg(95, straight_through=True)(image[None])[0])
+        if not image.is_floating_point() or error is not None:  # Kornia itself refuses all but floats
+            assert looks is None or image.dtype == torch.uint8, error
             assert refused(error, "input: ") or "Expected input of" in str(error), error
         else:
             assert looks is not None
-            # With half of the colors' samples, as Foveate's JPEG has unless told.
+            # With half of the colors' samples, as Foveate's JPEG has by default.
             assert (out.detach().double() * 255 - looks).abs().max() <= 16
-        assert before is None or untouched(picture, before)
+        assert before is None or untouched(image, before)

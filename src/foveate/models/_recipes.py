@@ -1,0 +1,232 @@
+"""Models by recipe: a short string or a function, from which a model is built once a process."""
+
+import copy
+import difflib
+import importlib
+import importlib.util
+import re
+import sys
+import threading
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self, TypeAlias
+
+import torch
+from torch import nn
+
+from foveate._checks import is_hashable
+from foveate.identity import identity
+from foveate.models._preprocess import Preprocess
+from foveate.models._running import eager
+
+ModelSource: TypeAlias = "nn.Module | str | Callable[[], nn.Module]"
+"""A model, or how to build it: a short string (see :func:`build_model`) or a function without arguments."""
+
+
+class LazyModel:
+    """A model by value or by recipe. A recipe is built at first use, once a process, and pickled as the recipe.
+
+    So a transform that holds one costs a DataLoader worker a string, not weights.
+
+    Args:
+        source: a module, taken as it is (of one compiled by ``torch.compile``, the module itself); or a recipe, whose
+            model is put in eval mode and frozen. Building it leaves the user's random state as it was.
+
+    Raises:
+        TypeError: if ``source`` is neither; when pickled, if it is a module.
+
+    Example:
+        >>> LazyModel("foveate.demo:scene_net").get().training
+        False
+    """
+
+    _built: dict[Any, tuple[nn.Module, ModelSource]] = {}  # noqa: RUF012  (shared by the whole process on purpose)
+    _lock = threading.RLock()
+
+    def __init__(self, source: ModelSource) -> None:
+        if not isinstance(source, str) and not callable(source):
+            raise TypeError(
+                f"model: expected a module, a string such as 'resnet18' or a function, got {type(source).__name__}"
+            )
+        self.source: ModelSource = eager(source) if isinstance(source, nn.Module) else source
+
+    def get(self) -> nn.Module:
+        """Return the model, built on the first call in this process.
+
+        Raises:
+            ValueError: if the recipe does not give a model.
+        """
+        if isinstance(self.source, nn.Module):
+            return self.source
+        with LazyModel._lock:
+            # By its id if it cannot be hashed; the source is kept beside the model, so that the id stays its own.
+            key = self.source if is_hashable(self.source) else id(self.source)
+            if key not in LazyModel._built:
+                # Outside inference mode, since gradients could not pass its tensors later.
+                with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+                    model = build_model(self.source) if isinstance(self.source, str) else self.source()
+                if not isinstance(model, nn.Module):
+                    raise ValueError(f"model: {self.source!r} gave a {type(model).__name__}, not a torch.nn.Module")
+                LazyModel._built[key] = eager(model).eval().requires_grad_(False), self.source
+            return LazyModel._built[key][0]
+
+    @property
+    def identity(self) -> str:
+        """All that its output depends on, as one line of text; the same for a model and its recipe."""
+        return identity(self.get())
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self.source, nn.Module):
+            raise TypeError(
+                f"model: the weights of a {type(self.source).__name__} would be copied to every worker process; give "
+                "its recipe instead (a torchvision name, 'package.module:function' or a function), or use workers that "
+                "fork"
+            )
+        return {"source": self.source}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return copy.copy(self) if not isinstance(self.source, nn.Module) else self
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are of one recipe, or one module."""
+        return self.source == other.source if isinstance(other, LazyModel) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.source) if is_hashable(self.source) else id(self.source)
+
+    def __repr__(self) -> str:
+        return type(self.source).__name__ if isinstance(self.source, nn.Module) else repr(self.source)
+
+
+def build_model(spec: str) -> nn.Module:
+    """Build a model from a short string.
+
+    Args:
+        spec: a torchvision model name (``"resnet18"``, with its default pretrained weights), or
+            ``"package.module:function"`` or ``"path/to/file.py:function"``, followed by ``":argument"`` if the function
+            takes one string. Naming a function runs its code.
+
+    Returns:
+        The model, as it was built.
+
+    Raises:
+        ValueError: if there is no such name, file, module or function, or building the model fails.
+
+    Example:
+        >>> build_model("torchvision.models:squeezenet1_1").training
+        True
+    """
+    if _is_torchvision(spec):
+        from torchvision.models import get_model
+
+        _weights_preprocess(spec)  # so that a wrong name is reported before anything is downloaded
+        try:
+            return get_model(spec, weights="DEFAULT")
+        except OSError as error:
+            raise ValueError(f"model: the pretrained weights of {spec!r} could not be fetched: {error}") from error
+    match = re.fullmatch(r"(?P<home>.+?\.py|[^:]+):(?P<function>[^:]+)(?::(?P<argument>.*))?", spec)
+    if match is None:
+        raise ValueError(f"model: cannot read {spec!r}; expected NAME, FILE.py:FUNCTION or package.module:FUNCTION")
+    home, name, argument = match["home"], match["function"], match["argument"]
+    function = getattr(_import_module(home), name, None)
+    if not callable(function):
+        raise ValueError(f"model: {home} has no function {name!r}")
+    try:
+        model: nn.Module = function() if argument is None else function(argument)
+    except Exception as error:  # whatever the user's code raises, the message should say which model it was
+        raise ValueError(f"model: {spec!r} could not be built: {type(error).__name__}: {error}") from error
+    return model
+
+
+def import_object(spec: str) -> Any:
+    """Return what ``"package.module:name"`` or ``"path/to/file.py:name"`` names.
+
+    Raises:
+        ValueError: if there is no such file, module or name.
+
+    Example:
+        >>> import_object("foveate.demo:PREPROCESS").mean
+        (0.4, 0.4, 0.4)
+    """
+    home, colon, name = spec.rpartition(":")
+    if not colon:
+        raise ValueError(f"expected 'package.module:name' or 'file.py:name', got {spec!r}")
+    module = _import_module(home)
+    if not hasattr(module, name):
+        raise ValueError(f"{home} has no {name!r}")
+    return getattr(module, name)
+
+
+def preprocess_of(spec: str) -> Preprocess:
+    """Return the preprocessing of a model, by its short string: that of the weights for torchvision's models.
+
+    Raises:
+        ValueError: if torchvision has no such model.
+
+    Example:
+        >>> preprocess_of("squeezenet1_1").crop, preprocess_of("net.py:make").resize
+        (224, 256)
+    """
+    return _weights_preprocess(spec) if _is_torchvision(spec) else Preprocess(256, 224)
+
+
+def _is_torchvision(spec: str) -> bool:
+    return ":" not in spec
+
+
+def _weights_preprocess(name: str) -> Preprocess:
+    """Return the preprocessing of a torchvision model's default weights."""
+    from torchvision.models import get_model_weights, list_models
+
+    try:
+        weights = get_model_weights(name).DEFAULT
+    except ValueError:
+        similar = difflib.get_close_matches(name, list_models(), n=3)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise ValueError(
+            f"model: torchvision has no {name!r}{hint} (for your own: FILE.py:FUNCTION or package.module:FUNCTION)"
+        ) from None
+    preset = weights.transforms()
+    try:
+        return Preprocess(
+            preset.resize_size[0],
+            preset.crop_size[0],
+            tuple(preset.mean),
+            tuple(preset.std),
+            preset.interpolation.value,
+        )
+    except AttributeError:
+        raise ValueError(f"model: {name!r} is not an image classifier") from None
+
+
+def _import_module(home: str) -> ModuleType:
+    """Import a module by its dotted name, or a file by its path."""
+    if not home.endswith(".py"):
+        try:
+            return importlib.import_module(home)
+        except ImportError as error:
+            raise ValueError(f"model: cannot import {home!r}: {error}") from error
+    path = Path(home).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"model: there is no file {home}")
+    name = f"_foveate_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"model: {home} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # In sys.modules before it runs, as import does, since its dataclasses and pickles look it up; and with its folder
+    # on the path meanwhile, as for a script, so that it can import its neighbors.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"model: {home} could not be run: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
