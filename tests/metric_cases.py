@@ -1,4 +1,4 @@
-"""What the tests of the metrics feed them, in a module that processes of a group can import."""
+"""The cases of the tests of the metrics, in a module that processes of a group can import."""
 
 import json
 
@@ -28,7 +28,7 @@ def feed(metric, k):
         metric.update(name, clean + amount * noise, labels, (1 + n % 2) * sizes, pixels, clean)
 
 
-MAKE = {
+METRICS = {
     "bpp": BitsPerPixel,
     "curve": lambda: RateAccuracy(POINTS),
     "bd": lambda: BDRate(POINTS[:2], POINTS[2:]),
@@ -41,20 +41,20 @@ def flat(value):
 
 
 def fed(name, batches):
-    metric = MAKE[name]()
+    metric = METRICS[name]()
     for k in batches:
         feed(metric, k)
     return metric
 
 
 def count_in_a_group(rank, processes, folder):
-    """Count every other batch in each of two processes; what they find together is written by the first."""
+    """Count every other batch in each of two processes; the first writes what they count together."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=processes
     )
     # Unequal shares, as the last batches of an epoch are.
-    found = {name: flat(fed(name, range(rank, 5, processes)).compute()).tolist() for name in MAKE}
+    values = {name: flat(fed(name, range(rank, 5, processes)).compute()).tolist() for name in METRICS}
     if rank == 0:
-        (folder / "found.json").write_text(json.dumps(found))
+        (folder / "values.json").write_text(json.dumps(values))
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -124,8 +124,8 @@ class TestEvaluate:
             "--limit", 5, "--out", tmp_path, *SCENE,
         )  # fmt: skip
         assert code == 0
-        results = Results.read(tmp_path / "results.json")
-        assert {p.map for p in results.points} == {None, "saliency", "even", "center", "other picture"}
+        results = Results.load(tmp_path / "results.json")
+        assert {p.map for p in results.points} == {None, "saliency", "even", "center", "other image"}
         assert {p.scale for p in results.points} == {1.0, 0.7, 0.5}
         assert all(20 < p.psnr < 50 for p in results.points)
         for judge in ("scene_net (known)", "scene_net_small (unseen)"):
@@ -144,7 +144,7 @@ class TestEvaluate:
             "--out", tmp_path / "out", "--resamples", "20",
         )  # fmt: skip
         assert code == 0
-        results = Results.read(tmp_path / "out" / "results.json")
+        results = Results.load(tmp_path / "out" / "results.json")
         kept = [p for p in results.points if p.keep]
         assert [p.keep for p in kept] == ["top1", "kl0.5", "top1+p0.9", "robust0.3"]
         assert {(p.quality, p.n) for p in kept} == {(None, 10)}

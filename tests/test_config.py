@@ -30,7 +30,7 @@ def test_options_by_name_and_the_command_line_has_the_last_say(tree, tmp_path):
     assert (
         main(["evaluate", "--config", str(tmp_path / "settings.yaml"), "--strength", "0.3", "--codec", "webp:9"]) == 0
     )
-    results = Results.read(tmp_path / "out" / "results.json")
+    results = Results.load(tmp_path / "out" / "results.json")
     assert [(p.codec, p.quality, p.strength, p.n) for p in results.points] == [
         ("jpeg", 20, 0.3, 3),
         ("webp", 9, 0.3, 3),
@@ -42,7 +42,7 @@ def test_the_file_of_a_lightning_cli(tree, tmp_path):
     """The callback's points are then evaluated on a folder; the layer is of the module in training, so it is left."""
     how = ["evaluate", str(tree), "--model", NET, "--config", str(EXAMPLE), "--limit", "2", "--resamples", "5", *OWN]
     assert main([*how, "--out", str(tmp_path / "out")]) == 0
-    points = Results.read(tmp_path / "out" / "results.json").points
+    points = Results.load(tmp_path / "out" / "results.json").points
     assert [(f"{p.codec}:{p.quality:g}", p.strength) for p in points] == [
         (name, strength) for strength in (0, 0.3) for name in ("jpeg:5", "jpeg:30", "webp:20")
     ]

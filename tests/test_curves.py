@@ -17,7 +17,7 @@ from foveate.evaluation import (
     rate_at,
     saved_at_equal,
 )
-from foveate.evaluation.bootstrap import resampled
+from foveate.evaluation._bootstrap import resampled
 from foveate.evaluation.curves import saved_or_beyond
 
 # Rate (kbit/s) and PSNR (dB): the example that circulates with implementations of VCEG-M33, and one of HEVC.
@@ -89,14 +89,14 @@ class TestBdRate:
     def test_wrong_input(self):
         with pytest.raises(ValueError, match="'pchip' or 'akima', got 'cubic'"):
             bd_rate(self.rates, self.accuracies, self.rates, self.accuracies, method="cubic")
-        with pytest.raises(ValueError, match="at least two, with positive rates"):
+        with pytest.raises(ValueError, match="at least 2, with positive rates"):
             bd_rate([1], [1], self.rates, self.accuracies)
         with pytest.raises(ValueError, match="positive rates"):
             bd_accuracy([0, 1], [0, 1], self.rates, self.accuracies)
 
 
 class TestSavedAtEqual:
-    def test_a_constant_factor_is_found_everywhere(self):
+    def test_a_constant_factor_shows_everywhere(self):
         rates, accuracies = [100, 200, 400, 800], [0.3, 0.6, 0.8, 0.9]
         for rate, accuracy in zip(rates, accuracies, strict=True):
             assert saved_at_equal(rates, accuracies, 0.7 * rate, accuracy) == pytest.approx(0.3)
@@ -108,7 +108,7 @@ class TestSavedAtEqual:
     def test_order_does_not_matter(self):
         assert saved_at_equal([400, 100], [0.8, 0.4], 100, 0.6) == saved_at_equal([100, 400], [0.4, 0.8], 100, 0.6)
 
-    def test_a_dip_is_read_in_the_reference_s_favour(self):
+    def test_a_dip_is_read_in_the_reference_s_favor(self):
         assert saved_at_equal([100, 200, 400], [0.5, 0.4, 0.9], 90, 0.5) == pytest.approx(0.1)
 
     def test_a_plateau_ends_at_its_cheapest_point(self):
@@ -123,8 +123,8 @@ class TestSavedAtEqual:
         assert saved_at_equal([100, 400], [0.5, 0.5], 50, 0.5) is None
 
     @pytest.mark.parametrize(("rates", "accuracies"), [([1], [1]), ([1, 2], [1]), ([0, 1], [0, 1])])
-    def test_no_curve(self, rates, accuracies):
-        with pytest.raises(ValueError, match="at least two"):
+    def test_what_is_not_a_curve(self, rates, accuracies):
+        with pytest.raises(ValueError, match="at least 2"):
             saved_at_equal(rates, accuracies, 1, 1)
 
 
@@ -179,14 +179,14 @@ class TestBootstrap:
         # In blocks or at once.
         np.testing.assert_array_equal(first[:100], Bootstrap(50, seed=4, resamples=100).means(values))
 
-    def test_what_lies_beyond_opens_the_interval_on_that_side(self):
+    def test_what_lies_outside_opens_the_interval_on_that_side(self):
         body = np.linspace(0, 1, 90)
         assert interval(np.concatenate([body, np.full(10, np.inf)]))[1] is None
         assert interval(np.concatenate([body, np.full(10, np.inf)]))[0] == pytest.approx(0.02, abs=0.02)
         assert interval(np.concatenate([body, np.full(10, -np.inf)]))[0] is None
         assert interval(np.concatenate([body, np.full(10, np.nan)])) == (None, None)
 
-    def test_curves_without_overlap_are_beyond(self):
+    def test_curves_without_overlap_are_outside(self):
         def figure(k):
             if k < 2:
                 raise NoOverlapError("", (1, 0)[k])

@@ -2,7 +2,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from importlib.resources import files
 
 import numpy as np
@@ -20,7 +19,7 @@ TO_TENSOR = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
 
 class TestScenes:
-    def test_deterministic_by_seed_whatever_the_order_and_length(self):
+    def test_deterministic_by_seed_for_any_order_and_length(self):
         a, b = Scenes(30, seed=4), Scenes(1000, seed=4)
         torch.manual_seed(99)
         assert b[17][0].tobytes() == a[17][0].tobytes()
@@ -32,7 +31,7 @@ class TestScenes:
         Scenes(3)[1]
         assert torch.equal(before, torch.get_rng_state())
 
-    def test_the_pictures_do_not_change_from_release_to_release(self):
+    def test_the_images_do_not_change_from_release_to_release(self):
         """The shipped classifier, README's figures and users' own numbers rest on these very pixels."""
         scene = np.asarray(Scenes(5, seed=2)[4][0]).astype(float)
         assert scene.mean((0, 1)).round(1).tolist() == pytest.approx(MEANS, abs=0.3)
@@ -96,31 +95,30 @@ class TestClassifier:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    began = time.monotonic()
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "foveate", "demo", "--out", str(out), "--scenes", "60"],
         capture_output=True,
         text=True,
         check=True,
         env={**os.environ, "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
     )
-    return out, done, time.monotonic() - began
+    return out, process
 
 
 class TestDemo:
     def test_the_table(self, demo):
-        _, done, _ = demo
-        lines = done.stdout.splitlines()
+        _, process = demo
+        lines = process.stdout.splitlines()
         assert sum(line.startswith("jpeg alone") for line in lines) == 6
         assert sum(line.startswith("jpeg, strength 0.5") for line in lines) == 6
-        assert "fewer bytes by jpeg, strength 0.5 at equal top-1" in done.stdout
-        assert "known: it made the maps or was a witness" in done.stdout
-        assert "unseen: neither made the maps nor was a witness" in done.stdout
+        assert "fewer bytes by jpeg, strength 0.5 at equal top-1" in process.stdout
+        assert "known: it made the maps or was a witness" in process.stdout
+        assert "unseen: neither made the maps nor was a witness" in process.stdout
         assert sum(line.startswith("jpeg, keep top1 for scene_net ") for line in lines) == 1
-        assert "100%" in done.stderr  # the progress bar
+        assert "100%" in process.stderr  # the progress bar
 
     def test_the_pre_filter_pays_for_both_judges(self, demo):
-        out, _, _ = demo
+        out, _ = demo
         results = json.loads((out / "results.json").read_text())
         for judge in ("scene_net", "scene_net_small"):
             whole = next(c for c in results["comparisons"] if (c["judge"], c["metric"]) == (judge, "top1"))
@@ -128,8 +126,8 @@ class TestDemo:
             assert whole["verdict"] == "saves"
 
     def test_each_scene_at_its_own_point_keeps_nearly_all_answers_for_far_fewer_bytes(self, demo):
-        out, _, _ = demo
-        points = Results.read(out / "results.json").points
+        out, _ = demo
+        points = Results.load(out / "results.json").points
         kept = next(p for p in points if p.keep)
         fixed = [p for p in points if not p.keep and p.judges["scene_net"].agreement >= 0.95]
         assert kept.judges["scene_net"].agreement >= 0.98
@@ -137,7 +135,7 @@ class TestDemo:
         assert kept.n == 60
 
     def test_the_page(self, demo):
-        out, _, _ = demo
+        out, _ = demo
         html = (out / "report.html").read_text()
         assert html.count("<svg") == 6
         assert html.count("data:image/jpeg;base64,") == 6 * 13

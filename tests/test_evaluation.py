@@ -13,7 +13,7 @@ import torch
 from conftest import RECIPES
 from PIL import Image
 
-from foveate import Compressor, GradCam, Jpeg, Prefilter, TargetSize
+from foveate import Compressor, GradCam, Jpeg, Prefilter, Progress, TargetSize
 from foveate.cli import main
 from foveate.demo import CLASSES, PREPROCESS, Scenes, scene_net
 from foveate.evaluation import (
@@ -32,10 +32,10 @@ from foveate.evaluation import (
     saved_at_equal,
     summarize,
 )
+from foveate.evaluation._samples import wnids
+from foveate.evaluation._settings import Setting
 from foveate.evaluation.report import headlines, page, span, text_table, verdicts
 from foveate.evaluation.results import json_schema
-from foveate.evaluation.samples import wnids
-from foveate.evaluation.summary import Setting
 from foveate.images import as_tensor, read, to_array
 from foveate.models import Classifier, Preprocess, load_classifier
 from foveate.saliency import Center, Shuffled
@@ -75,8 +75,8 @@ def results(measured):
 
 
 @pytest.fixture(scope="module")
-def controlled(judges, compressors):
-    """A measurement with every control."""
+def with_baselines(judges, compressors):
+    """A measurement with every baseline."""
     points = compressors[:6]
     return measure(scenes(12), judges, points + baselines_for(points))
 
@@ -89,30 +89,30 @@ def ms_ssim_by_opencv(a, b):
         return cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5]
 
     x, y = (p.astype(np.float64) for p in (a, b))
-    found = np.ones(3)
+    product = np.ones(3)
     for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
         mx, my = blur(x), blur(y)
         vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
         term = (2 * cov + 58.5225) / (vx + vy + 58.5225)
         if scale == 4:
             term *= (2 * mx * my + 6.5025) / (mx * mx + my * my + 6.5025)
-        found *= term.mean((0, 1)) ** weight
+        product *= term.mean((0, 1)) ** weight
         x, y = (v[: len(v) // 2 * 2, : len(v) // 2 * 2].reshape(len(v) // 2, 2, -1, 2, 3).mean((1, 3)) for v in (x, y))
-    return float(found.mean())
+    return float(product.mean())
 
 
 class TestMeasure:
     def test_every_number_by_hand(self, measured, compressors, judges):
-        photos = scenes(12)
+        samples = scenes(12)
         for k, compressor in enumerate(compressors):
             for n in (0, 7):
-                encoded = compressor.encode(photos[n].pixels[None])[0]
+                encoded = compressor.encode(samples[n].image[None])[0]
                 assert measured.bytes[k, n] == len(encoded.data)
                 decoded = compressor.decode([encoded])[0][None] / 255
                 for judge in judges:
                     model = judge.classifier.model
                     logits = model(PREPROCESS(decoded))[0].detach()
-                    clean = model(PREPROCESS(photos[n].pixels[None]))[0].detach()
+                    clean = model(PREPROCESS(samples[n].image[None]))[0].detach()
                     assert measured.answers[judge.name][k, n].tolist() == logits.topk(5).indices.tolist()
                     assert measured.clean[judge.name][n].tolist() == clean.topk(5).indices.tolist()
                     kl = torch.nn.functional.kl_div(
@@ -120,19 +120,19 @@ class TestMeasure:
                     )
                     assert float(measured.kl[judge.name][k, n]) == pytest.approx(float(kl), abs=2e-5)
         assert measured.pixels.tolist() == [160 * 160] * 12
-        assert measured.labels.tolist() == [p.label for p in photos]
-        assert measured.names == [p.name for p in photos]
+        assert measured.labels.tolist() == [p.label for p in samples]
+        assert measured.names == [p.name for p in samples]
 
-    def test_photos_of_different_sizes(self):
+    def test_images_of_different_sizes(self):
         judge = Judge(load_classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
-        photos = [Sample(torch.full((3, h, w), 9, dtype=torch.uint8), 0, "") for h, w in ((70, 90), (100, 60))]
-        done = []
-        measured = measure(photos, [judge], [Compressor()], progress=lambda: done.append(1))
+        samples = [Sample(torch.full((3, h, w), 9, dtype=torch.uint8), 0, "") for h, w in ((70, 90), (100, 60))]
+        steps = []
+        measured = measure(samples, [judge], [Compressor()], progress=steps.append)
         assert measured.pixels.tolist() == [6300, 6000]
-        assert len(done) == 2
+        assert steps == [Progress("measure", 1, 2), Progress("measure", 2, 2)]
         assert measured.answers["recipes.py:tiny".partition(":")[2]].shape == (1, 2, 4)  # of 5 classes, no top-5
 
-    def test_the_map_is_asked_for_once_a_picture_also_with_controls(self, judges):
+    def test_the_map_is_computed_once_per_image_also_with_baselines(self, judges):
         calls = []
 
         def center(images):
@@ -146,11 +146,11 @@ class TestMeasure:
     def test_psnr_and_ms_ssim_on_request(self, judges):
         import cv2
 
-        photo = Sample(as_tensor(Scenes(1, size=200)[0][0]), 0, "")
+        sample = Sample(as_tensor(Scenes(1, size=200)[0][0]), 0, "")
         point = Compressor("jpeg:20")
-        measured = measure([photo, *scenes(1)], [judges[1]], [point], fidelity=True)
-        decoded = point.decode(point.encode([photo.pixels]))[0]
-        pair = [to_array(p) for p in (photo.pixels, decoded)]
+        measured = measure([sample, *scenes(1)], [judges[1]], [point], fidelity=True)
+        decoded = point.decode(point.encode([sample.image]))[0]
+        pair = [to_array(image) for image in (sample.image, decoded)]
         assert float(measured.fidelity["psnr"][0, 0]) == pytest.approx(cv2.PSNR(*pair), abs=0.01)
         assert float(measured.fidelity["ms_ssim"][0, 0]) == pytest.approx(ms_ssim_by_opencv(*pair), abs=1e-3)
         assert measured.fidelity["ms_ssim"][0, 1].isnan()  # too small for five scales
@@ -159,7 +159,7 @@ class TestMeasure:
         assert "MS-SSIM" in text_table(results)
 
     def test_nothing_to_measure(self, judges, compressors):
-        with pytest.raises(ValueError, match="not one picture"):
+        with pytest.raises(ValueError, match="not one image"):
             measure([], judges, compressors)
         with pytest.raises(ValueError, match="different names"):
             measure(scenes(1), [judges[0], judges[0]], compressors)
@@ -177,13 +177,13 @@ class TestMeasure:
         with pytest.raises(ValueError, match="make use of a label"):
             measure(scenes(2), judges, [Compressor("hevc:roi=8", saliency=cam)])
 
-        def told(images):
+        def labeled(images):
             return torch.ones(len(images), 1, 2, 2)
 
-        told.uses_labels = True
+        labeled.uses_labels = True
         with pytest.raises(ValueError, match="make use of a label"):
-            measure(scenes(2), judges, [Compressor("jpeg", Prefilter(told))])
-        measure(scenes(2), judges, [Compressor("jpeg", Prefilter(told, 0))])  # asks for no map
+            measure(scenes(2), judges, [Compressor("jpeg", Prefilter(labeled))])
+        measure(scenes(2), judges, [Compressor("jpeg", Prefilter(labeled, 0))])  # uses no map
 
     def test_a_judge_that_gives_no_numbers(self):
         model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 160 * 160, 4))
@@ -200,7 +200,7 @@ class TestMeasure:
 
 
 class TestSources:
-    """One set of pictures, however it comes."""
+    """One set of images, however it comes."""
 
     @pytest.fixture
     def source(self, request):
@@ -208,7 +208,7 @@ class TestSources:
         from torchvision.transforms import v2
 
         tensors = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
-        pairs = [(p.pixels, p.label) for p in scenes(6)]
+        pairs = [(p.image, p.label) for p in scenes(6)]
 
         class Stream(torch.utils.data.IterableDataset):
             def __iter__(self):
@@ -246,100 +246,101 @@ class TestSources:
         assert ("arrow" if isinstance(source, Scenes) or hasattr(source, "dataset") else "class 0") in html
 
     def test_grayscale_is_shown_as_rgb(self):
-        assert as_samples([(torch.zeros(1, 5, 6), 0)])[0].pixels.shape == (3, 5, 6)
+        assert as_samples([(torch.zeros(1, 5, 6), 0)])[0].image.shape == (3, 5, 6)
 
     @pytest.mark.parametrize(
         ("source", "words"),
         [
             (3, "SampleFolder, a Dataset or a DataLoader, got int"),
-            ([{"image": 0}], "pairs .picture, label., got dict"),
+            ([{"image": 0}], "pairs .image, label., got dict"),
             ([(torch.full((3, 4, 4), -2.0), 0)], "undo any normalization"),
         ],
     )
-    def test_what_is_no_source(self, source, words, judges):
+    def test_what_is_not_a_source(self, source, words, judges):
         with pytest.raises((TypeError, ValueError), match=words):
             measure(source, judges, [Compressor()])
 
 
-class TestControls:
-    def test_which(self, compressors):
+class TestBaselines:
+    def test_the_points(self, compressors):
         settings = [Setting.of(c) for c in baselines_for(compressors[:6])]
-        assert {s.map for s in settings} == {"even", "center", "other picture", None}
+        assert {s.map for s in settings} == {"even", "center", "other image", None}
         assert {s.scale for s in settings if s.map is None} == {0.7, 0.5}
         assert {(s.strength, s.scale) for s in settings if s.map} == {(0.5, 1.0)}
         assert len(settings) == 3 * 3 + 2 * 3
         assert baselines_for([Compressor("jpeg", None, s) for s in (1.0, 0.7)], scales=(0.7,)) == []
 
-    def test_by_hand(self, controlled, prefilter):
-        photos = scenes(12)
-        maps = {n: prefilter.maps(photos[n].pixels[None]) for n in range(12)}
+    def test_by_hand(self, with_baselines, prefilter):
+        samples = scenes(12)
+        maps = {n: prefilter.maps(samples[n].image[None]) for n in range(12)}
         order = torch.randperm(12, generator=torch.Generator().manual_seed(0)).tolist()
         before = {n: order[k - 1] if k else order[1] for k, n in enumerate(order)}
-        for k, compressor in enumerate(controlled.compressors):
+        for k, compressor in enumerate(with_baselines.compressors):
             kind = Setting.of(compressor).map
             if kind in (None, "saliency"):
                 continue
             for n in (order[0], order[5]):
-                given = {"even": maps[n], "center": Center(prefilter).derive(maps[n]), "other picture": maps[before[n]]}
-                pixels = compressor.prefilter(photos[n].pixels[None], given[kind])
-                assert controlled.bytes[k, n] == len(compressor.store(pixels)[0].data), kind
+                by_kind = {"even": maps[n], "center": Center(prefilter).derive(maps[n]), "other image": maps[before[n]]}
+                filtered = compressor.prefilter(samples[n].image[None], by_kind[kind])
+                assert with_baselines.bytes[k, n] == len(compressor.store(filtered)[0].data), kind
 
-    def test_even_smooths_as_much_but_everywhere_alike(self, prefilter):
+    def test_even_smooths_as_much_but_everywhere_the_same(self, prefilter):
         from dataclasses import replace
 
         from foveate.prefilter import strength_map
 
-        photo = scenes(1)[0].pixels[None] / 255
-        maps = prefilter.maps(photo)
+        image = scenes(1)[0].image[None] / 255
+        maps = prefilter.maps(image)
         mean = strength_map(maps, (160, 160), 0.5).mean()
-        even = replace(prefilter, even=True)(photo, maps)
-        full = replace(prefilter, strength=1e-9)(photo, torch.zeros_like(maps))  # smoothed in full everywhere
-        torch.testing.assert_close(even, torch.lerp(photo, full, mean), atol=1e-5, rtol=0)
+        even = replace(prefilter, even=True)(image, maps)
+        full = replace(prefilter, strength=1e-9)(image, torch.zeros_like(maps))  # smoothed in full everywhere
+        torch.testing.assert_close(even, torch.lerp(image, full, mean), atol=1e-5, rtol=0)
 
-    def test_another_picture_takes_another(self, judges, prefilter):
+    def test_another_image_s_map_takes_another_image(self, judges, prefilter):
         points = baselines_for([Compressor("jpeg", prefilter)])
-        with pytest.raises(ValueError, match="at least two pictures"):
+        with pytest.raises(ValueError, match="at least two images"):
             measure(scenes(1), judges, points)
 
-    def test_the_report_says_of_each_whether_it_is_beaten(self, controlled):
-        results = summarize(controlled, {}, resamples=100)
-        asked = {(c.judge, c.curve, c.control) for c in results.comparisons if c.metric == "top1"}
+    def test_the_report_says_whether_each_is_beaten(self, with_baselines):
+        results = summarize(with_baselines, {}, resamples=100)
+        compared = {(c.judge, c.curve, c.baseline) for c in results.comparisons if c.metric == "top1"}
         for judge in ("scene_net", "scene_net_small"):
-            for control in ("codec alone", "even", "center", "other picture", "downscaling"):
-                assert (judge, "jpeg, strength 0.5", control) in asked
-        groups = verdicts(results, "top1")
-        assert len(groups) == 2
-        for group in groups:
-            assert len(group["lines"]) == 5
-            for line in group["lines"]:
-                assert re.match("beats|loses to|is not shown to differ from|cannot be compared with", line["text"])
-        html = page(results, controlled, choose_exhibits(scenes(12), controlled), "", "", {}, "top1")
+            for baseline in ("codec alone", "even", "center", "other image", "downscaling"):
+                assert (judge, "jpeg, strength 0.5", baseline) in compared
+        sections = verdicts(results, "top1")
+        assert len(sections) == 2
+        for section in sections:
+            assert len(section.lines) == 5
+            for line in section.lines:
+                assert re.match("beats|loses to|is not shown to differ from|cannot be compared with", line.text)
+        exhibits = choose_exhibits(scenes(12), with_baselines)
+        html = page(results, with_baselines, exhibits, title="", lead="", class_names={}, metric="top1")
         assert "the same smoothing spread evenly" in html
         assert "plain downscaling at its best scale" in html
 
-    def test_downscaling_is_compared_at_the_best_of_all_scales(self, controlled):
-        results = summarize(controlled, {}, resamples=10)
-        one = next(c for c in results.comparisons if c.control == "downscaling" and c.metric == "top1")
+    def test_downscaling_is_compared_at_the_best_of_all_scales(self, with_baselines):
+        results = summarize(with_baselines, {}, resamples=10)
+        comparison = next(c for c in results.comparisons if c.baseline == "downscaling" and c.metric == "top1")
         rivals = [p for p in results.points if p.strength == 0]
-        mine = [p for p in results.points if p.map == "saliency"]
+        steered = [p for p in results.points if p.map == "saliency"]
         from foveate.evaluation import bd_rate
 
         curves = [
             [of(p) for p in points]
-            for points in (rivals, mine)
-            for of in (lambda p: p.bytes, lambda p: p.judges[one.judge].top1)
+            for points in (rivals, steered)
+            for of in (lambda p: p.bytes, lambda p: p.judges[comparison.judge].top1)
         ]
-        assert one.bd_rate == pytest.approx(bd_rate(*curves))
-        assert one.reference == "jpeg, best scale"
+        assert comparison.bd_rate == pytest.approx(bd_rate(*curves))
+        assert comparison.reference == "jpeg, best scale"
 
 
 class TestResults:
     def test_the_schema(self, results, tmp_path):
-        results.write(tmp_path / "results.json")
-        held = json.loads((tmp_path / "results.json").read_text())
+        results.save(tmp_path / "results.json")
+        content = json.loads((tmp_path / "results.json").read_text())
         assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
-        assert held["schema"] == 2
-        point = held["points"][3]
+        assert content["schema"] == 3
+        point = content["points"][3]
         named = {k: point[k] for k in ("curve", "codec", "quality", "strength", "scale", "map", "n", "psnr")}
         assert named == {
             "curve": "jpeg, strength 0.5", "codec": "jpeg", "quality": 6, "strength": 0.5, "scale": 1.0,
@@ -348,7 +349,7 @@ class TestResults:
         assert {name: judge["known"] for name, judge in point["judges"].items()} == {
             "scene_net": True, "scene_net_small": False,
         }  # fmt: skip
-        assert Results.read(tmp_path / "results.json") == results
+        assert Results.load(tmp_path / "results.json") == results
 
     def test_it_is_what_the_json_schema_says(self, results):
         """By an independent checker."""
@@ -363,28 +364,31 @@ class TestResults:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda held: held.update(schema=1), "has schema 1, and this Foveate reads 2"),
-            (lambda held: held.pop("schema"), "has schema None"),
-            (lambda held: held["points"][1].pop("bytes"), "at points.1.bytes: Field required"),
-            (lambda held: held["points"][1].update(extra=1), "at points.1.extra: Unexpected"),
-            (lambda held: held["clean"]["scene_net"].update(top1="high"), "at clean.scene_net.top1: Input should be"),
-            (lambda held: held["savings"][0].update(interval=[0.1]), "at savings.0.interval"),
+            (lambda content: content.update(schema=2), "has schema 2, and this Foveate reads 3"),
+            (lambda content: content.pop("schema"), "has schema None"),
+            (lambda content: content["points"][1].pop("bytes"), "at points.1.bytes: Field required"),
+            (lambda content: content["points"][1].update(extra=1), "at points.1.extra: Unexpected"),
+            (
+                lambda content: content["clean"]["scene_net"].update(top1="high"),
+                "at clean.scene_net.top1: Input should be",
+            ),
+            (lambda content: content["savings"][0].update(interval=[0.1]), "at savings.0.interval"),
         ],
     )
-    def test_it_is_checked_on_reading(self, change, words, results, tmp_path):
-        held = json.loads(results.to_json())
-        change(held)
-        (tmp_path / "r.json").write_text(json.dumps(held))
+    def test_it_is_checked_on_loading(self, change, words, results, tmp_path):
+        content = json.loads(results.to_json())
+        change(content)
+        (tmp_path / "r.json").write_text(json.dumps(content))
         with pytest.raises(ValueError, match=words):
-            Results.read(tmp_path / "r.json")
+            Results.load(tmp_path / "r.json")
 
-    def test_what_is_no_json(self, tmp_path):
+    def test_what_is_not_json(self, tmp_path):
         (tmp_path / "r.json").write_text("{")
-        with pytest.raises(ValueError, match="is no JSON"):
-            Results.read(tmp_path / "r.json")
+        with pytest.raises(ValueError, match="is not JSON"):
+            Results.load(tmp_path / "r.json")
         (tmp_path / "r.json").write_text("[]")
         with pytest.raises(ValueError, match="has schema None"):
-            Results.read(tmp_path / "r.json")
+            Results.load(tmp_path / "r.json")
 
     def test_the_figures(self, results, measured):
         for k, point in enumerate(results.points):
@@ -442,19 +446,19 @@ class TestResults:
             replace(prefilter, saliency=GradCam(nets[0], "features.8", preprocess=PREPROCESS)),
             replace(prefilter, saliency=GradCam(nets[1], preprocess=PREPROCESS)),
         ]
-        many = [Compressor(text) for text in ("jpeg:20", "jpeg:21", "jpeg:20,subsampling=4:4:4")]
-        many += [Compressor("jpeg:20", scale=0.5), Compressor("jpeg:20", target=TargetSize(bpp=0.5))]
-        many += [Compressor("jpeg:20", one) for one in filters]
-        assert len({c.identity for c in many}) == len(many)
-        assert Compressor("jpeg:20", replace(prefilter, strength=0)).identity == many[0].identity
+        points = [Compressor(text) for text in ("jpeg:20", "jpeg:21", "jpeg:20,subsampling=4:4:4")]
+        points += [Compressor("jpeg:20", scale=0.5), Compressor("jpeg:20", target=TargetSize(bpp=0.5))]
+        points += [Compressor("jpeg:20", variant) for variant in filters]
+        assert len({c.identity for c in points}) == len(points)
+        assert Compressor("jpeg:20", replace(prefilter, strength=0)).identity == points[0].identity
         # Nor does it change when a layer that was left open is found.
         fresh = GradCam(scene_net(), preprocess=PREPROCESS)
         before = fresh.identity
-        fresh(scenes(1)[0].pixels[None])
+        fresh(scenes(1)[0].image[None])
         assert fresh.identity == before == cam.identity
 
 
-class TestPhotoFolder:
+class TestSampleFolder:
     @pytest.fixture
     def tree(self, tmp_path):
         for name, count in (("cat", 3), ("dog", 2), ("emu", 1)):
@@ -464,28 +468,28 @@ class TestPhotoFolder:
         return tmp_path
 
     def test_labels_follow_the_sorted_folders(self, tree):
-        photos = SampleFolder(tree)
-        photos.number_classes(3)
-        assert [(p.name, p.label) for p in photos][2:4] == [("cat/2.png", 0), ("dog/0.png", 1)]
-        assert photos.class_names() == {0: "cat", 1: "dog", 2: "emu"}
-        assert len(photos) == 6
+        samples = SampleFolder(tree)
+        samples.number_classes(3)
+        assert [(p.name, p.label) for p in samples][2:4] == [("cat/2.png", 0), ("dog/0.png", 1)]
+        assert samples.class_names() == {0: "cat", 1: "dog", 2: "emu"}
+        assert len(samples) == 6
 
     def test_a_limit_is_spread_over_the_classes(self, tree):
         assert [p.name for p in SampleFolder(tree, 3)] == ["cat/0.png", "cat/2.png", "dog/1.png"]
         assert len(SampleFolder(tree, 100)) == 6
 
-    def test_wnids_take_imagenet_s_index_also_when_only_some_are_there(self, tmp_path):
+    def test_wnids_take_imagenet_s_index_also_if_only_some_are_present(self, tmp_path):
         for wnid in ("n02123045", "n01440764", "n15075141"):
             (tmp_path / wnid).mkdir()
             Image.new("RGB", (8, 6)).save(tmp_path / wnid / "a.jpg")
-        photos = SampleFolder(tmp_path)
-        photos.number_classes(1000)
-        assert [p.label for p in photos] == [0, 281, 999]
-        assert [photos.class_names()[k] for k in (0, 281, 999)] == ["tench", "tabby", "toilet tissue"]
-        photos.number_classes(3)
-        assert [p.label for p in photos] == [0, 1, 2]
+        samples = SampleFolder(tmp_path)
+        samples.number_classes(1000)
+        assert [p.label for p in samples] == [0, 281, 999]
+        assert [samples.class_names()[k] for k in (0, 281, 999)] == ["tench", "tabby", "toilet tissue"]
+        samples.number_classes(3)
+        assert [p.label for p in samples] == [0, 1, 2]
         (tmp_path / "n00000000").mkdir()
-        with pytest.raises(ValueError, match="'n00000000' is no class of ImageNet"):
+        with pytest.raises(ValueError, match="'n00000000' is not a class of ImageNet"):
             SampleFolder(tmp_path).number_classes(1000)
 
     def test_there_are_a_thousand_wnids_in_order(self):
@@ -493,18 +497,18 @@ class TestPhotoFolder:
         assert list(wnids()) == sorted(wnids())
 
     def test_broken_and_alien_files_are_named_and_left_out(self, tree):
-        (tree / "cat" / "0.png").write_bytes(b"no picture")
+        (tree / "cat" / "0.png").write_bytes(b"not an image")
         (tree / "dog" / "notes.txt").write_text("notes")
         whole = (tree / "cat" / "1.png").read_bytes()
         (tree / "cat" / "1.png").write_bytes(whole[: len(whole) // 2])
         (tree / ".hidden").mkdir()
-        photos = SampleFolder(tree)
+        samples = SampleFolder(tree)
         for position, name in ((0, "cat/0.png"), (1, "cat/1.png"), (5, "dog/notes.txt")):
-            with pytest.raises(UnreadableError, match=f"{name}: .+") as told:
-                photos[position]
-            assert told.value.name == name
+            with pytest.raises(UnreadableError, match=f"{name}: .+") as caught:
+                samples[position]
+            assert caught.value.name == name
         judge = Judge(load_classifier(f"{RECIPES}:tiny", Preprocess(64, 56)), known=False)
-        measured = measure(photos, [judge], [Compressor()])
+        measured = measure(samples, [judge], [Compressor()])
         assert measured.names == ["cat/2.png", "dog/0.png", "dog/1.png", "emu/0.png"]
         assert [name for name, _ in measured.skipped] == ["cat/0.png", "cat/1.png", "dog/notes.txt"]
         assert all(reason for _, reason in measured.skipped)
@@ -514,44 +518,44 @@ class TestPhotoFolder:
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr("foveate.evaluation.samples.read", fail)
-        with pytest.raises(UnreadableError) as told:
+        monkeypatch.setattr("foveate.evaluation._samples.read", fail)
+        with pytest.raises(UnreadableError) as caught:
             SampleFolder(tree)[0]
-        assert (told.value.name, told.value.reason) == ("cat/0.png", str(error) or type(error).__name__)
+        assert (caught.value.name, caught.value.reason) == ("cat/0.png", str(error) or type(error).__name__)
 
-    def test_what_is_no_file_is_counted(self, tree):
+    def test_what_is_not_a_file_is_counted(self, tree):
         os.mkfifo(tree / "cat" / "pipe.png")
         (tree / "dog" / "gone.png").symlink_to(tree / "nowhere")
         (tree / "emu" / "folder").mkdir()
         names = {}
-        photos = SampleFolder(tree)
-        for k in range(len(photos)):
+        samples = SampleFolder(tree)
+        for k in range(len(samples)):
             try:
-                names[photos[k].name] = None
+                names[samples[k].name] = None
             except UnreadableError as error:
                 names[error.name] = error.reason
         assert len(names) == 6 + 2
         assert "not a regular file" in names["cat/pipe.png"]
         assert "No such file" in names["dog/gone.png"]
 
-    def test_a_folder_that_may_not_be_read_is_said(self, tree, monkeypatch):
+    def test_a_folder_that_may_not_be_read_is_named(self, tree, monkeypatch):
         """Whoever runs the tests may read everything, so it is the system that refuses."""
         (tree / "dog" / "locked").mkdir()
         scandir, opened = os.scandir, os.open
 
-        def refuse(path, *rest, **how):
+        def refuse(path, *rest, **options):
             if str(path).endswith("locked"):
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return opened(path, *rest, **how) if rest else scandir(path)
+            return opened(path, *rest, **options) if rest else scandir(path)
 
         monkeypatch.setattr(os, "scandir", refuse)
         monkeypatch.setattr(os, "open", refuse)
-        photos = SampleFolder(tree)
-        assert [p.name for p in photos.paths[3:6]] == ["0.png", "1.png", "locked"]
+        samples = SampleFolder(tree)
+        assert [p.name for p in samples.paths[3:6]] == ["0.png", "1.png", "locked"]
         with pytest.raises(UnreadableError, match="dog/locked: .*Permission denied"):
-            photos[5]
+            samples[5]
 
-    def test_names_that_are_no_text_are_printable_and_stay_apart(self, tree):
+    def test_names_that_are_not_text_are_printable_and_stay_different(self, tree):
         names = [
             b"a\xff.png",
             b"a\\udcff.png",
@@ -562,7 +566,7 @@ class TestPhotoFolder:
         ]
         for name in names:
             shutil.copy(tree / "cat" / "0.png", os.fsencode(tree) + b"/dog/" + name)
-        shown = {photo.name for photo in SampleFolder(tree) if photo.name.startswith("dog/a")}
+        shown = {sample.name for sample in SampleFolder(tree) if sample.name.startswith("dog/a")}
         assert len(shown) == len(names)
         assert all(name.isprintable() and name.encode() for name in shown)
         assert {r"dog/a\udcff.png", r"dog/a\\udcff.png", "dog/a\u00e9 \u732b.png"} <= shown
@@ -571,12 +575,12 @@ class TestPhotoFolder:
         Image.new("RGB", (8, 6)).save(tree / "cat" / "0.dds")
         with pytest.raises(UnreadableError, match=r"cat/0.dds: not an image of an allowed format"):
             SampleFolder(tree)[0]
-        assert SampleFolder(tree, formats=["dds"])[0].pixels.shape == (3, 6, 8)
+        assert SampleFolder(tree, formats=["dds"])[0].image.shape == (3, 6, 8)
         with pytest.raises(ValueError, match="formats: Pillow reads no format 'WORD'"):
             SampleFolder(tree, formats=["word"])
 
     @pytest.mark.parametrize("kind", ["missing", "empty", "flat", "hollow"])
-    def test_what_is_no_tree(self, kind, tmp_path):
+    def test_what_is_not_a_tree(self, kind, tmp_path):
         root = tmp_path / "root"
         if kind != "missing":
             root.mkdir()
@@ -584,7 +588,7 @@ class TestPhotoFolder:
             Image.new("RGB", (8, 6)).save(root / "a.jpg")
         if kind == "hollow":
             (root / "cat").mkdir()
-        words = {"missing": "no folder", "empty": "no class folders", "flat": "<class>/<photo>", "hollow": "are empty"}
+        words = {"missing": "no folder", "empty": "no class folders", "flat": "<class>/<image>", "hollow": "are empty"}
         with pytest.raises(ValueError, match=words[kind]):
             SampleFolder(root)
 
@@ -595,7 +599,7 @@ class TestPhotoFolder:
             SampleFolder(tree, 0)
 
 
-class TestOddPictures:
+class TestOddFiles:
     """The command on a tree with one of everything: each is named, and none stops it."""
 
     @pytest.mark.filterwarnings("ignore")
@@ -609,9 +613,9 @@ class TestOddPictures:
         scene.rotate(90).save(odd + b"/sound\xff.png", "PNG")
         scene.resize((17_000, 2)).save(root / "arrow" / "too wide.png")
 
-        def cut(format, **how):
+        def cut(format):
             stream = io.BytesIO()
-            scene.save(stream, format, **how)
+            scene.save(stream, format)
             return stream.getvalue()[:-40]
 
         files = {
@@ -623,24 +627,26 @@ class TestOddPictures:
             with open(odd + b"/" + name, "wb") as file:
                 file.write(data)
         os.mkfifo(odd + b"/pipe.jpg")
-        own = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
+        preprocess = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
         out = tmp_path / os.fsdecode(b"out\xfd")
-        how = ["--codec", "webp:20", "--formats", "dds,PSD", "--resamples", "5", "--strength", "0", "--out", str(out)]
+        options = [
+            "--codec", "webp:20", "--formats", "dds,PSD", "--resamples", "5", "--strength", "0", "--out", str(out),
+        ]  # fmt: skip
         for _ in range(2):  # the second time from the records
-            assert main(["evaluate", str(root), "--model", "foveate.demo:scene_net", *how, *own]) == 0
-            said = capsys.readouterr()
-            said.out.encode()
-            assert said.err.count("skipped arrow/") == len(files) + 2
-            assert r"skipped arrow/broken\udcff.avif: " in said.err
-            assert r"skipped arrow/a\nb.jpg: " in said.err
-            assert "pipe.jpg: not a regular file" in said.err
-            assert "too wide.png: image: WEBP holds at most" in said.err
-            assert f"{len(files) + 2} of {14 + len(files)} files could not be read, or not compressed" in said.out
-        results = Results.read(out / "results.json")
+            assert main(["evaluate", str(root), "--model", "foveate.demo:scene_net", *options, *preprocess]) == 0
+            printed = capsys.readouterr()
+            printed.out.encode()
+            assert printed.err.count("skipped arrow/") == len(files) + 2
+            assert r"skipped arrow/broken\udcff.avif: " in printed.err
+            assert r"skipped arrow/a\nb.jpg: " in printed.err
+            assert "pipe.jpg: not a regular file" in printed.err
+            assert "too wide.png: image: WEBP holds at most" in printed.err
+            assert f"{len(files) + 2} of {14 + len(files)} files could not be read, or not compressed" in printed.out
+        results = Results.load(out / "results.json")
         assert len(results.skipped) == len(files) + 2
         assert results.points[0].n == 10 + 2
         assert r"broken\udcff.avif" in (out / "report.html").read_text()
-        named = [p["name"] for p in Records.read(out / "records.jsonl").pictures.values()]
+        named = [p["name"] for p in Records.load(out / "records.jsonl").images.values()]
         assert r"arrow/sound\udcff.png" in named
 
     @pytest.mark.parametrize("command", [["evaluate", "--model"], ["calibrate", "--witness"]])
@@ -674,19 +680,19 @@ class TestRead:
 
 class TestExhibits:
     def test_they_are_chosen_by_rule(self, measured):
-        shown = choose_exhibits(scenes(12), measured, each=1)
+        shown = choose_exhibits(scenes(12), measured, per_kind=1)
         assert [e.kind for e in shown] == ["best", "typical", "worst"]
         alone, filtered = 1, 4  # quality 20
         saved = 1 - measured.bytes[filtered] / measured.bytes[alone]
         kept = torch.stack([measured.right(j, "agreement")[filtered] for j in measured.clean]).all(0)
-        best = int(measured.names.index(shown[0].photo.name))
+        best = int(measured.names.index(shown[0].sample.name))
         assert kept[best]
         assert saved[best] == saved[kept].max()
-        assert len({e.photo.name for e in choose_exhibits(scenes(12), measured)}) == 6
+        assert len({e.sample.name for e in choose_exhibits(scenes(12), measured)}) == 6
 
     def test_they_carry_their_settings(self, measured, compressors):
         exhibit = choose_exhibits(scenes(12), measured)[1]
-        n = measured.names.index(exhibit.photo.name)
+        n = measured.names.index(exhibit.sample.name)
         assert [p.encoded.codec for p in exhibit.points] == [c.codec for c in compressors]
         assert [p.encoded.strength for p in exhibit.points] == [0, 0, 0, 0.5, 0.5, 0.5, 0, 0, 0]
         for k, point in enumerate(exhibit.points):
@@ -698,7 +704,7 @@ class TestExhibits:
     def test_without_a_pre_filter_they_are_spread(self, judges):
         measured = measure(scenes(3), judges, [Compressor("jpeg:20")])
         shown = choose_exhibits(scenes(3), measured)
-        assert [(e.kind, e.photo.name, e.saliency) for e in shown] == [("", f"scene {k}", None) for k in range(3)]
+        assert [(e.kind, e.sample.name, e.saliency) for e in shown] == [("", f"scene {k}", None) for k in range(3)]
 
     def test_with_many_points_one_a_curve_is_shown(self, judges):
         measured = measure(
@@ -715,19 +721,19 @@ class TestReport:
         assert sum(line.startswith("jpeg") for line in lines) >= 9
         cards = headlines(results)
         assert len(cards) == 2
-        assert "known: it made the map" in cards[0]["text"]
-        assert "unseen: it did not make the map" in cards[1]["text"]
+        assert "known: it made the map" in cards[0].text
+        assert "unseen: it did not make the map" in cards[1].text
 
     def test_spans(self):
         assert span((-0.034, 0.128)) == "−3 to 13 %"
         assert span((None, 0.2)) == "… to 20 %"
 
-    def test_curves_are_named_and_sorted(self, controlled):
-        curves = plots.curves(summarize(controlled, {}, resamples=3).points)
+    def test_curves_are_named_and_sorted(self, with_baselines):
+        curves = plots.curves(summarize(with_baselines, {}, resamples=3).points)
         assert list(curves) == [
             "jpeg alone", "jpeg, scale 0.7", "jpeg, scale 0.5", "jpeg, strength 0.5",
             "jpeg, strength 0.5, spread evenly", "jpeg, strength 0.5, center-weighted",
-            "jpeg, strength 0.5, another picture's map",
+            "jpeg, strength 0.5, another image's map",
         ]  # fmt: skip
         assert all([p.bytes for p in c] == sorted(p.bytes for p in c) for c in curves.values())
 
@@ -738,7 +744,7 @@ class TestReport:
         alone = plots.curves(results.points)["jpeg alone"]
         np.testing.assert_allclose(line.get_xdata(), [p.bytes / 1000 for p in alone])
         np.testing.assert_allclose(line.get_ydata(), [100 * p.judges["scene_net"].top1 for p in alone])
-        assert len(ax.collections) == 2  # a band for the codec alone and for the pre-filter, none for the control
+        assert len(ax.collections) == 2  # a band for the codec alone and for the pre-filter, none for the baseline
         band = ax.collections[0].get_paths()[0].vertices
         assert band[:, 1].min() == pytest.approx(100 * min(p.judges["scene_net"].top1_interval[0] for p in alone))
         same_figure, same_ax = plots.rate_accuracy(results, "scene_net", ax=ax)
@@ -746,15 +752,17 @@ class TestReport:
         assert same_ax is ax
 
     @pytest.mark.parametrize(
-        ("how", "words"),
+        ("arguments", "words"),
         [({"judge": "me"}, "scene_net_small"), ({"metric": "top2"}, "top2"), ({"codec": "gif"}, "gif")],
     )
-    def test_plot_of_what_is_not_there(self, how, words, results):
+    def test_plot_of_what_is_not_there(self, arguments, words, results):
         with pytest.raises(ValueError, match=words):
-            plots.rate_accuracy(results, **{"judge": "scene_net", **how})
+            plots.rate_accuracy(results, **{"judge": "scene_net", **arguments})
 
     def test_class_changes(self, measured):
-        figure, ax = plots.class_changes(measured, "scene_net", 0, 2, dict(enumerate(CLASSES)), "top1")
+        figure, ax = plots.class_changes(
+            measured, "scene_net", 0, 2, class_names=dict(enumerate(CLASSES)), metric="top1"
+        )
         right = measured.right("scene_net", "top1").double()
         change = {
             label: float((right[0] - right[2])[measured.labels == label].mean())
@@ -777,8 +785,10 @@ class TestReport:
         assert plots.gallery(exhibit, ax=ax) == (figure, ax)
 
     def test_the_page_is_whole_and_on_its_own(self, results, measured):
-        shown = choose_exhibits(scenes(12), measured, each=1)
-        html = page(results, measured, shown, "Title <1>", "Lead & more", dict(enumerate(CLASSES)))
+        shown = choose_exhibits(scenes(12), measured, per_kind=1)
+        html = page(
+            results, measured, shown, title="Title <1>", lead="Lead & more", class_names=dict(enumerate(CLASSES))
+        )
         seen = Collector()
         seen.feed(html)
         assert "Title &lt;1&gt;" in html
@@ -786,7 +796,7 @@ class TestReport:
         assert seen.scripts == 0
         assert all(src.startswith("data:image/") for src in seen.sources)
         assert not re.search(r"(url\(|@import|<link)", re.sub(r"url\(#", "", html))
-        # Three exhibits, each with the original, the map, a filtered picture and nine points; two curves, two by class.
+        # Three exhibits, each with the original, the map, a filtered image and nine points; two curves, two by class.
         assert len(seen.sources) == 3 * (3 + 9)
         assert seen.tags.count("svg") == 4
         assert "currentColor" in html
@@ -794,8 +804,8 @@ class TestReport:
     def test_the_page_shows_the_bitstreams_themselves(self, results, measured):
         import base64
 
-        shown = choose_exhibits(scenes(12), measured, each=1)
-        html = page(results, measured, shown, "", "", dict(enumerate(CLASSES)))
+        shown = choose_exhibits(scenes(12), measured, per_kind=1)
+        html = page(results, measured, shown, title="", lead="", class_names=dict(enumerate(CLASSES)))
         for point in shown[0].points:
             assert base64.b64encode(point.encoded.data).decode() in html
         assert f"{len(shown[0].points[0].encoded.data):,} bytes" in html
@@ -803,7 +813,8 @@ class TestReport:
     def test_formats_that_browsers_do_not_show_are_shown_as_copies(self, judges):
         measured = measure(scenes(1), judges, [Compressor("jpeg2000"), Compressor("webp")])
         shown = choose_exhibits(scenes(1), measured)
-        html = page(summarize(measured, {}, resamples=3), measured, shown, "", "", dict(enumerate(CLASSES)))
+        results = summarize(measured, {}, resamples=3)
+        html = page(results, measured, shown, title="", lead="", class_names=dict(enumerate(CLASSES)))
         assert "jpeg2000, which" in html
         assert "image/jp2" not in html
         assert html.count("data:image/webp;base64,") == 3  # the original, the copy, and the WebP bitstream itself

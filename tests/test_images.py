@@ -17,7 +17,7 @@ from PIL import Image, ImageFile
 
 from foveate.codecs import CODECS, CodecError, Jpeg2000
 from foveate.evaluation import SampleFolder
-from foveate.evaluation.samples import as_samples
+from foveate.evaluation._samples import as_samples
 from foveate.images import (
     FORMATS,
     MAX_BYTES,

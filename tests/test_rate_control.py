@@ -546,7 +546,7 @@ class TestTransform:
 @pytest.mark.realdata
 class TestRealPhotos:
     def test_known_answers_are_kept_for_far_fewer_bytes(self, realdata):
-        photos = [p.pixels for p in SampleFolder(realdata / "images", 8)]
+        photos = [p.image for p in SampleFolder(realdata / "images", 8)]
         witness = Witness(f"{realdata}/zoo.py:load:mobilenet_v2")
         found = Compressor("jpeg", control=RateControl(witness, "top1", qualities=(8, 18, 35, 70), scales=1.0)).encode(
             photos

@@ -11,7 +11,7 @@ from torchvision.models import ResNet18_Weights
 import foveate
 from foveate.cli import main
 from foveate.evaluation import SampleFolder
-from foveate.evaluation.samples import wnids
+from foveate.evaluation._samples import wnids
 from foveate.models import Preprocess, load_classifier
 
 pytestmark = pytest.mark.realdata
@@ -30,7 +30,7 @@ def test_classifiers_know_the_photos(realdata, name, at_least):
     folder = SampleFolder(realdata / "images", 60)
     folder.number_classes(1000)
     judge = load_classifier(f"{realdata}/zoo.py:load:{name}")
-    right = [int(judge.logits([p.pixels]).argmax()) == p.label for p in map(folder.__getitem__, range(60))]
+    right = [int(judge.logits([p.image]).argmax()) == p.label for p in map(folder.__getitem__, range(60))]
     assert sum(right) / len(right) >= at_least
 
 
@@ -38,8 +38,8 @@ def test_classifiers_know_the_photos(realdata, name, at_least):
 def test_maps_of_whole_photos_of_any_shape(realdata, photos, name):
     cam = foveate.GradCam(f"{realdata}/zoo.py:load:{name}", preprocess=Preprocess(256))
     for photo in photos[:6]:
-        maps = cam(photo.pixels[None])
-        height, width = photo.pixels.shape[-2:]
+        maps = cam(photo.image[None])
+        height, width = photo.image.shape[-2:]
         assert maps.shape[3] / maps.shape[2] == pytest.approx(width / height, rel=0.25)
         assert float(maps.max()) == 1
     assert cam.layer_name == "features"
@@ -51,14 +51,14 @@ def test_the_map_is_on_the_object_that_matters(realdata, photos):
     cam = foveate.GradCam(judge.model, preprocess=Preprocess(256))
     marked = unmarked = 0
     for photo in photos:
-        saliency = foveate.filters.resize(cam(photo.pixels[None]), tuple(photo.pixels.shape[-2:]))[0]
+        saliency = foveate.filters.resize(cam(photo.image[None]), tuple(photo.image.shape[-2:]))[0]
         order = saliency.flatten().argsort()
         quarter = len(order) // 4
-        before = int(judge.logits([photo.pixels]).argmax())
+        before = int(judge.logits([photo.image]).argmax())
         for cover, key in ((order[-quarter:], "marked"), (order[:quarter], "unmarked")):
-            covered = photo.pixels.flatten(1).clone()
+            covered = photo.image.flatten(1).clone()
             covered[:, cover] = 128
-            changed = int(judge.logits([covered.view_as(photo.pixels)]).argmax()) != before
+            changed = int(judge.logits([covered.view_as(photo.image)]).argmax()) != before
             marked, unmarked = marked + changed * (key == "marked"), unmarked + changed * (key == "unmarked")
     assert marked >= unmarked + 5
 
@@ -66,7 +66,7 @@ def test_the_map_is_on_the_object_that_matters(realdata, photos):
 def test_the_pre_filter_saves_bytes_on_every_photo(realdata, photos):
     cam = foveate.GradCam(f"{realdata}/zoo.py:load:mobilenet_v2", preprocess=Preprocess(256))
     plain, filtered = foveate.Compressor("jpeg:50"), foveate.Compressor("jpeg:50", foveate.Prefilter(cam, 0.5))
-    pictures = [p.pixels for p in photos]
+    pictures = [p.image for p in photos]
     ratio = [len(b.data) / len(a.data) for a, b in zip(plain.encode(pictures), filtered.encode(pictures), strict=True)]
     assert max(ratio) <= 1.01
     assert sum(ratio) / len(ratio) < 0.92

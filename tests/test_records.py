@@ -1,4 +1,4 @@
-"""What was measured is kept: a run that is killed goes on, and ends as one that was not."""
+"""Measured values are kept: a run that is killed continues, and ends as one that was not."""
 
 import json
 import os
@@ -37,8 +37,8 @@ def judge():
 
 
 @pytest.fixture
-def asked(judge, monkeypatch):
-    """How many pictures were shown to the judge."""
+def batches(judge, monkeypatch):
+    """The numbers of images shown to the judge at once."""
     counts = []
     ask = Classifier.ask
     monkeypatch.setattr(Classifier, "ask", lambda self, x: counts.append(len(x)) or ask(self, x))
@@ -82,60 +82,60 @@ class TestKilled:
 
 
 class TestOnlyWhatIsMissing:
-    def test_nothing_the_second_time(self, judge, asked, tmp_path):
+    def test_nothing_the_second_time(self, judge, batches, tmp_path):
         for _ in range(2):
-            found = evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path)
-        assert asked == [2, 2, 2]
-        assert found.results.points[0].n == 3
+            evaluation = evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path)
+        assert batches == [2, 2, 2]
+        assert evaluation.results.points[0].n == 3
 
-    def test_a_point_more_computes_that_point(self, judge, asked, tmp_path):
+    def test_another_point_computes_that_point(self, judge, batches, tmp_path):
         evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path)
-        del asked[:]
-        both = evaluate(Scenes(3), [judge], [Compressor("jpeg:20"), Compressor("jpeg:40")], tmp_path)
-        assert asked == [2, 2, 2]  # the picture itself, for the divergence, and the new point
+        del batches[:]
+        resumed = evaluate(Scenes(3), [judge], [Compressor("jpeg:20"), Compressor("jpeg:40")], tmp_path)
+        assert batches == [2, 2, 2]  # the image itself, for the divergence, and the new point
         fresh = evaluate(Scenes(3), [judge], [Compressor("jpeg:20"), Compressor("jpeg:40")])
-        assert both.results == fresh.results
+        assert resumed.results == fresh.results
 
-    def test_pictures_more_compute_those(self, judge, asked, tmp_path):
+    def test_more_images_compute_those(self, judge, batches, tmp_path):
         evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path)
-        del asked[:]
+        del batches[:]
         assert evaluate(Scenes(5), [judge], [Compressor("jpeg:20")], tmp_path).results.points[0].n == 5
-        assert asked == [2, 2]
+        assert batches == [2, 2]
 
-    def test_a_judge_more_asks_that_judge(self, judge, tmp_path):
+    def test_another_judge_asks_that_judge(self, judge, tmp_path):
         points = [Compressor("jpeg:20"), Compressor("jpeg:40")]
         evaluate(Scenes(3), [judge], points, tmp_path)
         other = Judge(Classifier("large", scene_net(), PREPROCESS), known=False)
-        both = evaluate(Scenes(3), [judge, other], points, tmp_path)
-        assert both.results == evaluate(Scenes(3), [judge, other], points).results
+        resumed = evaluate(Scenes(3), [judge, other], points, tmp_path)
+        assert resumed.results == evaluate(Scenes(3), [judge, other], points).results
 
-    def test_other_weights_are_measured_anew(self, judge, asked, tmp_path):
+    def test_other_weights_are_measured_again(self, judge, batches, tmp_path):
         evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
         judge.classifier.model.head.weight.data += 1
         evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
-        assert asked == [2, 2, 2, 2]
+        assert batches == [2, 2, 2, 2]
 
     def test_fidelity_later(self, judge, tmp_path):
         points = [Compressor("jpeg:20")]
         assert evaluate(Scenes(2), [judge], points, tmp_path).results.points[0].psnr is None
         assert evaluate(Scenes(2), [judge], points, tmp_path, fidelity=True).results.points[0].psnr > 20
 
-    def test_a_label_that_changed_is_taken_over(self, judge, asked, tmp_path):
+    def test_a_label_that_changed_is_taken_over(self, judge, batches, tmp_path):
         pairs = [(Scenes(2)[k][0], k) for k in range(2)]
         evaluate(pairs, [judge], [Compressor("jpeg:20")], tmp_path)
         moved = evaluate([(p, 7) for p, _ in pairs], [judge], [Compressor("jpeg:20")], tmp_path)
         assert moved.measured.labels.tolist() == [7, 7]
-        assert [p["label"] for p in Records.read(tmp_path / "records.jsonl").pictures.values()] == [7, 7]
-        assert len(asked) == 2
+        assert [p["label"] for p in Records.load(tmp_path / "records.jsonl").images.values()] == [7, 7]
+        assert len(batches) == 2
 
-    def test_one_picture_twice_is_measured_once(self, judge, asked):
-        picture = Scenes(1)[0][0]
-        measured = measure([(picture, 0), (picture, 1)], [judge], [Compressor("jpeg:20")])
-        assert len(asked) == 1
+    def test_an_image_that_comes_twice_is_measured_once(self, judge, batches):
+        scene = Scenes(1)[0][0]
+        measured = measure([(scene, 0), (scene, 1)], [judge], [Compressor("jpeg:20")])
+        assert len(batches) == 1
         assert measured.labels.tolist() == [0, 1]
 
     def test_a_donor_s_map_is_the_same_after_a_break(self, judge, tmp_path):
-        """The control of another picture's map rests on the picture before, also where that one was done already."""
+        """The baseline of another image's map rests on the image before, even if that one was measured already."""
         prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
         points = baselines_for([Compressor("jpeg:20", prefilter)])
         evaluate(Scenes(6), [judge], points, tmp_path)
@@ -145,14 +145,14 @@ class TestOnlyWhatIsMissing:
         evaluate(Scenes(6), [judge], points, tmp_path)
         assert path.read_text() == "".join(lines)
 
-    def test_with_more_pictures_the_donors_are_those_of_a_fresh_run(self, judge, tmp_path):
+    def test_with_more_images_the_donors_are_those_of_a_fresh_run(self, judge, tmp_path):
         prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
         points = baselines_for([Compressor("jpeg:20", prefilter)])
         evaluate(Scenes(3), [judge], points, tmp_path, resamples=5)
         grown = evaluate(Scenes(6), [judge], points, tmp_path, resamples=5)
         assert grown.results == evaluate(Scenes(6), [judge], points, resamples=5).results
 
-    def test_a_picture_after_its_own_double_takes_that_one_s_map(self, judge):
+    def test_an_image_after_its_own_double_takes_its_map(self, judge):
         prefilter = Prefilter(GradCam(judge.classifier.model, preprocess=PREPROCESS))
         points = baselines_for([Compressor("jpeg:20", prefilter)])
         doubles = [(Scenes(1)[0][0], 0)] * 2
@@ -160,7 +160,7 @@ class TestOnlyWhatIsMissing:
         assert len({tuple(row) for row in measured.bytes[[0, 3]].tolist()}) == 1  # another's map is then its own
 
     def test_running_again_writes_nothing(self, judge, tmp_path):
-        """Also where one picture is there under two names."""
+        """Even if an image comes under two names."""
         twice = [(Scenes(2)[k % 2][0], k % 2) for k in range(4)]
         for _ in range(2):
             evaluate(twice, [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
@@ -184,7 +184,7 @@ DAMAGE = {
 
 class TestDamage:
     @pytest.mark.parametrize("kind", DAMAGE)
-    def test_what_is_damaged_is_measured_anew(self, kind, judge, asked, tmp_path, caplog):
+    def test_what_is_damaged_is_measured_again(self, kind, judge, batches, tmp_path, caplog):
         damage, number = DAMAGE[kind]
         path = tmp_path / "records.jsonl"
         whole = evaluate(Scenes(4), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
@@ -192,37 +192,37 @@ class TestDamage:
         assert len(lines) == 1 + 2 + 4
         damaged = b"".join(damage(lines))
         path.write_bytes(damaged)
-        del asked[:]
+        del batches[:]
         again = evaluate(Scenes(4), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
         assert again.results == whole.results
-        assert len(asked) == 4 - sum(line in damaged for line in lines[3:])
+        assert len(batches) == 4 - sum(line in damaged for line in lines[3:])
         assert f"damaged lines of {path} are left out, the first is line {number}:" in caplog.text
         assert sorted(path.read_bytes().splitlines()) == sorted(b"".join(lines).splitlines())
         caplog.clear()
-        Records.read(path)
+        Records.load(path)
         assert not caplog.text
 
-    def test_reading_leaves_out_too_and_does_not_write(self, judge, tmp_path, caplog):
+    def test_loading_leaves_out_too_and_does_not_write(self, judge, tmp_path, caplog):
         path = tmp_path / "records.jsonl"
         evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
         path.write_bytes(damaged := path.read_bytes()[:-5])
-        assert len(Records.read(path).pictures) == 1
+        assert len(Records.load(path).images) == 1
         assert f"of {path} are left out" in caplog.text
         assert path.read_bytes() == damaged
 
-    def test_lines_without_sums_are_those_of_older_versions(self, judge, asked, tmp_path, caplog):
+    def test_lines_without_sums_are_read_as_they_are(self, judge, batches, tmp_path, caplog):
         path = tmp_path / "records.jsonl"
         evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
-        older = b"".join(re.sub(rb',"sum":"[0-9a-f]{8}"', b"", line) for line in path.read_bytes().splitlines(True))
-        path.write_bytes(older)
-        del asked[:]
+        edited = b"".join(re.sub(rb',"sum":"[0-9a-f]{8}"', b"", line) for line in path.read_bytes().splitlines(True))
+        path.write_bytes(edited)
+        del batches[:]
         evaluate(Scenes(3), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
-        assert len(asked) == 1
-        assert path.read_bytes().startswith(older)
+        assert len(batches) == 1
+        assert path.read_bytes().startswith(edited)
         assert not caplog.text
-        path.write_bytes(older[:-20])
+        path.write_bytes(edited[:-20])
         evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path, resamples=5)
-        assert len(asked) == 2
+        assert len(batches) == 2
 
     def test_what_is_written_is_on_the_disk_after_a_while_and_in_the_end(self, judge, tmp_path, monkeypatch):
         synced = []
@@ -245,17 +245,17 @@ class TestTheFile:
     def test_it_says_what_its_keys_are(self, judge, tmp_path):
         evaluate(Scenes(2), [judge], [Compressor("webp:20")], tmp_path)
         lines = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
-        assert lines[0]["records"] == 2
+        assert lines[0]["records"] == 3
         texts = {line["key"]: line["is"] for line in lines if "key" in line}
-        picture = lines[-1]
-        assert picture["size"] == [160, 160]
-        assert texts[next(iter(picture["points"]))].startswith("webp:20 libwebp")
-        assert texts[next(iter(picture["clean"]))].startswith("SceneNet(")
+        image = lines[-1]
+        assert image["size"] == [160, 160]
+        assert texts[next(iter(image["points"]))].startswith("webp:20 libwebp")
+        assert texts[next(iter(image["clean"]))].startswith("SceneNet(")
 
-    @pytest.mark.parametrize("text", ['{"records":3}\n', "nonsense\n", "[]\n", '{"key":3}\n{"records":2}\n'])
+    @pytest.mark.parametrize("text", ['{"records":2}\n', "nonsense\n", "[]\n", '{"key":3}\n{"records":3}\n'])
     def test_another_file_is_named_and_left_alone(self, text, judge, tmp_path):
         (tmp_path / "records.jsonl").write_text(text)
-        with pytest.raises(ValueError, match=r"records: .*records.jsonl is .* delete the file to measure anew"):
+        with pytest.raises(ValueError, match=r"records: .*records.jsonl is .* delete the file to measure again"):
             evaluate(Scenes(2), [judge], [Compressor("jpeg:20")], tmp_path)
         assert (tmp_path / "records.jsonl").read_text() == text
 

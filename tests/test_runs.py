@@ -18,7 +18,7 @@ def judge():
 
 @pytest.fixture(scope="module")
 def runs(judge, tmp_path_factory):
-    """A, and B with Huffman tables that are not as good: the same pixels for more bytes; and C with fewer pictures."""
+    """A, and B with Huffman tables that are not as good: the same pixels for more bytes; and C with fewer images."""
     root = tmp_path_factory.mktemp("runs")
     evaluate(Scenes(20, seed=8), [judge], [Compressor(f"jpeg:{q}") for q in (5, 12, 40)], root / "a")
     evaluate(Scenes(10, seed=8), [judge], [Compressor(f"jpeg:{q}") for q in (5, 12, 41)], root / "c")
@@ -26,7 +26,7 @@ def runs(judge, tmp_path_factory):
     # B's bitstreams are 10 % longer, and one answer in five of its coarsest point is another.
     lines = [json.loads(line) for line in (root / "b" / "records.jsonl").read_text().splitlines()]
     key = json.loads((root / "b" / "results.json").read_text())["points"][0]["key"]
-    for number, line in enumerate(line for line in lines if "picture" in line):
+    for number, line in enumerate(line for line in lines if "image" in line):
         for cell in line["points"].values():
             cell["bytes"] += cell["bytes"] // 10
         if number % 5 == 0:
@@ -71,14 +71,14 @@ def test_on_what_both_have(runs):
 
 def test_the_command(runs, capsys):
     assert main(["compare", str(runs / "a" / "results.json"), str(runs / "b" / "results.json")]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("B against A on the 20 pictures of both")
-    assert "jpeg alone, quality 12: +10.0 % bytes" in said
+    printed = capsys.readouterr().out
+    assert printed.startswith("B against A on the 20 images of both")
+    assert "jpeg alone, quality 12: +10.0 % bytes" in printed
 
 
 def test_what_cannot_be_compared(runs, judge, tmp_path, capsys):
     evaluate(Scenes(3, seed=1), [judge], [Compressor("jpeg:5")], tmp_path / "other")
-    with pytest.raises(ValueError, match="no picture in common"):
+    with pytest.raises(ValueError, match="no image in common"):
         compare_runs(runs / "a", tmp_path / "other")
     evaluate(Scenes(20, seed=8), [judge], [Compressor("webp:5")], tmp_path / "webp")
     with pytest.raises(ValueError, match="no operating point in common"):
@@ -89,7 +89,7 @@ def test_what_cannot_be_compared(runs, judge, tmp_path, capsys):
         compare_runs(runs / "a", tmp_path / "named")
     (tmp_path / "other" / "records.jsonl").unlink()
     assert main(["compare", str(runs / "a"), str(tmp_path / "other")]) == 2
-    assert "picture by picture" in capsys.readouterr().err
+    assert "values of every image" in capsys.readouterr().err
     assert main(["compare", str(runs / "a"), str(tmp_path / "nowhere")]) == 2
     assert "there is no" in capsys.readouterr().err
 

@@ -385,7 +385,7 @@ def _demo(args: argparse.Namespace) -> Callable[[], None]:
         raise ValueError(f"--strength: expected a number in (0, 1], got {args.strength}")
 
     def job() -> None:
-        results = run(args.out, args.scenes, args.strength)
+        results = run(args.out, args.scenes, strength=args.strength)
         print(text_table(results, metric="top1"))
         _say_where(args.out)
 
@@ -433,7 +433,7 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
     photos.number_classes(outputs.pop())
     first = _first(photos)
     if any(args.strength) or any(each.needs_saliency for each in codecs):
-        saliency(first.pixels[None])  # a model or a layer without a map is found out now, not midway
+        saliency(first.image[None])  # a model or a layer without a map is found out now, not midway
 
     def job() -> None:
         settings = {k: _as_recorded(v) for k, v in vars(args).items() if k != "prepare"}
@@ -445,7 +445,15 @@ def _evaluate(args: argparse.Namespace) -> Callable[[], None]:
             f"{names[0]}'s own."
         )
         found = evaluate(
-            photos, judges, compressors, args.out, settings, args.fidelity, args.seed, args.resamples, lead=lead
+            photos,
+            judges,
+            compressors,
+            args.out,
+            settings=settings,
+            fidelity=args.fidelity,
+            seed=args.seed,
+            resamples=args.resamples,
+            lead=lead,
         )
         for name, reason in found.results.skipped:
             print(f"skipped {name}: {reason}", file=sys.stderr)
@@ -529,7 +537,7 @@ def _readable(photos: "SampleFolder") -> "Iterator[torch.Tensor]":
 
     for k in range(len(photos)):
         try:
-            yield photos[k].pixels
+            yield photos[k].image
         except UnreadableError as error:
             print(f"skipped {error}", file=sys.stderr)
 
@@ -766,7 +774,7 @@ def _saliency(args: argparse.Namespace) -> Callable[[], int]:
 def _compare(args: argparse.Namespace) -> Callable[[], None]:
     from foveate.evaluation.runs import compare_runs, text
 
-    changes = compare_runs(args.a, args.b, args.seed)
+    changes = compare_runs(args.a, args.b, seed=args.seed)
     return lambda: print(text(changes))
 
 

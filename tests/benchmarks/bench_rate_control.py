@@ -80,8 +80,8 @@ def measure(folder: SampleFolder, recipes: Sequence[str]) -> Table:
     for photo in tqdm(folder, desc="photos"):
         if photo is None:
             continue
-        encoded = Bench(compressor, tuple(GRID), [photo.pixels], None).store([(0, k) for k in range(len(GRID))])
-        shown = [photo.pixels, *compressor.decode(encoded)]
+        encoded = Bench(compressor, tuple(GRID), [photo.image], None).store([(0, k) for k in range(len(GRID))])
+        shown = [photo.image, *compressor.decode(encoded)]
         logits = {name: judge.logits(shown) for name, judge in zip(("model", "judge"), judges.values(), strict=True)}
         rows.append((torch.tensor([len(one.data) for one in encoded]), encoded[0].pixels, logits))
     return Table(

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from foveate.evaluation.samples import wnids
+from foveate.evaluation._samples import wnids
 from foveate.models import IMAGENET_MEAN, IMAGENET_STD, load_classifier
 
 

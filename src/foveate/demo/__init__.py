@@ -1,4 +1,4 @@
-"""The main job on generated scenes, with no network and no data: scenes, a trained classifier, and a run of both."""
+"""The main job on generated scenes, with no network and no data: scenes, trained classifiers, and a run of both."""
 
 from foveate.demo.classifier import PREPROCESS, SceneNet, scene_net
 from foveate.demo.scenes import CLASSES, Scenes

@@ -18,15 +18,20 @@ from foveate.demo.scenes import CLASSES, Scenes
 from foveate.images import from_array
 from foveate.models import Preprocess
 
+__all__ = ["PREPROCESS", "SceneNet", "scene_net", "train"]
+
 PREPROCESS = Preprocess(mean=(0.4, 0.4, 0.4), std=(0.25, 0.25, 0.25))
-"""What the classifier wants done to scenes in [0, 1]: no resizing, no crop."""
+"""The preprocessing of the classifier for scenes in [0, 1]: no resizing, no crop."""
 
 
 class SceneNet(nn.Module):
     """Six 3x3 convolutions with batch normalization, global average pooling and a linear layer.
 
-    (B, 3, H, W) scenes, preprocessed by ``PREPROCESS``, to (B, 10) logits. Its last convolutional stage is
+    It takes (B, 3, H, W) scenes, preprocessed by ``PREPROCESS``, to (B, 10) logits. Its last convolutional stage is
     ``features``, at an eighth of the resolution.
+
+    Args:
+        width: channels of the first layer.
     """
 
     def __init__(self, width: int = 16) -> None:
@@ -49,9 +54,11 @@ class SceneNet(nn.Module):
 
 
 def scene_net(weights: str = "scene_net") -> SceneNet:
-    """Return a trained classifier that ships with the package, in eval mode: ``"scene_net"``, or ``"scene_net_small"``.
+    """Return a trained classifier that ships with the package, in eval mode.
 
-    The second one is narrower and was trained from another seed: a judge that did not make the map.
+    Args:
+        weights: ``"scene_net"``, or ``"scene_net_small"``, which is narrower and was trained from another seed: a judge
+            that did not make the map.
 
     Raises:
         ValueError: if there are no such weights.
@@ -76,7 +83,7 @@ def train(width: int, seed: int, scenes: int, epochs: int) -> SceneNet:
     Args:
         width: channels of the first layer.
         seed: of the weights and the batches; the scenes are those of seed 0 (and 1 for the check).
-        scenes: how many to train on.
+        scenes: the number to train on.
         epochs: passes over them, with a one-cycle learning rate.
     """
     torch.manual_seed(seed)
@@ -88,10 +95,12 @@ def train(width: int, seed: int, scenes: int, epochs: int) -> SceneNet:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=steps)
     bar = tqdm(total=steps, desc="training")
     for _ in range(epochs):
-        for chosen in torch.randperm(scenes)[: scenes // 64 * 64].view(-1, 64):
-            shift = torch.randint(-8, 9, (2,)).tolist()  # the undergrowth has no preferred place: rolling it is fair
-            batch = PREPROCESS(images[chosen].roll(shift, (2, 3))).contiguous(memory_format=torch.channels_last)
-            loss = nn.functional.cross_entropy(model(batch), labels[chosen], label_smoothing=0.05)
+        for rows in torch.randperm(scenes)[: scenes // 64 * 64].view(-1, 64):
+            shift = torch.randint(
+                -8, 9, (2,)
+            ).tolist()  # the undergrowth looks alike everywhere, so rolling it is valid
+            batch = PREPROCESS(images[rows].roll(shift, (2, 3))).contiguous(memory_format=torch.channels_last)
+            loss = nn.functional.cross_entropy(model(batch), labels[rows], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -17,23 +17,27 @@ from foveate.prefilter import Prefilter
 from foveate.rate_control import Calibration, RateControl, Witness
 from foveate.saliency import GradCam
 
+__all__ = ["GRID", "WITNESS", "control"]
+
 WITNESS = Witness("foveate.demo:scene_net", PREPROCESS)
+"""Whose answers are kept: the larger of the shipped classifiers."""
 GRID: dict[str, Any] = {"qualities": (5, 8, 12, 20, 35, 60), "scales": (1.0, 0.7)}
+"""The operating points to choose from."""
 
 
 def control(keep: str = "top1", calibration: Calibration | None = None) -> RateControl:
-    """Return a control for JPEG with the shipped classifier as its witness.
+    """Return a rate control for JPEG with the shipped classifier as its witness.
 
     Args:
         keep: see :func:`foveate.rate_control.as_criteria`.
-        calibration: None takes the one that ships, of 150 scenes of seed 3.
+        calibration: None takes the shipped one, of 150 scenes of seed 3.
 
     Example:
         >>> from foveate.demo import Scenes
         >>> compressor = Compressor("jpeg", Prefilter(GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)),
         ...                         control=control())
-        >>> chosen = compressor.encode([Scenes(1)[0][0]])[0]
-        >>> chosen.met
+        >>> encoded = compressor.encode([Scenes(1)[0][0]])[0]
+        >>> encoded.met
         True
     """
     if calibration is None:
@@ -50,8 +54,8 @@ def main() -> None:
     args = parser.parse_args()
     compressor = Compressor("jpeg", Prefilter(GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)))
     scenes = Scenes(args.scenes, seed=3)
-    pictures = (scenes[k][0] for k in tqdm(range(args.scenes), desc="scenes"))
-    RateControl(WITNESS, **GRID).calibrate(compressor, pictures).save(args.out)
+    images = (scenes[k][0] for k in tqdm(range(args.scenes), desc="scenes"))
+    RateControl(WITNESS, **GRID).calibrate(compressor, images).save(args.out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo: the main job on generated scenes, as a table and a page."""
+"""The demo: the main job on generated scenes, as results and a page."""
 
 from pathlib import Path
 
@@ -11,38 +11,51 @@ from foveate.models import Classifier
 from foveate.prefilter import Prefilter
 from foveate.saliency import GradCam
 
+__all__ = ["JUDGES", "QUALITIES", "run"]
+
 QUALITIES = (5, 8, 12, 20, 35, 60)
-SCENES = 200
+"""Of JPEG."""
+JUDGES = {"scene_net": True, "scene_net_small": False}
+"""The shipped classifiers, and whether each makes the saliency maps."""
 
 
-def run(out: Path, scenes: int = SCENES, strength: float = 0.5, seed: int = 2) -> Results:
+def run(out: str | Path, scenes: int = 200, *, strength: float = 0.5, seed: int = 2) -> Results:
     """Compress scenes with and without the pre-filter, and each at its own point, and write a report of the answers.
 
     Args:
-        out: the folder for ``results.json``, ``report.html`` and ``records.jsonl``; made where it is missing.
-        scenes: how many.
+        out: the folder for ``results.json``, ``report.html`` and ``records.jsonl``, created if missing.
+        scenes: their number.
         strength: of the pre-filter.
         seed: of the scenes.
 
     Returns:
-        The results, for the table.
+        The results.
     """
     judges = [Judge(Classifier(name, scene_net(name), PREPROCESS), known) for name, known in JUDGES.items()]
     prefilter = Prefilter(GradCam("foveate.demo:scene_net", preprocess=PREPROCESS), strength)
     compressors = [Compressor(f"jpeg:{q}", p) for p in (None, prefilter) for q in QUALITIES]
     compressors.append(Compressor("jpeg", prefilter, control=control("top1")))
-    settings = {"scenes": scenes, "seed": seed, "codec": "jpeg", "quality": list(QUALITIES), "strength": [0, strength]}
-    settings["keep"] = "top1"
+    settings = {
+        "scenes": scenes,
+        "seed": seed,
+        "codec": "jpeg",
+        "quality": list(QUALITIES),
+        "strength": [0, strength],
+        "keep": "top1",
+    }
     lead = (
-        f"{scenes} generated scenes with a small sign in undergrowth, never seen in training. A saliency map says where"
-        " the classifier looks, the pre-filter smooths the rest, and JPEG then needs fewer bytes for the same answers."
-        " At last each scene is stored at the cheapest point that keeps the classifier's own answer."
+        f"{scenes} generated scenes with a small sign in undergrowth, never seen in training. A saliency map shows"
+        " where the classifier looks, the pre-filter smooths the rest, and JPEG then needs fewer bytes for the same"
+        " answers. Finally each scene is stored at the cheapest point that keeps the classifier's own answer."
     )
-    found = evaluate(
-        Scenes(scenes, seed), judges, compressors, out, settings, title="Foveate demo", lead=lead, metric="top1"
+    evaluation = evaluate(
+        Scenes(scenes, seed),
+        judges,
+        compressors,
+        out,
+        settings=settings,
+        title="Foveate demo",
+        lead=lead,
+        metric="top1",
     )
-    return found.results
-
-
-JUDGES = {"scene_net": True, "scene_net_small": False}
-"""The shipped classifiers, and whether each makes the saliency maps."""
+    return evaluation.results

@@ -1,8 +1,8 @@
-"""Generated photo-like scenes: a small sign in undergrowth, deterministic by seed, as a dataset anyone can use.
+"""Generated photo-like scenes: a small sign in undergrowth, deterministic by seed, as a dataset.
 
 The undergrowth is a dead-leaves image (Lee, Mumford, Huang, "Occlusion models for natural images", IJCV 2001): leaves
 of power-law sizes that hide one another, which gives the edges and the spectrum of photos, over 1/f noise. The sign
-covers a few per cent of the picture, so nearly all bits of a codec go to what the class does not depend on.
+covers a few percent of the image, so nearly all bits of a codec go to what the class does not depend on.
 """
 
 import hashlib
@@ -16,10 +16,12 @@ import torch
 from PIL import Image, ImageDraw
 from torch.utils.data import Dataset
 
+__all__ = ["CLASSES", "Scenes"]
+
 CLASSES = ("arrow", "bar", "bolt", "crescent", "cross", "dots", "heart", "ring", "square", "triangle")
 """The classes of the scenes; sorted, so that folders named by them are numbered alike."""
 
-_LEAF_COLOURS = np.array(
+_LEAF_COLORS = np.array(
     [
         (62, 84, 38),
         (94, 116, 52),
@@ -32,21 +34,21 @@ _LEAF_COLOURS = np.array(
     ],
     dtype=np.float32,
 )
-_FLOWER_COLOURS = np.array([(196, 160, 60), (176, 92, 110), (206, 200, 190), (120, 110, 176)], dtype=np.float32)
-_SIGN_COLOURS = np.array([(168, 40, 44), (36, 78, 156), (206, 158, 32), (32, 112, 72), (96, 52, 128)], dtype=np.float32)
+_FLOWER_COLORS = np.array([(196, 160, 60), (176, 92, 110), (206, 200, 190), (120, 110, 176)], dtype=np.float32)
+_SIGN_COLORS = np.array([(168, 40, 44), (36, 78, 156), (206, 158, 32), (32, 112, 72), (96, 52, 128)], dtype=np.float32)
 _SUPERSAMPLING = 2
 
 
 class Scenes(Dataset[tuple[Any, int]]):
     """Scenes with a sign of one of ten kinds; the glyph on it is the class.
 
-    Scene ``k`` of a seed is the same picture whatever the length, the worker or the order of access. Neighboring
+    Scene ``k`` of a seed is the same image for any length, worker or order of access. Neighboring
     indices have different classes in a fixed round, so every length is balanced.
 
     Args:
         length: number of scenes.
         seed: 0 to 2**31 - 1. The shipped classifier was trained on seeds 0 and 1: use others to test it.
-        size: side of the square pictures in pixels, at least 96; the sign stays as it is, the undergrowth grows.
+        size: side of the square images in pixels, at least 96; the sign keeps its size.
         transform: applied to each PIL image.
 
     Raises:
@@ -55,8 +57,8 @@ class Scenes(Dataset[tuple[Any, int]]):
 
     Example:
         >>> scenes = Scenes(20, seed=7)
-        >>> picture, label = scenes[3]
-        >>> picture.size, scenes.classes[label]
+        >>> image, label = scenes[3]
+        >>> image.size, scenes.classes[label]
         ((160, 160), 'crescent')
     """
 
@@ -78,7 +80,7 @@ class Scenes(Dataset[tuple[Any, int]]):
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
         if not -self.length <= index < self.length:
-            raise IndexError(f"index: these are {self.length} scenes, got {index}")
+            raise IndexError(f"index: expected one of {self.length} scenes, got {index}")
         index %= self.length
         label = index % len(CLASSES)
         scene = _scene(label, _Draw(self.seed, index), self.size)
@@ -108,16 +110,16 @@ class _Draw:
 
 
 def _scene(label: int, draw: _Draw, size: int) -> Image.Image:
-    picture = _undergrowth(draw, size)
-    _put_sign(picture, label, draw)
+    pixels = _undergrowth(draw, size)
+    _put_sign(pixels, label, draw)
     exposure = float(draw.uniform(0.8, 1.15))
-    noisy = picture * exposure + draw.normal(picture.shape) * float(draw.uniform(1.5, 4))
+    noisy = pixels * exposure + draw.normal(pixels.shape) * float(draw.uniform(1.5, 4))
     return Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8))
 
 
 def _undergrowth(draw: _Draw, size: int) -> npt.NDArray[np.float32]:
     side = size * _SUPERSAMPLING
-    ground = Image.new("RGB", (side, side), _rgb(draw.pick(_LEAF_COLOURS, 1)[0] * 0.7))
+    ground = Image.new("RGB", (side, side), _rgb(draw.pick(_LEAF_COLORS, 1)[0] * 0.7))
     pen = ImageDraw.Draw(ground)
     count = round(170 * (size / 160) ** 2)
     # Radii of density ~ r^-3 between 4 and 36 pixels, the law that makes dead leaves scale-free; big ones lie below.
@@ -126,8 +128,8 @@ def _undergrowth(draw: _Draw, size: int) -> npt.NDArray[np.float32]:
     )
     centers = draw.uniform(0, side, (count, 2))
     shapes = draw.uniform(0, 1, (count, 3))
-    colors = draw.pick(_LEAF_COLOURS, count) * draw.uniform(0.6, 1.3, (count, 1))
-    flowers = draw.pick(_FLOWER_COLOURS, count)
+    colors = draw.pick(_LEAF_COLORS, count) * draw.uniform(0.6, 1.3, (count, 1))
+    flowers = draw.pick(_FLOWER_COLORS, count)
     turn = np.linspace(0, 2 * math.pi, 18, endpoint=False)
     for radius, center, (slender, angle, kind), color, flower in zip(
         radii, centers, shapes, colors, flowers, strict=True
@@ -148,7 +150,7 @@ def _undergrowth(draw: _Draw, size: int) -> npt.NDArray[np.float32]:
 
 
 def _pink_noise(draw: _Draw, size: int) -> npt.NDArray[np.float32]:
-    """Noise of zero mean and unit variance whose amplitude falls as one over frequency, as that of photos does."""
+    """Noise of zero mean and unit variance whose amplitude falls as one over frequency, as in photos."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1
     spectrum = np.fft.rfft2(draw.normal((size, size))) / frequency**0.8
@@ -157,12 +159,13 @@ def _pink_noise(draw: _Draw, size: int) -> npt.NDArray[np.float32]:
     return (noise / noise.std()).astype(np.float32)
 
 
-def _put_sign(picture: npt.NDArray[np.float32], label: int, draw: _Draw) -> None:
-    size = picture.shape[0]
+def _put_sign(pixels: npt.NDArray[np.float32], label: int, draw: _Draw) -> None:
+    """Draw a sign into a scene, in place."""
+    size = pixels.shape[0]
     radius = float(draw.uniform(12, 18))
     x, y = draw.uniform(radius + 6, size - radius - 6, (2,))
     tilt, squash = float(draw.uniform(-0.3, 0.3)), float(draw.uniform(0.82, 1))
-    board = draw.pick(_SIGN_COLOURS, 1)[0] * draw.uniform(0.85, 1.1)
+    board = draw.pick(_SIGN_COLORS, 1)[0] * draw.uniform(0.85, 1.1)
     pale = np.array([232, 230, 222], np.float32)
     glyph_color = pale if float(draw.uniform(0, 1)) < 0.6 else board * 0.25
 
@@ -186,10 +189,10 @@ def _put_sign(picture: npt.NDArray[np.float32], label: int, draw: _Draw) -> None
     left, top = round(float(x) - width / 2), round(float(y) - height / 2)
     # A post below and a soft shadow beside the sign tie it into the scene.
     post = slice(max(0, round(float(x)) - 1), round(float(x)) + 2)
-    picture[round(float(y)) : min(size, round(float(y) + 3.2 * radius)), post] = (96, 92, 86)
-    shade = picture[top + 2 : top + 2 + height, left + 2 : left + 2 + width]
+    pixels[round(float(y)) : min(size, round(float(y) + 3.2 * radius)), post] = (96, 92, 86)
+    shade = pixels[top + 2 : top + 2 + height, left + 2 : left + 2 + width]
     shade *= 1 - 0.45 * cover[: shade.shape[0], : shade.shape[1]]
-    window = picture[top : top + height, left : left + width]
+    window = pixels[top : top + height, left : left + width]
     relief = np.linspace(1.08, 0.9, height, dtype=np.float32)[:, None, None]
     window *= 1 - cover
     window += cover * sign[..., :3] * relief

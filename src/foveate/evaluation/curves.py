@@ -1,7 +1,7 @@
 """Two rate–accuracy curves compared honestly: bytes at equal accuracy, and Bjøntegaard deltas.
 
-A curve is what can be *reached* with at most so many bytes: a point that costs more and answers no better than another
-is passed over. So every curve rises, also where accuracy, unlike PSNR, dips from one quality to the next.
+A curve is the accuracy that can be *reached* with at most so many bytes: a point that costs more than another and is
+not more accurate is left out. So every curve rises, even if accuracy, unlike PSNR, dips from one quality to the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,14 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+__all__ = [
+    "NoOverlapError",
+    "bd_accuracy",
+    "bd_rate",
+    "overlap",
+    "rate_at",
+    "saved_at_equal",
+    "saved_or_beyond",
+]
+
+_Floats = npt.NDArray[np.float64]
 
 
 class NoOverlapError(ValueError):
-    """Two curves have no accuracy (or no rate) in common, so that there is nothing to compare.
+    """Two curves have no accuracy (or no rate) in common, so they cannot be compared.
 
     Attributes:
-        side: 1 where the test curve lies wholly on the better side, -1 where on the worse; 0 where neither is known.
+        side: 1 if the whole test curve is on the better side, -1 if it is on the worse; 0 if that is not known.
     """
 
     def __init__(self, reason: str, side: int) -> None:
@@ -32,13 +42,13 @@ def saved_at_equal(rates: Sequence[float], accuracies: Sequence[float], rate: fl
 
     Args:
         rates: of the reference curve, in any unit, positive, in any order.
-        accuracies: of the reference curve, in any unit that is better upwards.
+        accuracies: of the reference curve, in any unit, higher is better.
         rate: of the point, in the curve's unit.
         accuracy: of the point.
 
     Returns:
-        1 - rate / reference rate: positive where the point saves bytes, negative where it costs more. None where the
-        point's accuracy lies outside the curve's range, so that there is nothing to compare with.
+        1 - rate / reference rate: positive if the point saves bytes, negative if it costs more. None if the point's
+        accuracy is outside the curve's range.
 
     Raises:
         ValueError: if the curve has fewer than two points or a rate is not positive.
@@ -52,10 +62,21 @@ def saved_at_equal(rates: Sequence[float], accuracies: Sequence[float], rate: fl
 
 
 def saved_or_beyond(rates: Sequence[float], accuracies: Sequence[float], rate: float, accuracy: float) -> float:
-    """As :func:`saved_at_equal`, but say where there is nothing to compare with, on which side.
+    """Return what :func:`saved_at_equal` does, or on which side of the curve's range the point is.
+
+    Args:
+        rates, accuracies, rate, accuracy: as for :func:`saved_at_equal`.
 
     Returns:
-        inf where the point is more accurate than the whole curve, -inf where less, NaN where the curve does not rise.
+        inf if the point is more accurate than the whole curve, -inf if it is less accurate, NaN if the curve does not
+        rise.
+
+    Raises:
+        ValueError: as :func:`saved_at_equal` does.
+
+    Example:
+        >>> saved_or_beyond([100, 400], [0.5, 0.9], rate=150, accuracy=0.95)
+        inf
     """
     logs, best = _reached(rates, accuracies)
     if rate <= 0:
@@ -68,17 +89,17 @@ def saved_or_beyond(rates: Sequence[float], accuracies: Sequence[float], rate: f
 
 
 def rate_at(rates: Sequence[float], accuracies: Sequence[float], floor: float) -> float:
-    """Return the lowest rate at which a curve keeps an accuracy.
+    """Return the lowest rate at which a curve reaches an accuracy.
 
     Between points the logarithm of the rate is linear in the accuracy.
 
     Args:
         rates: of the curve's points, positive, in any unit and order.
         accuracies: of the points.
-        floor: the accuracy to keep.
+        floor: the accuracy to reach.
 
     Returns:
-        The rate; that of the cheapest point where it keeps the accuracy already, infinity where no point does.
+        The rate; that of the cheapest point if it reaches the accuracy already, infinity if no point does.
 
     Raises:
         ValueError: if there is no point or a rate is not positive.
@@ -97,10 +118,10 @@ def overlap(
     test_rates: Sequence[float],
     test_accuracies: Sequence[float],
 ) -> tuple[float, float]:
-    """Return the accuracies, from and to, that both curves reach.
+    """Return the lowest and the highest accuracy that both curves reach.
 
     Raises:
-        NoOverlapError: if there are none.
+        NoOverlapError: if they have none in common.
         ValueError: if a curve has fewer than two points or a rate is not positive.
 
     Example:
@@ -124,16 +145,16 @@ def bd_rate(
 
     Args:
         anchor_rates: in any unit, positive, in any order.
-        anchor_accuracies: in any unit that is better upwards.
+        anchor_accuracies: in any unit, higher is better.
         test_rates: in the anchor's unit.
         test_accuracies: in the anchor's unit.
         method: ``"pchip"`` or ``"akima"``, the interpolation (of SciPy).
 
     Returns:
-        A share: -0.1 where the test curve needs 10 % fewer bytes.
+        A share: -0.1 if the test curve needs 10 % fewer bytes.
 
     Raises:
-        NoOverlapError: if there is no accuracy that both reach, or a curve reaches only one.
+        NoOverlapError: if no accuracy is reached by both, or a curve reaches only one.
         ValueError: if a curve has fewer than two points, a rate is not positive, or there is no such method.
 
     Example:
@@ -158,14 +179,14 @@ def bd_accuracy(
 ) -> float:
     """Return the Bjøntegaard delta accuracy: how much better the test curve answers, on average at equal rate.
 
-    What is reached with at most so many bytes is interpolated over the logarithm of the rate, piecewise cubic, and the
-    difference averaged over the rates that both curves have.
+    The accuracy is interpolated over the logarithm of the rate, piecewise cubic, and the difference averaged over the
+    rates that both curves have.
 
     Args:
         anchor_rates: as for :func:`bd_rate`, like all other arguments.
 
     Returns:
-        In the unit of the accuracies, positive where the test curve answers better.
+        In the unit of the accuracies, positive if the test curve answers better.
 
     Raises:
         NoOverlapError: if the curves have no rates in common.
@@ -188,11 +209,10 @@ def bd_accuracy(
 
 def _reached(
     rates: Sequence[float], accuracies: Sequence[float], rising: bool = True, least: int = 2
-) -> tuple[Floats, Floats]:
-    """Logarithms of the rates, and the best accuracy with at most so many bytes; ``rising`` keeps the steps up only."""
+) -> tuple[_Floats, _Floats]:
+    """Logarithms of the rates, and the best accuracy up to each; ``rising`` keeps only points that improve on it."""
     if len(rates) != len(accuracies) or len(rates) < least or not min(rates) > 0:
-        few = {1: "one", 2: "two"}[least]
-        raise ValueError(f"rates, accuracies: expected as many of each, at least {few}, with positive rates")
+        raise ValueError(f"rates, accuracies: expected as many of each, at least {least}, with positive rates")
     order = np.lexsort((accuracies, rates))
     best = np.maximum.accumulate(np.asarray(accuracies, float)[order])
     logs = np.log(np.asarray(rates, float)[order])
@@ -204,10 +224,10 @@ def _reached(
     return logs, best
 
 
-def _common(anchor: Floats, test: Floats) -> tuple[float, float]:
+def _common(anchor: _Floats, test: _Floats) -> tuple[float, float]:
     if len(anchor) < 2 or len(test) < 2:
-        which = "anchor" if len(anchor) < 2 else "test"
-        raise NoOverlapError(f"the {which} curve does not rise: it reaches one accuracy only", 0)
+        flat = "anchor" if len(anchor) < 2 else "test"
+        raise NoOverlapError(f"the {flat} curve does not rise: it reaches one accuracy only", 0)
     low, high = max(anchor[0], test[0]), min(anchor[-1], test[-1])
     if not low < high:
         raise NoOverlapError(
@@ -218,7 +238,7 @@ def _common(anchor: Floats, test: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _interpolation(method: str) -> Callable[[Floats, Floats], Any]:
+def _interpolation(method: str) -> Callable[[_Floats, _Floats], Any]:
     from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
     methods = {"pchip": PchipInterpolator, "akima": Akima1DInterpolator}

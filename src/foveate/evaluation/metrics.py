@@ -1,18 +1,21 @@
-"""Metrics for one's own loop, on torchmetrics: they clone, pickle, and add up over processes as any other."""
+"""Metrics for a loop of your own, on torchmetrics: they clone, pickle, and add up over processes like any other."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torchmetrics
 from torch import Tensor
-from torchmetrics import Metric
 
 from foveate.compressor import Encoded
+from foveate.evaluation._vocabulary import Metric, metric_held_equal
 from foveate.evaluation.curves import bd_rate
 
+__all__ = ["BDRate", "BitsPerPixel", "RateAccuracy"]
 
-class BitsPerPixel(Metric):
-    """Bits a pixel of the source pictures, pooled: all bits over all pixels, not the mean of each picture's.
+
+class BitsPerPixel(torchmetrics.Metric):
+    """Bits per pixel of the source images, pooled: all bits over all pixels, not the mean over the images.
 
     Example:
         >>> import foveate
@@ -36,25 +39,25 @@ class BitsPerPixel(Metric):
         self.add_state("pixels", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, encoded: Sequence[Encoded] | Tensor | int, pixels: Tensor | int | None = None) -> None:
-        """Count pictures.
+        """Count images.
 
         Args:
-            encoded: what a :class:`foveate.Compressor` returned; or the length of each bitstream in bytes.
-            pixels: of each source picture; only with lengths, and as many.
+            encoded: the bitstreams from :meth:`foveate.Compressor.encode`, or the length of each in bytes.
+            pixels: of each source image; only with lengths, and as many.
 
         Raises:
-            ValueError: if lengths come without pixels, or not as many.
+            ValueError: if lengths come without pixels, or with another number of them.
         """
         sizes, areas = _sizes(encoded, pixels)
         self.bits += 8 * sizes.sum().to(self.bits.device)
         self.pixels += areas.sum().to(self.pixels.device)
 
     def compute(self) -> Tensor:
-        """Return the bits a pixel, float32; NaN where nothing was counted."""
+        """Return the bits per pixel, float32; NaN if nothing was counted."""
         return self.bits / self.pixels
 
 
-class RateAccuracy(Metric):
+class RateAccuracy(torchmetrics.Metric):
     """Rate and accuracy at several operating points.
 
     Args:
@@ -62,15 +65,15 @@ class RateAccuracy(Metric):
         kwargs: those of every ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: if there is no name, or one twice.
+        ValueError: if there is no name, or one is repeated.
 
     Example:
         >>> metric = RateAccuracy(["jpeg:10", "jpeg:30"])
         >>> logits, labels = torch.eye(4), torch.tensor([0, 1, 2, 0])
         >>> metric.update("jpeg:10", logits, labels, torch.tensor([100] * 4), torch.tensor([800] * 4))
         >>> metric.update("jpeg:30", logits, labels, torch.tensor([200] * 4), torch.tensor([800] * 4), clean=logits)
-        >>> found = metric.compute()
-        >>> found["top1"].tolist(), found["bpp"].tolist(), found["agreement"].tolist()
+        >>> curve = metric.compute()
+        >>> curve["top1"].tolist(), curve["bpp"].tolist(), curve["agreement"].tolist()
         ([0.75, 0.75], [1.0, 2.0], [nan, 1.0])
     """
 
@@ -84,7 +87,7 @@ class RateAccuracy(Metric):
         self.points = list(points)
         if not self.points or len(set(self.points)) < len(self.points):
             raise ValueError(f"points: expected different names, at least one, got {self.points}")
-        # A column each: pictures, bytes, pixels, right by the label, compared with clean, equal to clean.
+        # The columns: images, bytes, pixels, right by the label, compared with clean, equal to clean.
         self.add_state("counts", torch.zeros(len(self.points), 6, dtype=torch.int64), "sum")
 
     def update(
@@ -96,15 +99,15 @@ class RateAccuracy(Metric):
         pixels: Tensor | None = None,
         clean: Tensor | None = None,
     ) -> None:
-        """Count pictures at one point.
+        """Count images at one point.
 
         Args:
             point: its name.
-            logits: (N, classes) of the decoded pictures.
+            logits: (N, classes) of the decoded images.
             target: (N,) labels.
             encoded: the N bitstreams, or their lengths in bytes (N,).
-            pixels: (N,) of the source pictures; only with lengths.
-            clean: (N, classes) logits of the untouched pictures, for the agreement.
+            pixels: (N,) of the source images; only with lengths.
+            clean: (N, classes) logits of the untouched images, for the agreement.
 
         Raises:
             ValueError: if there is no such point, or the shapes do not fit.
@@ -125,27 +128,27 @@ class RateAccuracy(Metric):
         self.counts[self.points.index(point)] += torch.tensor(row, device=self.counts.device)
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the curve, float32 in the order of the points, NaN where nothing was counted.
+        """Return the curve, float32 in the order of the points, NaN if nothing was counted.
 
         Returns:
-            ``"bytes"``, the mean a picture; ``"bpp"``, pooled; ``"top1"`` and ``"agreement"``, shares.
+            ``"bytes"``, the mean per image; ``"bpp"``, pooled; ``"top1"`` and ``"agreement"``, shares.
         """
         n, sizes, pixels, right, compared, equal = self.counts.double().unbind(1)
-        found = {"bytes": sizes / n, "bpp": 8 * sizes / pixels, "top1": right / n, "agreement": equal / compared}
-        return {name: value.float() for name, value in found.items()}
+        curve = {"bytes": sizes / n, "bpp": 8 * sizes / pixels, "top1": right / n, "agreement": equal / compared}
+        return {name: value.float() for name, value in curve.items()}
 
 
 class BDRate(RateAccuracy):
     """Bjøntegaard delta rate between two curves that are counted side by side; see :func:`foveate.evaluation.bd_rate`.
 
     Args:
-        anchor: names of the operating points of the curve that is compared with, at least two.
-        test: those of the curve that is judged.
+        anchor: names of the operating points of the reference curve, at least two.
+        test: those of the curve that is compared with it.
         metric: ``"top1"`` or ``"agreement"``: what is held equal.
         kwargs: those of every ``torchmetrics.Metric``.
 
     Raises:
-        ValueError: if a curve has fewer than two points, a name is there twice, or there is no such metric.
+        ValueError: if a curve has fewer than two points, a name is repeated, or there is no such metric.
 
     Example:
         >>> metric = BDRate(["a:1", "a:2"], ["b:1", "b:2"])
@@ -163,22 +166,20 @@ class BDRate(RateAccuracy):
         super().__init__([*anchor, *test], **kwargs)
         if min(len(anchor), len(test)) < 2:
             raise ValueError(f"anchor, test: expected at least two points each, got {len(anchor)} and {len(test)}")
-        if metric not in ("top1", "agreement"):
-            raise ValueError(f"metric: expected 'top1' or 'agreement', got {metric!r}")
-        self.split, self.metric = len(anchor), metric
+        self.split, self.metric = len(anchor), metric_held_equal(metric)
 
     def compute(self) -> Tensor:  # type: ignore[override]  # one figure instead of a curve
-        """Return the delta rate, a float32 share: -0.1 where the test curve needs 10 % fewer bytes.
+        """Return the delta rate, a float32 share: -0.1 if the test curve needs 10 % fewer bytes.
 
         Raises:
             NoOverlapError: if the curves have no accuracy in common.
             ValueError: if a point was not counted.
         """
         n, sizes, _, right, compared, equal = self.counts.double().unbind(1)
-        if bool((n == 0).any()) or (self.metric == "agreement" and bool((compared == 0).any())):
+        if bool((n == 0).any()) or (self.metric == Metric.AGREEMENT and bool((compared == 0).any())):
             raise ValueError(f"points: not all were counted: {dict(zip(self.points, n.int().tolist(), strict=True))}")
         rates = (sizes / n).tolist()
-        shares = (right / n if self.metric == "top1" else equal / compared).tolist()
+        shares = (right / n if self.metric == Metric.TOP1 else equal / compared).tolist()
         k = self.split
         return torch.tensor(bd_rate(rates[:k], shares[:k], rates[k:], shares[k:]))
 
@@ -187,11 +188,13 @@ def _sizes(encoded: Sequence[Encoded] | Tensor | int, pixels: Tensor | int | Non
     """Bytes and pixels, int64 (N,) each."""
     if isinstance(encoded, Tensor | int):
         if pixels is None:
-            raise ValueError("pixels: lengths of bitstreams need the pixels of their source pictures")
+            raise ValueError(
+                "pixels: expected the pixels of the source images beside the lengths of bitstreams, got None"
+            )
         sizes, areas = torch.as_tensor(encoded).reshape(-1).long(), torch.as_tensor(pixels).reshape(-1).long()
         if sizes.shape != areas.shape:
-            raise ValueError(f"pixels: expected as many as bitstreams ({len(sizes)}), got {len(areas)}")
+            raise ValueError(f"pixels: expected {len(sizes)}, as many as bitstreams, got {len(areas)}")
         return sizes, areas
     if pixels is not None:
-        raise ValueError("pixels: bitstreams know those of their sources; leave it out")
-    return torch.tensor([len(e.data) for e in encoded]), torch.tensor([e.pixels for e in encoded])
+        raise ValueError("pixels: expected None, as bitstreams hold the pixels of their sources")
+    return torch.tensor([len(item.data) for item in encoded]), torch.tensor([item.pixels for item in encoded])

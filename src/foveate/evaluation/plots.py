@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foveate.evaluation.exhibits import Exhibit
-from foveate.evaluation.rate_accuracy import Measurement
+from foveate.evaluation._exhibits import Exhibit
+from foveate.evaluation._measurement import Measurement
+from foveate.evaluation._settings import Setting
+from foveate.evaluation._vocabulary import MapKind, Metric, metric_held_equal
 from foveate.evaluation.results import PointResult, Results
-from foveate.evaluation.summary import Setting
 from foveate.filters import resize
 from foveate.images import to_array
 
@@ -21,38 +22,51 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#7d8597", "#e4572e", "#17a398", "#a06cd5", "#d8a100", "#2f7ed8", "#c2458f", "#5f9e3f")
+__all__ = [
+    "byte_distribution",
+    "chosen_settings",
+    "class_changes",
+    "curves",
+    "finish_rate_axis",
+    "gallery",
+    "overlay",
+    "rate_accuracy",
+    "to_svg",
+]
+
+_COLORS = ("#7d8597", "#e4572e", "#17a398", "#a06cd5", "#d8a100", "#2f7ed8", "#c2458f", "#5f9e3f")
 """Readable on white and on black; the first is for the codec alone."""
-GOOD, BAD = "#17a398", "#e4572e"
+_GOOD, _BAD = "#17a398", "#e4572e"
 _INK = "#010203"
-_LABELS = {"agreement": "agreement with the clean answer, %", "top1": "top-1, %"}
+_AXIS_LABELS = {Metric.AGREEMENT: "agreement with the clean answer, %", Metric.TOP1: "top-1, %"}
 
 
 def rate_accuracy(
-    results: Results, judge: str, metric: str = "agreement", codec: str | None = None, ax: "Axes | None" = None
+    results: Results,
+    judge: str,
+    metric: str = "agreement",
+    *,
+    codec: str | None = None,
+    ax: "Axes | None" = None,
 ) -> "tuple[Figure, Axes]":
-    """Draw a judge's accuracy over the mean bytes a picture, one line a curve, 95 % intervals as bands.
+    """Draw a judge's accuracy over the mean bytes per image, one line a curve, 95 % intervals as bands.
 
-    With one codec each line has its color; with several each codec has one, and the codec alone is dotted. Controls
+    With one codec each line has its color; with several each codec has one, and the codec alone is dotted. Baselines
     are dashed. Bands are drawn for the codec alone and the curves that use saliency.
 
     Args:
-        results: what to draw.
+        results: the results to draw.
         judge: whose answers.
         metric: ``"agreement"`` or ``"top1"``.
         codec: draw the curves of this codec only, by its name without the quality; None draws all.
-        ax: axes to draw on; None makes a figure.
-
-    Returns:
-        The figure and its axes.
+        ax: axes to draw on; None creates a figure.
 
     Raises:
         ValueError: if there is no such judge, metric or codec.
     """
     if judge not in results.clean:
         raise ValueError(f"judge: expected one of {', '.join(results.clean)}, got {judge!r}")
-    if metric not in _LABELS:
-        raise ValueError(f"metric: expected 'agreement' or 'top1', got {metric!r}")
+    metric = metric_held_equal(metric)
     points = [p for p in results.points if codec in (None, p.codec)]
     if not points:
         raise ValueError(f"codec: expected one of {', '.join({p.codec for p in results.points})}, got {codec!r}")
@@ -60,36 +74,50 @@ def rate_accuracy(
     codecs = list(dict.fromkeys(p.codec for p in points))
     ax = _axes(ax, (5.6, 5.4 if len(lines) > 6 else 3.8))
     for position, (label, line) in enumerate(lines.items()):
-        first = line[0]
-        alone = first.strength == 0 and first.scale == 1 and first.keep is None
-        control = first.map not in (None, "saliency") or first.scale < 1
-        color = COLOURS[(position if len(codecs) == 1 else codecs.index(first.codec)) % len(COLOURS)]
-        x = [p.bytes / 1000 for p in line]
-        ax.plot(
-            x,
-            [100 * getattr(p.judges[judge], metric) for p in line],
-            marker="o",
-            markersize=3 if control else 4,
-            linewidth=1.2 if control else 1.8,
-            linestyle="--" if control else ":" if alone and len(codecs) > 1 else "-",
-            color=color,
-            label=label,
-        )
-        ends = [getattr(p.judges[judge], f"{metric}_interval") for p in line]
-        if not control and all(None not in end for end in ends):
-            ax.fill_between(x, *(np.array(ends, float).T * 100), color=color, alpha=0.13, linewidth=0)
+        number = position if len(codecs) == 1 else codecs.index(line[0].codec)
+        _draw_curve(ax, line, judge, metric, label, _COLORS[number % len(_COLORS)], dotted=len(codecs) > 1)
     ax.set_title(f"{judge} ({'made the map' if results.clean[judge].known else 'did not make the map'})", fontsize=10)
-    finish_rate_axis(ax, _LABELS[metric], len(lines))
-    return ax.get_figure(), ax  # type: ignore[return-value]
+    finish_rate_axis(ax, _AXIS_LABELS[metric], len(lines))
+    return _figure_of(ax), ax
+
+
+def _draw_curve(
+    ax: "Axes", line: list[PointResult], judge: str, metric: Metric, label: str, color: str, *, dotted: bool
+) -> None:
+    """Draw one curve; the codec alone is dotted if asked for."""
+    first = line[0]
+    alone = first.strength == 0 and first.scale == 1 and first.keep is None
+    baseline = first.map not in (None, MapKind.SALIENCY) or first.scale < 1
+    judgments = [point.judges[judge] for point in line]
+    kilobytes = [point.bytes / 1000 for point in line]
+    ax.plot(
+        kilobytes,
+        [100 * judgment.share(metric) for judgment in judgments],
+        marker="o",
+        markersize=3 if baseline else 4,
+        linewidth=1.2 if baseline else 1.8,
+        linestyle="--" if baseline else ":" if alone and dotted else "-",
+        color=color,
+        label=label,
+    )
+    intervals = [judgment.interval(metric) for judgment in judgments]
+    if not baseline and all(None not in ends for ends in intervals):
+        ax.fill_between(kilobytes, *(np.array(intervals, float).T * 100), color=color, alpha=0.13, linewidth=0)
 
 
 def finish_rate_axis(ax: "Axes", label: str, lines: int) -> None:
-    """Give axes of kB against accuracy their scale, labels, grid and legend."""
+    """Give axes of kB against accuracy their scale, labels, grid and legend.
+
+    Args:
+        ax: the axes.
+        label: of the vertical axis.
+        lines: the number of lines; more than 6 have their legend below.
+    """
     ax.set_xscale("log")
     ticks = _round_ticks(*ax.get_xlim())
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.set_xticks([], minor=True)
-    ax.set_xlabel("kB a picture (log scale)")
+    ax.set_xlabel("kB per image (log scale)")
     ax.set_ylabel(label)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
@@ -104,6 +132,7 @@ def class_changes(
     judge: str,
     point: int,
     reference: int,
+    *,
     class_names: Mapping[int, str] | None = None,
     metric: str = "agreement",
     most: int = 10,
@@ -118,12 +147,12 @@ def class_changes(
         reference: number of the one it is compared with.
         class_names: a name for each class number.
         metric: ``"agreement"``, ``"top1"`` or ``"top5"``.
-        most: at most so many classes of each kind.
-        ax: axes to draw on; None makes a figure.
+        most: at most this many classes of each kind.
+        ax: axes to draw on; None creates a figure.
 
     Returns:
-        The figure and its axes: bars of the change in the share of right answers, in points, with the number of
-        pictures of the class.
+        The figure and its axes: bars of the change in the share of right answers, in points, with the number of images
+        of the class.
     """
     right = measured.right(judge, metric).double()
     change = right[point] - right[reference]
@@ -134,41 +163,40 @@ def class_changes(
     gains = [k for k in order[::-1][:most] if mean[k] > 0][::-1]
     rows = losses + gains
     ax = _axes(ax, (5.6, 1.1 + 0.24 * max(len(rows), 2)))
-    called = class_names or {}
+    names = class_names or {}
     labels = [
-        f"{textwrap.shorten(called.get(int(classes[k]), str(int(classes[k]))), 28, placeholder='…')} ({int(count[k])})"
+        f"{textwrap.shorten(names.get(int(classes[k]), str(int(classes[k]))), 28, placeholder='…')} ({int(count[k])})"
         for k in rows
     ]
     values = [100 * float(mean[k]) for k in rows]
-    ax.barh(range(len(rows)), values, color=[GOOD if v > 0 else BAD for v in values], height=0.7)
+    ax.barh(range(len(rows)), values, color=[_GOOD if v > 0 else _BAD for v in values], height=0.7)
     ax.set_yticks(range(len(rows)), labels, fontsize=8)
     ax.axvline(0, color="black", linewidth=0.8)
     if not rows:
         ax.set_xlim(-1, 1)
         ax.text(0.5, 0.5, "no class changed", transform=ax.transAxes, ha="center", va="center")
-    ax.set_xlabel(f"change in {'top-1' if metric == 'top1' else metric}, points (pictures of the class)")
+    ax.set_xlabel(f"change in {Metric(metric).label}, points (images of the class)")
     better, worse = int((mean > 0).sum()), int((mean < 0).sum())
-    both = [measured.compressors[k] for k in (point, reference)]
-    names = [f"{Setting.of(c).name}, quality {c.codec.quality:g}" for c in both]
-    ax.set_title(f"{judge}: {better} classes gain, {worse} lose\n{names[0]}, against {names[1]}", fontsize=9)
+    settings = [
+        f"{Setting.of(c).name}, quality {c.codec.quality:g}"
+        for c in (measured.compressors[k] for k in (point, reference))
+    ]
+    ax.set_title(f"{judge}: {better} classes gain, {worse} lose\n{settings[0]}, against {settings[1]}", fontsize=9)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.grid(axis="x", alpha=0.25, linewidth=0.6)
-    return ax.get_figure(), ax  # type: ignore[return-value]
+    return _figure_of(ax), ax
 
 
 def byte_distribution(
-    measured: Measurement, point: int, reference: int | None = None, ax: "Axes | None" = None
+    measured: Measurement, point: int, reference: int | None = None, *, ax: "Axes | None" = None
 ) -> "tuple[Figure, Axes]":
-    """Draw how the bytes of the pictures are spread at one operating point, beside another.
+    """Draw how the bytes of the images are spread at one operating point, beside another.
 
     Args:
         measured: the counts.
         point: number of the operating point.
         reference: number of another; None takes the codec alone at full size whose mean is nearest in bytes.
-        ax: axes to draw on; None makes a figure.
-
-    Returns:
-        The figure and its axes.
+        ax: axes to draw on; None creates a figure.
     """
     settings = [Setting.of(c) for c in measured.compressors]
     means = measured.bytes.double().mean(1)
@@ -177,115 +205,124 @@ def byte_distribution(
         alone = [k for k, setting in enumerate(settings) if setting == plain]
         reference = min(alone, key=lambda k: abs(float(means[k] - means[point])), default=None)
     ax = _axes(ax, (5.6, 3.4))
-    shown = [k for k in (reference, point) if k is not None]
-    low, high = float(measured.bytes[shown].min()), float(measured.bytes[shown].max())
+    numbers = [k for k in (reference, point) if k is not None]
+    low, high = float(measured.bytes[numbers].min()), float(measured.bytes[numbers].max())
     bins = np.geomspace(max(low, 1) / 1000, max(high, low * 1.01 + 1) / 1000, 31).tolist()
-    for k, color in zip(shown, COLOURS[2 - len(shown) :], strict=False):
+    for k, color in zip(numbers, _COLORS[2 - len(numbers) :], strict=False):
         control = measured.compressors[k].control
-        which = f"quality {measured.compressors[k].codec.quality:g}" if control is None else control.keeps
-        label = f"{settings[k].name}, {which}: {means[k] / 1000:.1f} kB in the mean"
+        level = f"quality {measured.compressors[k].codec.quality:g}" if control is None else control.keeps
+        label = f"{settings[k].name}, {level}: {means[k] / 1000:.1f} kB in the mean"
         ax.hist(measured.bytes[k].numpy() / 1000, bins, color=color, alpha=0.6, label=label)
-    finish_rate_axis(ax, "pictures", len(shown))
+    finish_rate_axis(ax, "images", len(numbers))
     ax.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return ax.get_figure(), ax  # type: ignore[return-value]
+    return _figure_of(ax), ax
 
 
-def chosen_settings(measured: Measurement, point: int, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
-    """Draw how many pictures a rate control gave each quality, scale and strength.
+def chosen_settings(measured: Measurement, point: int, *, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    """Draw how many images a rate control gave each quality, scale and strength.
 
     Args:
         measured: the counts.
-        point: number of an operating point with a control.
-        ax: axes to draw on; None makes a figure.
+        point: number of an operating point with a rate control.
+        ax: axes to draw on; None creates a figure.
 
     Returns:
-        The figure and its axes: a bar a quality, from coarse to fine, divided by scale and strength.
+        The figure and its axes: a bar for each quality, from coarse to fine, divided by scale and strength.
 
     Raises:
-        ValueError: if the point has no control.
+        ValueError: if the point has no rate control.
     """
     if point not in measured.chosen:
         raise ValueError(f"point: expected one with a rate control ({sorted(measured.chosen)}), got {point}")
     chosen = measured.chosen[point]
     scale = measured.compressors[point].codec.scale
     finer = 1 if scale[0] < scale[-1] else -1
-    qualities = sorted({one["quality"] for one in chosen}, key=lambda q: finer * q)
-    kinds = sorted({(-one["scale"], one["strength"]) for one in chosen})
+    qualities = sorted({choice["quality"] for choice in chosen}, key=lambda q: finer * q)
+    kinds = sorted({(-choice["scale"], choice["strength"]) for choice in chosen})
     ax = _axes(ax, (5.6, 3.4))
     below = np.zeros(len(qualities))
     for number, (smaller, strength) in enumerate(kinds):
         counts = [
-            sum((one["quality"], -one["scale"], one["strength"]) == (q, smaller, strength) for one in chosen)
-            for q in qualities
+            sum((c["quality"], -c["scale"], c["strength"]) == (quality, smaller, strength) for c in chosen)
+            for quality in qualities
         ]
         label = f"scale {-smaller:g}, strength {strength:g}"
-        ax.bar(range(len(qualities)), counts, bottom=below, color=COLOURS[number % len(COLOURS)], label=label)
+        ax.bar(range(len(qualities)), counts, bottom=below, color=_COLORS[number % len(_COLORS)], label=label)
         below += counts
     ax.set_xticks(range(len(qualities)), [f"{q:g}" for q in qualities])
     ax.set_xlabel("quality chosen")
-    ax.set_ylabel("pictures")
+    ax.set_ylabel("images")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=7)
-    return ax.get_figure(), ax  # type: ignore[return-value]
+    return _figure_of(ax), ax
 
 
 def gallery(
-    exhibit: Exhibit, class_names: Mapping[int, str] | None = None, most: int = 6, ax: "Axes | None" = None
+    exhibit: Exhibit, class_names: Mapping[int, str] | None = None, *, most: int = 6, ax: "Axes | None" = None
 ) -> "tuple[Figure, Axes]":
-    """Draw a picture, its map, its filtered and its decoded versions, side by side with bytes and answers.
+    """Draw an image, its map, its filtered and its decoded versions, side by side with bytes and answers.
 
     Args:
-        exhibit: what to draw.
+        exhibit: the image.
         class_names: a name for each class number.
-        most: at most so many decoded versions, the coarser first.
-        ax: axes to draw on; None makes a figure.
-
-    Returns:
-        The figure and its axes.
+        most: at most this many decoded versions, the coarser first.
+        ax: axes to draw on; None creates a figure.
     """
     names = class_names or {}
 
-    def said(answers: Mapping[str, int]) -> list[str]:
+    def captions(answers: Mapping[str, int]) -> list[str]:
         return [
             f"{judge}: {textwrap.shorten(names.get(k, str(k)), 24, placeholder='…')}" for judge, k in answers.items()
         ]
 
-    original = exhibit.photo.pixels
-    panels: list[tuple[Tensor, list[str]]] = [(original, ["original", *said(exhibit.clean)])]
+    original = exhibit.sample.image
+    panels: list[tuple[Tensor, list[str]]] = [(original, ["original", *captions(exhibit.clean)])]
     if exhibit.saliency is not None:
         panels.append((overlay(original, exhibit.saliency), ["saliency"]))
-    panels += [(picture, [f"filtered, {strength:g}"]) for strength, picture in exhibit.filtered.items()]
-    for shown in exhibit.points[:most]:
-        caption = f"{shown.curve}, {shown.encoded.codec.quality:g}"
-        panels.append((shown.decoded, [caption, f"{len(shown.encoded.data):,} bytes", *said(shown.answers)]))
+    panels += [(image, [f"filtered, {strength:g}"]) for strength, image in exhibit.filtered.items()]
+    for point in exhibit.points[:most]:
+        setting = f"{point.curve}, {point.encoded.codec.quality:g}"
+        panels.append((point.decoded, [setting, f"{len(point.encoded.data):,} bytes", *captions(point.answers)]))
     height, width = original.shape[-2:]
     gap = round(0.06 * width)
     ax = _axes(ax, (1.9 * len(panels), 1.9 * height / width + 1.0))
-    for position, (picture, lines) in enumerate(panels):
+    for position, (image, lines) in enumerate(panels):
         left = position * (width + gap)
-        ax.imshow(to_array(picture), extent=(left, left + width, height, 0))
+        ax.imshow(to_array(image), extent=(left, left + width, height, 0))
         ax.text(left, height * 1.04, "\n".join(lines), fontsize=7, va="top", ha="left", linespacing=1.3)
     ax.set_xlim(0, len(panels) * (width + gap) - gap)
     ax.set_ylim(height, 0)
     ax.set_axis_off()
-    ax.set_title(f"{exhibit.kind}: {exhibit.photo.name}".removeprefix(": "), fontsize=9, loc="left")
-    return ax.get_figure(), ax  # type: ignore[return-value]
+    ax.set_title(f"{exhibit.kind}: {exhibit.sample.name}".removeprefix(": "), fontsize=9, loc="left")
+    return _figure_of(ax), ax
 
 
-def overlay(pixels: Tensor, saliency: Tensor) -> Tensor:
-    """Return a picture (3, H, W) in gray, uint8, brightened and colored where its map (1, h, w) is high, as floats."""
+def overlay(image: Tensor, saliency: Tensor) -> Tensor:
+    """Return an image in gray, brightened and colored where its map is high.
+
+    Args:
+        image: uint8 (3, H, W).
+        saliency: (1, h, w) in [0, 1].
+
+    Returns:
+        Float32 (3, H, W) in [0, 1].
+
+    Example:
+        >>> overlay(torch.zeros(3, 4, 6, dtype=torch.uint8), torch.ones(1, 2, 3)).shape
+        torch.Size([3, 4, 6])
+    """
     from matplotlib import colormaps
 
-    height, width = pixels.shape[-2:]
+    height, width = image.shape[-2:]
     heat = resize(saliency[None].cpu(), (height, width))[0, 0].clamp(0, 1)
     colors = torch.from_numpy(colormaps["inferno"](heat.numpy())[..., :3].astype(np.float32)).permute(2, 0, 1)
-    gray = pixels.float().mean(0, keepdim=True) / 255
+    gray = image.float().mean(0, keepdim=True) / 255
     return 0.4 * gray + 0.6 * colors
 
 
 def curves(points: list[PointResult]) -> dict[str, list[PointResult]]:
-    """Group points into curves by name, each sorted by rate; the codec alone comes first, its controls last."""
-    kinds = (None, "saliency", "even", "center", "other picture")
+    """Group points into curves by name, each sorted by rate; the codec alone comes first, its baselines last."""
+    kinds: tuple[str | None, ...] = (None, *MapKind)
 
     def order(point: PointResult) -> tuple[object, ...]:
         kind = kinds.index(point.map) if point.map in kinds else len(kinds)
@@ -299,9 +336,12 @@ def curves(points: list[PointResult]) -> dict[str, list[PointResult]]:
 
 def to_svg(figure: "Figure") -> str:
     """Return a figure as inline SVG whose ink takes the color of the page around it, light or dark."""
-    for text in figure.findobj(match=lambda artist: hasattr(artist, "set_fontfamily")):
-        if text.get_color() in ("black", "k"):  # type: ignore[attr-defined]
-            text.set_color(_INK)  # type: ignore[attr-defined]
+    import matplotlib
+    from matplotlib.text import Text
+
+    for text in figure.findobj(match=lambda artist: isinstance(artist, Text)):
+        if isinstance(text, Text) and text.get_color() in ("black", "k"):
+            text.set_color(_INK)
     for ax in figure.axes:
         ax.patch.set_visible(False)
         ax.tick_params(colors=_INK, which="both")
@@ -311,8 +351,6 @@ def to_svg(figure: "Figure") -> str:
             if line.get_color() == "black":
                 line.set_color(_INK)
     stream = io.StringIO()
-    import matplotlib
-
     # Text stays text, and the element names do not change from run to run.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "foveate"}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -329,6 +367,10 @@ def _axes(ax: "Axes | None", size: tuple[float, float]) -> "Axes":
     return Figure(figsize=size, layout="constrained").subplots()
 
 
+def _figure_of(ax: "Axes") -> "Figure":
+    return ax.get_figure()  # type: ignore[return-value]  # axes always are on a figure
+
+
 def _round_ticks(low: float, high: float) -> list[float]:
-    steps = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 3, 5, 7)]
-    return [s for s in steps if low <= s <= high]
+    ticks = [m * 10.0**e for e in range(-3, 6) for m in (1, 2, 3, 5, 7)]
+    return [tick for tick in ticks if low <= tick <= high]

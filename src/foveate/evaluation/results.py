@@ -1,8 +1,8 @@
-"""The result of an evaluation: what ``results.json`` holds, with its schema, checked on reading.
+"""The result of an evaluation: what ``results.json`` holds, with its schema, checked on loading.
 
-The file is one JSON object: ``"schema": 2`` and the fields of :class:`Results`, made of the dataclasses here, as their
-docstrings say. :func:`json_schema` gives the same as a JSON Schema. It carries no time, and no path but those in the
-settings, so equal runs give equal text. ``records.jsonl`` beside it has the values picture by picture.
+The file is one JSON object: ``"schema": 3`` and the fields of :class:`Results`, described by the dataclasses here and,
+as a JSON Schema, by :func:`json_schema`. It has no times, and no paths but those in the settings, so equal runs give
+equal text. ``records.jsonl`` beside it has the values of every image.
 """
 
 import json
@@ -12,24 +12,38 @@ from pathlib import Path
 from typing import Any
 
 from foveate._files import write_text
-from foveate.evaluation.bootstrap import Interval
-from foveate.evaluation.versions import versions
+from foveate.evaluation._bootstrap import Interval
+from foveate.evaluation._versions import versions
+from foveate.evaluation._vocabulary import BaselineKind, Metric, Verdict
 
-SCHEMA = 2
+__all__ = [
+    "SCHEMA",
+    "Choices",
+    "Clean",
+    "Comparison",
+    "Judgment",
+    "PointResult",
+    "Results",
+    "Saving",
+    "json_schema",
+]
+
+SCHEMA = 3
+"""The version of the schema of ``results.json``."""
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """What one judge answers at one point: shares of the pictures, in [0, 1].
+    """The answers of one judge at one point, as shares of the images, in [0, 1].
 
     Attributes:
         known: whether this classifier made the saliency maps, or was a witness of a rate control.
         top1: answers that equal the label.
-        top5: labels among the five best answers; null for a judge of at most five classes.
-        agreement: answers that equal the judge's own on the untouched picture.
-        kl: mean Kullback–Leibler divergence from its output on the untouched picture, in nats.
-        top1_interval: 95 %, by bootstrap over the pictures.
-        agreement_interval: 95 %, by bootstrap over the pictures.
+        top5: labels among the five best answers; None for a judge of at most five classes.
+        agreement: answers that equal the judge's own on the untouched image.
+        kl: mean Kullback–Leibler divergence from its output on the untouched image, in nats.
+        top1_interval: 95 %, by bootstrap over the images.
+        agreement_interval: 95 %, by bootstrap over the images.
     """
 
     known: bool
@@ -40,14 +54,22 @@ class Judgment:
     top1_interval: Interval
     agreement_interval: Interval
 
+    def share(self, metric: Metric) -> float:
+        """Return the share of right answers by ``"agreement"`` or ``"top1"``."""
+        return self.top1 if metric == Metric.TOP1 else self.agreement
+
+    def interval(self, metric: Metric) -> Interval:
+        """Return the interval of :meth:`share`."""
+        return self.top1_interval if metric == Metric.TOP1 else self.agreement_interval
+
 
 @dataclass(frozen=True)
 class Clean:
-    """A judge on the untouched pictures.
+    """The answers of one judge on the untouched images.
 
     Attributes:
         known: as of :class:`Judgment`.
-        key: what its values have in ``records.jsonl``.
+        key: of its values in ``records.jsonl``.
         top1, top5: as of :class:`Judgment`.
     """
 
@@ -59,14 +81,14 @@ class Clean:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a rate control chose at one of its points, and what choosing cost.
+    """The choices of a rate control at one of its points, and their cost.
 
     Attributes:
-        met: share of the pictures that met the criterion; the others are at the finest point.
-        tried: candidates decoded, mean a picture.
-        encodes: candidates encoded, mean a picture.
-        forwards: pictures shown to the witnesses, the clean ones included, mean a picture.
-        settings: strength, scale, quality, and the number of pictures at it.
+        met: share of the images that met the criterion; the others are at the finest point.
+        tried: candidates decoded, mean per image.
+        encodes: candidates encoded, mean per image.
+        forwards: images shown to the witnesses, the clean ones included, mean per image.
+        settings: strength, scale, quality, and the number of images there.
     """
 
     met: float
@@ -78,24 +100,24 @@ class Choices:
 
 @dataclass(frozen=True)
 class PointResult:
-    """One operating point over all pictures.
+    """One operating point over all images.
 
     Attributes:
         curve: the name of its rate–accuracy curve: codec and setting without the quality, as ``"jpeg, strength 0.5"``.
-        key: what its values have in ``records.jsonl``.
+        key: of its values in ``records.jsonl``.
         codec: its name with its knobs, without the quality.
-        quality: on the codec's own scale; null where a rate control chooses it (and the next two).
+        quality: on the codec's own scale; None if a rate control chooses it (and the next two).
         strength: of the pre-filter, in [0, 1].
         scale: stored side over source side.
-        map: what steers the pre-filter: ``"saliency"``; the controls ``"even"`` (the same amount of smoothing spread
-            evenly), ``"center"`` and ``"other picture"``; or null where there is none.
-        keep: what a rate control keeps, such as ``"top1"`` or ``"kl0.2"``; null where there is none.
-        n: number of pictures.
-        bytes: mean a picture.
-        bpp: bits a source pixel, pooled over the pictures.
-        psnr: mean over the pictures, in dB, where it was asked for (100 for one that came back bit for bit).
-        ms_ssim: mean over the pictures large enough for it, where it was asked for.
-        choices: what a rate control chose.
+        map: what steers the pre-filter: ``"saliency"``; the baselines ``"even"`` (the same amount of smoothing spread
+            evenly), ``"center"`` and ``"other image"``; None if there is no pre-filter.
+        keep: what a rate control keeps, such as ``"top1"`` or ``"kl0.2"``; None if there is none.
+        n: number of images.
+        bytes: mean per image.
+        bpp: bits per source pixel, pooled over the images.
+        psnr: mean over the images, in dB, if it was measured (100 for an image that came back bit for bit).
+        ms_ssim: mean over the images that are large enough, if it was measured.
+        choices: of a rate control.
         judges: by name.
     """
 
@@ -118,25 +140,27 @@ class PointResult:
 
 @dataclass(frozen=True)
 class Saving:
-    """What a point saves against its codec alone at full size, where a judge answers as well.
+    """The bytes that a point saves against its codec alone at equal accuracy.
 
     Attributes:
         judge: whose answers are held equal.
         metric: ``"agreement"`` or ``"top1"``.
         key, curve, quality, keep: the point's.
-        reference: the curve it is compared with: the codec alone, without saliency inside; for a rate control also
-            ``"jpeg, best scale"``, the best of all scales.
-        saved: share of the bytes, negative where it costs more; null where the codec alone has no such accuracy within
+        baseline: ``"codec alone"``, at full size and without saliency inside; for a rate control also
+            ``"downscaling"``, the best of all scales.
+        reference: the name of the baseline's curve, or ``"jpeg, best scale"``.
+        saved: share of the bytes, negative if it costs more; None if the reference does not reach the accuracy within
             the qualities that were measured.
-        interval: 95 %, by paired bootstrap; null for an end that is not within the qualities that were measured.
+        interval: 95 %, by paired bootstrap; None for an end that is not within the qualities that were measured.
     """
 
     judge: str
-    metric: str
+    metric: Metric
     key: str
     curve: str
     quality: float | None
     keep: str | None
+    baseline: BaselineKind
     reference: str
     saved: float | None
     interval: Interval
@@ -144,7 +168,7 @@ class Saving:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A whole curve against another, before one judge.
+    """A whole curve against another, by one judge.
 
     Attributes:
         judge: whose answers are compared.
@@ -152,31 +176,31 @@ class Comparison:
         metric: ``"agreement"`` or ``"top1"``.
         curve: what is judged.
         reference: what it is compared with: the name of a curve, or ``"jpeg, best scale"`` for the best of all scales.
-        control: which question it answers: ``"codec alone"``, ``"even"``, ``"center"``, ``"other picture"``,
+        baseline: what kind of baseline that is: ``"codec alone"``, ``"even"``, ``"center"``, ``"other image"`` or
             ``"downscaling"``.
-        bd_rate: Bjøntegaard delta rate, a share: -0.1 where the curve needs 10 % fewer bytes on average at equal
-            accuracy; null where there is nothing to compare.
-        bd_rate_interval: 95 %, by paired bootstrap; null for an end beyond what was measured.
-        bd_accuracy: Bjøntegaard delta accuracy at equal rate, a share; null where the rates have nothing in common.
+        bd_rate: Bjøntegaard delta rate, a share: -0.1 if the curve needs 10 % fewer bytes on average at equal accuracy;
+            None if the accuracies have nothing in common.
+        bd_rate_interval: 95 %, by paired bootstrap; None for an end outside what was measured.
+        bd_accuracy: Bjøntegaard delta accuracy at equal rate, a share; None if the rates have nothing in common.
         bd_accuracy_interval: as that of the rate.
-        overlap: the accuracies, from and to, over which the rate was averaged.
-        reason: why there is no ``bd_rate``, or null.
-        verdict: ``"saves"`` or ``"costs"`` where the whole interval of the rate is on one side of 0, else ``"open"``.
+        overlap: the lowest and the highest accuracy over which the rate was averaged.
+        reason: why there is no ``bd_rate``, or None.
+        verdict: ``"saves"`` or ``"costs"`` if the whole interval of the rate is on one side of 0, else ``"open"``.
     """
 
     judge: str
     known: bool
-    metric: str
+    metric: Metric
     curve: str
     reference: str
-    control: str
+    baseline: BaselineKind
     bd_rate: float | None
     bd_rate_interval: Interval
     bd_accuracy: float | None
     bd_accuracy_interval: Interval
     overlap: tuple[float, float] | None
     reason: str | None
-    verdict: str
+    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -184,13 +208,13 @@ class Results:
     """An evaluation, ready for ``results.json`` and the report.
 
     Attributes:
-        settings: what was asked for.
-        clean: the judges on the untouched pictures, by name.
-        points: in the order they were asked for.
+        settings: of the evaluation, as its caller describes them.
+        clean: the judges on the untouched images, by name.
+        points: in the order of the compressors.
         savings: for every filtered or scaled point.
         comparisons: for every filtered or scaled curve.
-        skipped: files that were no readable pictures: path and reason.
-        versions: of the packages that took part.
+        skipped: name and reason of each image that was left out.
+        versions: of the packages that the results depend on.
     """
 
     settings: dict[str, Any]
@@ -205,31 +229,31 @@ class Results:
         """Return the text of ``results.json``."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
-    def write(self, path: Path) -> None:
-        """Write ``results.json``, at once or not at all."""
-        write_text(path, self.to_json())
+    def save(self, path: str | Path) -> None:
+        """Write ``results.json``, whole or not at all."""
+        write_text(Path(path), self.to_json())
 
     @classmethod
-    def read(cls, path: Path) -> "Results":
-        """Read ``results.json`` and check it against the schema.
+    def load(cls, path: str | Path) -> "Results":
+        """Load ``results.json`` and check it against the schema.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is of another version of the schema, or a field is missing, unknown or of another kind.
+            ValueError: if it has another version of the schema, or a field is missing, unknown or of another type.
         """
         from pydantic import ValidationError
 
         try:
-            held = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"results: {path} is no JSON: {error}") from error
-        version = held.pop("schema", None) if isinstance(held, dict) else None
+            raise ValueError(f"results: {path} is not JSON: {error}") from error
+        version = content.pop("schema", None) if isinstance(content, dict) else None
         if version != SCHEMA:
             raise ValueError(
                 f"results: {path} has schema {version!r}, and this Foveate reads {SCHEMA}; evaluate again with it"
             )
         try:
-            return _adapter().validate_json(json.dumps(held), strict=True)
+            return _adapter().validate_json(json.dumps(content), strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -240,11 +264,11 @@ class Results:
 
 @cache
 def _adapter() -> Any:
-    """What checks the fields of :class:`Results` by their types."""
+    """The check of the fields of :class:`Results` by their types."""
     from pydantic import TypeAdapter, with_config
 
-    for part in (Judgment, Clean, Choices, PointResult, Saving, Comparison, Results):
-        with_config({"extra": "forbid", "allow_inf_nan": False})(part)
+    for fields in (Judgment, Clean, Choices, PointResult, Saving, Comparison, Results):
+        with_config({"extra": "forbid", "allow_inf_nan": False})(fields)
     return TypeAdapter(Results)
 
 

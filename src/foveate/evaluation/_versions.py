@@ -18,16 +18,16 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, Foveate and the libraries a result can depend on; those not installed are left out.
+    """Return the versions of Python, Foveate and the libraries that a result can depend on, if they are installed.
 
     Example:
         >>> "torch" in versions()
         True
     """
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers

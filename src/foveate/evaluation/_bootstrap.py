@@ -1,4 +1,4 @@
-"""Paired bootstrap over pictures: how far a figure would move had other pictures been drawn."""
+"""Paired bootstrap over images: how much a figure would vary with other images."""
 
 from collections.abc import Callable
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from foveate.evaluation.curves import NoOverlapError
 
 Interval = tuple[float | None, float | None]
-"""Ends of a 95 % interval; None for an end that lies beyond what was measured."""
+"""Ends of a 95 % interval; None for an end that lies outside what was measured."""
 
 
 class Bootstrap:
-    """Resamples of n pictures with replacement, the same for everything that is compared: hence paired.
+    """Resamples of n images with replacement, the same for everything that is compared: hence paired.
 
     (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993; the percentile interval.)
 
     Args:
-        n: number of pictures.
-        seed: of the draws; the user's random generator is not touched.
-        resamples: how many.
+        n: number of images.
+        seed: of the draws; torch's global generator is not touched.
+        resamples: their number.
 
     Raises:
-        ValueError: if there is no picture or no resample.
+        ValueError: if there is no image or no resample.
 
     Example:
         >>> draws = Bootstrap(100)
@@ -43,34 +43,34 @@ class Bootstrap:
         """Return the mean of each of k quantities in each resample, the same resamples at every call.
 
         Args:
-            values: (k, n), one value a picture.
+            values: (k, n), one value per image.
 
         Returns:
             (resamples, k) float64. Of counts and bytes the sums are exact, so the means are the same on every machine.
         """
         generator = torch.Generator().manual_seed(self.seed)
         columns = values.double().T
-        one = torch.ones(self.n, dtype=torch.float64)
+        unit = torch.ones(self.n, dtype=torch.float64)
         block = max(1, min(64, (1 << 24) // self.n))  # of at most 128 MiB
         means = []
         for begin in range(0, self.resamples, block):
             counts = torch.zeros(min(block, self.resamples - begin), self.n, dtype=torch.float64)
             for row in counts:
-                row.index_add_(0, torch.randint(self.n, (self.n,), generator=generator), one)
+                row.index_add_(0, torch.randint(self.n, (self.n,), generator=generator), unit)
             means.append(counts @ columns / self.n)
-        drawn: npt.NDArray[np.float64] = torch.cat(means).numpy()
-        return drawn
+        array: npt.NDArray[np.float64] = torch.cat(means).numpy()
+        return array
 
 
 def interval(values: npt.NDArray[np.float64]) -> Interval:
     """Return the 95 % percentile interval of a resampled figure.
 
     Args:
-        values: one a resample; inf or -inf where the figure lay beyond what could be compared on that side, NaN where
-            nothing is known of it, which counts for neither end.
+        values: one per resample; inf or -inf if the figure was outside what could be compared, on that side; NaN if it
+            is unknown, which opens both ends.
 
     Returns:
-        Its ends, None for one that is not within what was measured.
+        Its ends, None for one that lies outside what was measured.
 
     Example:
         >>> interval(np.array([0.1] * 50 + [0.3] * 45 + [np.inf] * 5))
@@ -82,12 +82,12 @@ def interval(values: npt.NDArray[np.float64]) -> Interval:
 
 
 def resampled(function: Callable[[int], float], resamples: int, better: float = 1.0) -> npt.NDArray[np.float64]:
-    """Return a figure in every resample, with infinities where its curves have nothing in common.
+    """Return a figure in every resample, infinite where its curves have nothing in common.
 
     Args:
         function: the figure in resample k; it may raise :class:`NoOverlapError`.
-        resamples: how many.
-        better: the sign of the figure where the test curve is the better one (-1 for a BD-rate).
+        resamples: their number.
+        better: the sign of the figure if the test curve is the better one (-1 for a BD-rate).
     """
     values = np.empty(resamples)
     for k in range(resamples):

@@ -1,0 +1,52 @@
+"""The settings that a gain of saliency must beat, beside every setting that uses it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from foveate.compressor import Compressor
+from foveate.saliency import Baseline, Center, Shuffled
+
+SCALES = (0.7, 0.5)
+"""Stored side over source side, for the baseline of plain downscaling."""
+
+
+def baselines_for(compressors: Sequence[Compressor], scales: Sequence[float] = SCALES) -> list[Compressor]:
+    """Return the baselines of some operating points.
+
+    Args:
+        compressors: operating points, among them those with neither filter nor scale: they are the baseline of lower
+            quality alone.
+        scales: for the baseline of plain downscaling.
+
+    Returns:
+        For each point with a pre-filter at full size: the same amount of smoothing spread evenly, a center-weighted map
+        and the map of another image. For each codec alone at full size: the smaller scales that are not there yet.
+
+    Example:
+        >>> from foveate import Prefilter
+        >>> brightness = lambda images: images.mean(1, keepdim=True)
+        >>> len(baselines_for([Compressor("jpeg:20"), Compressor("jpeg:20", Prefilter(brightness))]))
+        5
+    """
+    baselines: list[Compressor] = []
+    for compressor in compressors:
+        prefilter = compressor.prefilter
+        if prefilter is None or not compressor.filters or compressor.scale != 1:
+            continue
+        saliency = prefilter.saliency
+        if saliency is None or isinstance(saliency, Baseline):
+            continue
+        for rival in (
+            replace(prefilter, even=True),
+            replace(prefilter, saliency=Center(saliency)),
+            replace(prefilter, saliency=Shuffled(saliency)),
+        ):
+            baselines.append(replace(compressor, prefilter=rival))
+    present = {(c.codec, c.scale) for c in compressors if not c.filters}
+    for compressor in compressors:
+        if compressor.filters or compressor.scale != 1 or compressor.codec.needs_saliency:
+            continue
+        for scale in scales:
+            if (compressor.codec, scale) not in present:
+                baselines.append(Compressor(compressor.codec, scale=scale, target=compressor.target))
+    return baselines

@@ -1,0 +1,141 @@
+"""The evaluation as one call: measure, compare, and write a report."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate._files import write_text
+from foveate._progress import Progress
+from foveate.compressor import Compressor
+from foveate.evaluation._exhibits import choose_exhibits
+from foveate.evaluation._measurement import Judge, Measurement
+from foveate.evaluation._measuring import measure
+from foveate.evaluation._samples import SampleFolder, SampleSource, as_samples
+from foveate.evaluation._settings import check_settings
+from foveate.evaluation._summary import summarize
+from foveate.evaluation.records import Records
+from foveate.evaluation.results import Results
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of an evaluation, and the counts of every image behind them."""
+
+    results: Results
+    measured: Measurement
+
+
+def evaluate(
+    source: SampleSource,
+    judges: Sequence[Judge],
+    compressors: Sequence[Compressor],
+    out: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    fidelity: bool = False,
+    seed: int = 0,
+    resamples: int = 1000,
+    title: str = "Rate and accuracy",
+    lead: str | None = None,
+    class_names: Mapping[int, str] | None = None,
+    metric: str = "agreement",
+) -> Evaluation:
+    """Compress images, decode them, ask classifiers again, and compare every setting with its baselines.
+
+    Args:
+        source: a :class:`SampleFolder`, a Dataset or a DataLoader: see :func:`foveate.evaluation.as_samples`.
+        judges: the classifiers, with different names. They run on the devices of their models.
+        compressors: the operating points; :func:`baselines_for` gives the baselines to add.
+        out: a folder for ``results.json``, ``report.html`` and ``records.jsonl``, created if missing; an interrupted
+            run continues from its records, and one with more points computes only those. None writes nothing.
+        settings: to be written with the results; JSON-able.
+        fidelity: measure PSNR and MS-SSIM too.
+        seed: of the order of the images and of the bootstrap.
+        resamples: of the bootstrap; each curve with an interval takes about a second for a thousand.
+        title: of the report.
+        lead: a sentence or two at the head of the report; None describes the measurement.
+        class_names: a name for each class number; None takes the ``classes`` of the source, if it has them.
+        metric: ``"agreement"`` or ``"top1"``: what the report holds equal when bytes are compared.
+
+    Raises:
+        ValueError: as :func:`measure` does, or if two points that differ have the same setting and quality.
+        IdentityError: with ``out``, if a compressor or a judge has no identity to find its figures again by.
+        RuntimeError: if another evaluation is writing to ``out``.
+
+    Example:
+        >>> from foveate.demo import PREPROCESS, Scenes, scene_net
+        >>> from foveate.models import Classifier
+        >>> judge = Judge(Classifier("scene_net", scene_net(), PREPROCESS), known=False)
+        >>> evaluation = evaluate(Scenes(10), [judge], [Compressor("jpeg:5"), Compressor("jpeg:50")])
+        >>> [point.quality for point in evaluation.results.points]
+        [5, 50]
+    """
+    check_settings(compressors)
+    samples = as_samples(source)
+    folder = None if out is None else Path(out)
+    measured = _measure_with_bar(samples, judges, compressors, folder, fidelity, seed)
+    results = summarize(measured, dict(settings or {}), seed=seed, resamples=resamples)
+    if folder is not None:
+        results.save(folder / "results.json")
+        names = _class_names(source) if class_names is None else class_names
+        html = _report(samples, Evaluation(results, measured), title=title, lead=lead, class_names=names, metric=metric)
+        write_text(folder / "report.html", html)
+    return Evaluation(results, measured)
+
+
+def _measure_with_bar(
+    source: SampleSource,
+    judges: Sequence[Judge],
+    compressors: Sequence[Compressor],
+    folder: Path | None,
+    fidelity: bool,
+    seed: int,
+) -> Measurement:
+    """Measure with a progress bar, and with records if there is a folder."""
+    from tqdm import tqdm
+
+    def measure_with(records: Records | None) -> Measurement:
+        with tqdm(desc="images", unit="image", file=sys.stderr) as bar:
+
+            def show(progress: Progress) -> None:
+                bar.total = progress.total
+                bar.update(progress.done - bar.n)
+
+            return measure(source, judges, compressors, records=records, fidelity=fidelity, seed=seed, progress=show)
+
+    if folder is None:
+        return measure_with(None)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Records.on_disk(folder / "records.jsonl") as records:
+        return measure_with(records)
+
+
+def _report(
+    source: SampleSource,
+    evaluation: Evaluation,
+    *,
+    title: str,
+    lead: str | None,
+    class_names: Mapping[int, str],
+    metric: str,
+) -> str:
+    from foveate.evaluation.report import page
+
+    measured = evaluation.measured
+    if lead is None:
+        names = " and ".join(judge.name for judge in measured.judges)
+        lead = f"{len(measured.labels)} images, compressed, decoded, and shown to {names}."
+    exhibits = choose_exhibits(source, measured)
+    html = page(evaluation.results, measured, exhibits, title=title, lead=lead, class_names=class_names, metric=metric)
+    # Paths among the settings may not be UTF-8.
+    return html.encode(errors="backslashreplace").decode()
+
+
+def _class_names(source: SampleSource) -> Mapping[int, str]:
+    if isinstance(source, SampleFolder):
+        return source.class_names()
+    # Datasets of torchvision have `classes`, and a DataLoader has its `dataset`.
+    names = getattr(source, "classes", getattr(getattr(source, "dataset", None), "classes", ()))
+    return {number: str(name) for number, name in enumerate(names)}

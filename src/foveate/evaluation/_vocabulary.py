@@ -1,0 +1,79 @@
+"""The fixed words of an evaluation; each is a string, and is written as that to ``results.json``."""
+
+from enum import StrEnum
+
+
+class Metric(StrEnum):
+    """When an answer counts as right."""
+
+    AGREEMENT = "agreement"
+    """The best class is the judge's own on the untouched image."""
+    TOP1 = "top1"
+    """The best class is the label."""
+    TOP5 = "top5"
+    """The label is among the five best classes."""
+
+    @property
+    def label(self) -> str:
+        """The name that a reader sees."""
+        return {Metric.TOP1: "top-1", Metric.TOP5: "top-5"}.get(self, self.value)
+
+
+HELD_EQUAL = (Metric.AGREEMENT, Metric.TOP1)
+"""The metrics at which bytes are compared."""
+
+
+def metric_held_equal(metric: str) -> Metric:
+    """Return the member of ``HELD_EQUAL`` with this value.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if metric not in HELD_EQUAL:
+        expected = " or ".join(repr(member.value) for member in HELD_EQUAL)
+        raise ValueError(f"metric: expected {expected}, got {metric!r}")
+    return Metric(metric)
+
+
+class Fidelity(StrEnum):
+    """Measures of how close a decoded image is to its source."""
+
+    PSNR = "psnr"
+    MS_SSIM = "ms_ssim"
+
+
+class MapKind(StrEnum):
+    """What steers a pre-filter; all but the saliency itself are baselines."""
+
+    SALIENCY = "saliency"
+    EVEN = "even"
+    CENTER = "center"
+    OTHER_IMAGE = "other image"
+
+
+class BaselineKind(StrEnum):
+    """What a setting is compared with; three of them are named like the map that they take."""
+
+    CODEC_ALONE = "codec alone"
+    EVEN = "even"
+    CENTER = "center"
+    OTHER_IMAGE = "other image"
+    DOWNSCALING = "downscaling"
+
+
+class Verdict(StrEnum):
+    """What the interval of a BD-rate shows."""
+
+    SAVES = "saves"
+    COSTS = "costs"
+    OPEN = "open"
+
+
+class ExhibitKind(StrEnum):
+    """By which rule an exhibit was chosen."""
+
+    BEST = "best"
+    TYPICAL = "typical"
+    WORST = "worst"
+    UNRANKED = ""
+    """There is no pre-filter to choose by."""
