@@ -16,7 +16,7 @@ from foveate.evaluation._samples import Sample, Samples, SampleSource, Unreadabl
 from foveate.evaluation._versions import versions
 from foveate.evaluation._vocabulary import Fidelity
 from foveate.evaluation.records import Records
-from foveate.identity import identity
+from foveate.identity import identity, identity_in_memory
 from foveate.images import image_hash
 from foveate.saliency import Saliency
 

@@ -14,7 +14,7 @@ from foveate.export._plan import Part, Unit
 from foveate.export._sources import Source, as_source
 from foveate.export._worker import Batch, Entries, Note, Report, Task, groups, no_note
 from foveate.images import check_formats, group_by_shape, image_hash, is_rotated, read
-from foveate.saliency import MapCache, Maps, as_saliency
+from foveate.saliency import MapCache, SaliencySpec, as_saliency
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Cached:
 def cache_maps(
     source: Any,
     cache: str | Path,
-    saliency: Maps,
+    saliency: SaliencySpec,
     *,
     batch: int = 16,
     workers: int = 0,
@@ -88,7 +88,7 @@ def fill(
     source: Source,
     units: Sequence[Unit],
     cache: str | Path,
-    saliency: Maps,
+    saliency: SaliencySpec,
     batch: int,
     workers: int,
     device: str | None,
@@ -101,7 +101,7 @@ def fill(
     saliency = as_saliency(saliency)
     if device is not None:
         saliency.to(device)
-    maps = MapCache.of(cache, saliency)
+    maps = MapCache.of(cache, as_saliency(saliency))
     new: dict[str, Tensor] = {}
     pictures = made = unreadable = 0
     size = 1 if source.whole else 64

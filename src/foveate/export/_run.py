@@ -193,7 +193,7 @@ def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
         cache = Path(cache).absolute()  # actors of Ray are in other folders
         saliency = CachedSaliency(cache, MapCache.of(cache, saliency).about["identity"])
     prefilter = None if compressor.prefilter is None else replace(compressor.prefilter, saliency=saliency)
-    return Compressor(compressor.codec, prefilter, compressor.scale, compressor.target, saliency, compressor.control)
+    return replace(compressor, prefilter=prefilter, saliency=saliency)
 
 
 def _refuse_nested(name: str, store: Store, other: Store) -> None:

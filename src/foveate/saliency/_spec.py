@@ -68,7 +68,12 @@ def register_saliency(factory: AnyFactory) -> AnyFactory:
     return factory
 
 
-def as_saliency(saliency: SaliencySpec, model: "ModelSource | None" = None) -> Saliency:
+def as_saliency(
+    saliency: SaliencySpec,
+    *,
+    model: "ModelSource | None" = None,
+    preprocess: Callable[[Tensor], Tensor] | None = None,
+) -> Saliency:
     """Return the saliency that something stands for.
 
     Args:
@@ -80,6 +85,7 @@ def as_saliency(saliency: SaliencySpec, model: "ModelSource | None" = None) -> S
             the arguments of :class:`foveate.models.Preprocess` or ``"package.module:name"``.
             ``{"method": "CachedSaliency", "cache": ...}`` reads maps that were made before.
         model: what to explain where a mapping names no model.
+        preprocess: of that model, where a mapping names none.
 
     Returns:
         The saliency; its model is not built yet.
@@ -99,16 +105,18 @@ def as_saliency(saliency: SaliencySpec, model: "ModelSource | None" = None) -> S
     if isinstance(saliency, Saliency):
         return saliency if is_hashable(saliency) else FunctionSaliency(saliency)
     if isinstance(saliency, str):
-        return _from_mapping({"method": saliency} if saliency in SALIENCIES else {"model": saliency}, model)
+        return _from_mapping({"method": saliency} if saliency in SALIENCIES else {"model": saliency}, model, preprocess)
     if isinstance(saliency, Mapping):
-        return _from_mapping(saliency, model)
+        return _from_mapping(saliency, model, preprocess)
     if not callable(saliency) or isinstance(saliency, type):
         name = f"the class {saliency.__name__}" if isinstance(saliency, type) else type(saliency).__name__
         raise TypeError(f"saliency: expected a Saliency, a function of images, a recipe or a mapping, got {name}")
     return FunctionSaliency(saliency)
 
 
-def _from_mapping(spec: Mapping[str, Any], model: "ModelSource | None") -> Saliency:
+def _from_mapping(
+    spec: Mapping[str, Any], model: "ModelSource | None", preprocess: Callable[[Tensor], Tensor] | None
+) -> Saliency:
     settings = dict(spec)
     method = settings.pop("method", "GradCam")
     registered = isinstance(method, str) and method in SALIENCIES
@@ -124,7 +132,7 @@ def _from_mapping(spec: Mapping[str, Any], model: "ModelSource | None") -> Salie
         if settings["model"] is None:
             raise ValueError(f"saliency: {dict(spec)!r} names no model; add its recipe as 'model'")
     if "preprocess" in takes:
-        settings["preprocess"] = _preprocess(settings.get("preprocess"))
+        settings["preprocess"] = _preprocess(settings.get("preprocess", preprocess))
     try:
         saliency = factory(**settings) if registered else factory(method, **settings)
     except TypeError as error:

@@ -1,0 +1,67 @@
+"""``foveate calibrate``."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from foveate.cli._models import build_classifier, build_prefilter, build_saliency, build_witness
+from foveate.cli._options import add_formats, add_preprocessing, add_saliency, numbers
+from foveate.cli._output import progress_bars
+from foveate.cli._samples import first_readable, readable
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "calibrate",
+        help="learn from images which operating points to try first, for --keep",
+        description="Try every strength, scale and quality on some hundred images and write down what it did to the "
+        "witnesses' answers. Labels have no part in it. Use other images than those to be reported on.",
+    )
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder with subfolders of images")
+    parser.add_argument(
+        "--witness", metavar="M", action="append", required=True, help="whose answer is kept; may be given again"
+    )
+    parser.add_argument("--model", metavar="M", help="makes the saliency maps (default: the first witness)")
+    parser.add_argument("--codec", default="jpeg", help="short string (default: %(default)s)")
+    parser.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
+    add_saliency(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images, spread evenly over the folders")
+    parser.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--out", type=Path, default=Path("calibration.json"), help="file (default: %(default)s)")
+    add_formats(parser)
+    add_preprocessing(parser)
+    parser.set_defaults(prepare=prepare)
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], None]:
+    """Check the options, and build the models; return the job."""
+    from foveate.codecs import as_codec
+    from foveate.compressor import Compressor
+    from foveate.evaluation import SampleFolder
+    from foveate.rate_control import RateControl
+
+    samples = SampleFolder(args.images, args.limit, args.formats)
+    codec = as_codec(args.codec)
+    codec.library()
+    maker = build_classifier(args.model or args.witness[0], args)
+    saliency = build_saliency(args, maker.model, maker.preprocess)
+    prefilter, strengths = build_prefilter(args, saliency)
+    control = RateControl([build_witness(spec, args) for spec in args.witness], strengths=strengths)
+    compressor = Compressor(codec, prefilter, saliency=saliency if codec.needs_saliency else None)
+    control.check(compressor)
+    first_readable(samples)
+
+    def job() -> None:
+        with progress_bars("image") as show:
+            calibration = control.calibrate(
+                compressor,
+                readable(samples),
+                progress=lambda progress: show(replace(progress, total=len(samples))),
+            )
+        calibration.save(args.out)
+        print(f"wrote {args.out}: {len(calibration.points)} operating points on {len(calibration.bits)} images")
+
+    return job

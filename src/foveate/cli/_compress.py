@@ -1,0 +1,189 @@
+"""``foveate compress``."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate.cli._models import build_saliency, device_of, preprocess_of_spec
+from foveate.cli._options import add_prefilter, add_preprocessing, add_saliency, add_source, number, numbers
+from foveate.cli._output import EXPECTED, complain, progress_bars
+
+if TYPE_CHECKING:
+    from foveate.compressor import Compressor
+    from foveate.export import Summary
+    from foveate.saliency import Saliency
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "compress",
+        help="a whole dataset into a smaller one that any tool reads",
+        description="Compress a folder of images, tar shards or a saved Hugging Face dataset, here or behind a URL. "
+        "The source is never written to; a run that was stopped goes on with the same command.",
+    )
+    parser.add_argument("source", metavar="SRC", help="folder, .tar, folder of .tar, or URL (s3://...)")
+    parser.add_argument("target", metavar="DST", help="new folder, or that of an earlier run, or URL")
+    _add_point(parser)
+    _add_output(parser)
+    _add_machine(parser)
+    add_source(parser)
+    add_preprocessing(parser)
+    parser.set_defaults(prepare=prepare)
+
+
+def _add_point(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--codec", default="webp", help="short string, such as jpeg:40 (default: %(default)s)")
+    parser.add_argument("--model", metavar="M", help="makes the saliency maps (default: no pre-filter)")
+    parser.add_argument(
+        "--strength",
+        type=numbers(float),
+        help="of the pre-filter, 0 to 1; with --keep several to choose from (default: 0.5 with --model or --saliency, "
+        "else 0)",
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="stored side over source side (default: 1)")
+    add_prefilter(parser)
+    add_saliency(parser)
+    parser.add_argument(
+        "--keep", metavar="CRITERIA", help="choose strength, scale and quality for each image, see 'foveate evaluate'"
+    )
+    parser.add_argument(
+        "--witness", metavar="M", action="append", default=[], help="whose answer --keep keeps (default: --model)"
+    )
+    parser.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="what 'foveate calibrate' learned")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only-if-smaller", action="store_true", help="keep the source's own bytes where they are not more"
+    )
+    parser.add_argument(
+        "--others",
+        choices=("copy", "skip", "refuse"),
+        default="copy",
+        help="what to do with what is not a readable image (default: %(default)s)",
+    )
+    parser.add_argument("--shards", action="store_true", help="write tar shards (WebDataset) instead of a tree")
+    parser.add_argument("--part", type=int, metavar="N", help="images in a shard, or done at a time (1000, or 64)")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="make the maps first, in batches, and keep them there"
+    )
+    parser.add_argument(
+        "--moved", action="store_true", help="the source is the one that DST was made from, in another place"
+    )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU; with Ray, less one)"
+    )
+    parser.add_argument("--device", help="of the models, such as cuda (default: cpu)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="that a worker process may hold (default: its share of the machine's)",
+    )
+    parser.add_argument("--gpus", type=float, default=0.0, help="with Ray: share of a GPU a worker (default: 0)")
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], int]:
+    """Check the options; return the job."""
+    compressor = _compressor(args)
+    compressor.codec.library()
+    device = args.device  # with Ray of other machines than this one
+    if device is not None and args.engine == "local":
+        device = str(device_of(device))
+
+    def job() -> int:
+        try:
+            summary = _compress(args, compressor, device)
+        except EXPECTED as error:  # a full disk, another run, a file that is refused, a driver that is not installed
+            cure = "; the same command goes on from here" if isinstance(error, OSError) else ""
+            complain(f"foveate: error: {error}{cure}")
+            return 1
+        print(summary)
+        print(f"root {summary.root}")
+        for name in summary.missing:
+            complain(f"missing {name}")
+        for reason in summary.failed:
+            complain(f"failed {reason}")
+        return 1 if summary.kinds.get("failed") else 0
+
+    return job
+
+
+def _compress(args: argparse.Namespace, compressor: "Compressor", device: str | None) -> "Summary":
+    from foveate.export import compress_dataset
+
+    with progress_bars("image") as show:
+        return compress_dataset(
+            args.source,
+            args.target,
+            compressor,
+            shards=args.shards,
+            others=args.others,
+            only_if_smaller=args.only_if_smaller,
+            part=args.part,
+            cache=args.cache,
+            workers=args.workers,
+            device=device,
+            engine=args.engine,
+            gpus=args.gpus,
+            timeout=args.timeout,
+            memory=None if args.memory is None else int(args.memory * 1e9),
+            formats=args.formats,
+            follow_links=args.follow_links,
+            moved=args.moved,
+            progress=show,
+        )
+
+
+def _compressor(args: argparse.Namespace) -> "Compressor":
+    """The compressor of an export, its models by recipe."""
+    from foveate.codecs import as_codec
+    from foveate.compressor import Compressor
+    from foveate.prefilter import Prefilter
+
+    guided = args.model is not None or args.saliency is not None
+    strengths = args.strength or [0.5 if guided else 0.0]
+    codec = as_codec(args.codec)
+    saliency = _saliency(args) if guided else None
+    prefilter = None
+    if max(strengths) > 0:
+        if saliency is None:
+            raise ValueError("--strength: the pre-filter needs --model to make maps")
+        prefilter = Prefilter(saliency, max(strengths), filter=args.filter, sigma=args.sigma)
+    if codec.needs_saliency and saliency is None:
+        raise ValueError(f"--codec: {codec} needs maps; give --model to make them")
+    map_maker = saliency if codec.needs_saliency else None
+    if args.keep is not None:
+        return Compressor(codec, prefilter, saliency=map_maker, control=_control(args, strengths))
+    if len(strengths) > 1:
+        raise ValueError(f"--strength: several are for --keep to choose from, got {strengths}")
+    return Compressor(codec, prefilter, scale=args.scale, saliency=map_maker)
+
+
+def _control(args: argparse.Namespace, strengths: list[float]) -> Any:
+    from foveate.rate_control import Calibration, RateControl, Witness
+
+    if args.scale != 1:
+        raise ValueError("--scale: --keep chooses it")
+    specs = args.witness or [args.model]
+    if specs == [None]:
+        raise ValueError("--keep: whose answer? give --witness or --model")
+    return RateControl(
+        [Witness(spec, preprocess_of_spec(spec, args)) for spec in specs],
+        args.keep,
+        strengths=sorted({0.0, *strengths}),
+        floor=args.floor,
+        calibration=None if args.calibration is None else Calibration.load(args.calibration),
+        as_stored=True,
+    )
+
+
+def _saliency(args: argparse.Namespace) -> "Saliency":
+    return build_saliency(args, args.model, None if args.model is None else preprocess_of_spec(args.model, args))

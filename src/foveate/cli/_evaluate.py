@@ -1,0 +1,252 @@
+"""``foveate evaluate``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foveate._files import printable
+from foveate.cli._models import build_classifier, build_prefilter, build_saliency, build_witness
+from foveate.cli._options import (
+    add_formats,
+    add_prefilter,
+    add_preprocessing,
+    add_saliency,
+    number,
+    numbers,
+)
+from foveate.cli._output import say_where
+from foveate.cli._samples import first_readable
+
+if TYPE_CHECKING:
+    from foveate.codecs import Codec
+    from foveate.compressor import Compressor
+    from foveate.evaluation import Judge
+    from foveate.saliency import Saliency
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="rate and accuracy on your images, for your classifiers",
+        description="Compress whole images, decode them, and ask classifiers again. A model is a torchvision name (its "
+        "default pretrained weights), FILE.py:FUNCTION[:ARGUMENT] or package.module:FUNCTION[:ARGUMENT].",
+    )
+    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder with one subfolder of images a class")
+    parser.add_argument("--model", metavar="M", required=True, help="makes the saliency maps, and judges")
+    parser.add_argument(
+        "--judge", metavar="M", action="append", default=[], help="judges too; may be given several times"
+    )
+    _add_points(parser)
+    _add_rate_control(parser)
+    parser.add_argument("--fidelity", action="store_true", help="measure PSNR and MS-SSIM too")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the order of the images and the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=1000, help="of the bootstrap for the intervals (default: %(default)s)"
+    )
+    parser.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images, spread evenly over the classes")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("foveate-report"),
+        help="folder to write to; a run that was interrupted goes on from what is there (default: %(default)s)",
+    )
+    add_formats(parser)
+    add_preprocessing(parser)
+    parser.set_defaults(prepare=prepare)
+
+
+def _add_points(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--codec",
+        action="append",
+        help="short string such as jpeg, avif:speed=6 or hevc:roi=8; may be given several times (default: jpeg)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=numbers(number),
+        help="default: that of the codec's string, or else a few of its own (jpeg: 12,25,50,75)",
+    )
+    parser.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
+    parser.add_argument("--scale", type=numbers(float), default=[1.0], help="stored side over source side, default: 1")
+    add_prefilter(parser)
+    add_saliency(parser)
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="measure what saliency must beat too: the same smoothing spread evenly, a center-weighted map, another "
+        "image's map, and plain downscaling",
+    )
+
+
+def _add_rate_control(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="CRITERIA",
+        help="choose strength, scale and quality for each image too, so that the witnesses' answers are kept: top1, "
+        "p0.9, kl0.2, margin1 or robust0.2, several joined by + for all at once, by commas for a point each",
+    )
+    parser.add_argument(
+        "--witness",
+        metavar="M",
+        action="append",
+        default=[],
+        help="whose answer --keep keeps; may be given several times (default: that of --model)",
+    )
+    parser.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
+    parser.add_argument(
+        "--calibration", type=Path, metavar="FILE", help="what 'foveate calibrate' learned: --keep then tries fewer"
+    )
+
+
+def prepare(args: argparse.Namespace) -> Callable[[], None]:
+    """Check the options, and build the models; return the job."""
+    from foveate.evaluation import SampleFolder, baselines_for
+
+    codecs = list(dict.fromkeys(_at_each_quality(args.codec or ["jpeg"], args.quality)))
+    for codec in codecs:
+        codec.library()
+    samples = SampleFolder(args.images, args.limit, args.formats)
+    if args.resamples < 1:
+        raise ValueError(f"--resamples: expected at least 1, got {args.resamples}")
+    witnesses = (args.witness or [args.model]) if args.keep else []
+    judges = _judges(args, witnesses)
+    maker = judges[0].classifier
+    saliency = build_saliency(args, maker.model, maker.preprocess)
+    compressors = _points(args, codecs, saliency)
+    if args.keep:
+        compressors += _controlled(args, codecs, witnesses, saliency)
+    if args.baselines:
+        compressors += baselines_for(compressors)
+    outputs = {judge.classifier.num_classes() for judge in judges}
+    if len(outputs) > 1:
+        raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
+    samples.number_classes(outputs.pop())
+    first = first_readable(samples)
+    if any(args.strength) or any(codec.needs_saliency for codec in codecs):
+        saliency(first.image[None])  # a model or a layer without a map is noticed now, not midway
+    return lambda: _report(args, samples, judges, compressors, _recorded(args, codecs, saliency))
+
+
+def _report(
+    args: argparse.Namespace,
+    samples: Any,
+    judges: "Sequence[Judge]",
+    compressors: "Sequence[Compressor]",
+    settings: dict[str, Any],
+) -> None:
+    from foveate.evaluation import evaluate
+    from foveate.evaluation.report import text_table
+
+    names = [judge.name for judge in judges]
+    evaluation = evaluate(
+        samples,
+        judges,
+        compressors,
+        args.out,
+        settings=settings,
+        fidelity=args.fidelity,
+        seed=args.seed,
+        resamples=args.resamples,
+        lead=f"Whole images from {args.images}, compressed, decoded, and shown to {' and '.join(names)}. The maps are "
+        f"{names[0]}'s own.",
+    )
+    skipped = evaluation.results.skipped
+    for name, reason in skipped:
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    print(text_table(evaluation.results))
+    if skipped:
+        print(f"{len(skipped)} of {len(samples)} files could not be read, or not compressed, and were left out")
+    say_where(args.out)
+
+
+def _judges(args: argparse.Namespace, witnesses: Sequence[str]) -> "list[Judge]":
+    from foveate.evaluation import Judge
+
+    specs = dict.fromkeys([args.model, *args.judge])
+    judges = [Judge(build_classifier(spec, args), spec in (args.model, *witnesses)) for spec in specs]
+    names = [judge.name for judge in judges]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--judge: two judges have the same name: {', '.join(names)}")
+    return judges
+
+
+def _points(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Saliency") -> "list[Compressor]":
+    from foveate.compressor import Compressor
+    from foveate.prefilter import Prefilter
+
+    # A rate control is compared with the codec alone, so that is always there.
+    alone = bool(args.keep)
+    return [
+        Compressor(
+            codec,
+            Prefilter(saliency, strength, filter=args.filter, sigma=args.sigma) if strength else None,
+            scale=scale,
+            saliency=saliency if codec.needs_saliency else None,
+        )
+        for strength in dict.fromkeys([*([0.0] if alone else []), *args.strength])
+        for scale in dict.fromkeys([*([1.0] if alone else []), *args.scale])
+        for codec in codecs
+    ]
+
+
+def _controlled(
+    args: argparse.Namespace, codecs: "Sequence[Codec]", witnesses: Sequence[str], saliency: "Saliency"
+) -> "list[Compressor]":
+    """A compressor with a rate control for each codec and each criterion."""
+    from foveate.compressor import Compressor
+    from foveate.rate_control import Calibration, RateControl
+
+    calibration = None if args.calibration is None else Calibration.load(args.calibration)
+    built = [build_witness(spec, args) for spec in witnesses]
+    prefilter, strengths = build_prefilter(args, saliency)
+    return [
+        Compressor(
+            codec,
+            prefilter,
+            saliency=saliency if codec.needs_saliency else None,
+            control=RateControl(built, keep, strengths=strengths, floor=args.floor, calibration=calibration),
+        )
+        for codec in {codec.family: codec for codec in codecs}.values()
+        for keep in dict.fromkeys(args.keep)
+    ]
+
+
+def _recorded(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Saliency") -> dict[str, Any]:
+    """The options, for the results."""
+    from foveate.saliency import LayerSaliency
+
+    settings = {name: _as_recorded(value) for name, value in vars(args).items() if name != "prepare"}
+    layer = saliency.layer_name if isinstance(saliency, LayerSaliency) else None
+    settings |= {"codec": [str(codec) for codec in codecs], "layer": layer}
+    for name in ("quality", "out", "device", "config"):  # the first is in the codecs; the others change no figure
+        del settings[name]
+    return settings
+
+
+def _as_recorded(value: Any) -> Any:
+    """An option's value for the results: paths, which may not be UTF-8, as text that is."""
+    if isinstance(value, list | tuple):
+        return [_as_recorded(item) for item in value]
+    return printable(str(value)) if isinstance(value, Path | str) else value
+
+
+def _at_each_quality(texts: Sequence[str], qualities: Sequence[float] | None) -> "list[Codec]":
+    """Each codec at the qualities asked for, at the one its string names, or at its ladder."""
+    from foveate.codecs import as_codec
+
+    codecs = []
+    for text in texts:
+        codec = as_codec(text)
+        knobs = filter(None, text.partition(":")[2].split(","))
+        names_quality = any("=" not in knob or knob.startswith("quality=") for knob in knobs)
+        default = [codec.quality] if names_quality else codec.qualities()
+        codecs += [codec.with_quality(quality) for quality in qualities or default]
+    return codecs

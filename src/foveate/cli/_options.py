@@ -1,0 +1,93 @@
+"""Options that several commands share, and the numbers in them."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def number(text: str) -> float:
+    """Read an integer where the text is one, as most codecs have no other qualities; else a float."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Return a reader of numbers separated by commas."""
+
+    def parse(text: str) -> list[Any]:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
+
+    return parse
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Read words separated by commas."""
+    return tuple(text.split(","))
+
+
+def add_saliency(parser: argparse.ArgumentParser) -> None:
+    """Add what makes the maps, beside ``--model``."""
+    parser.add_argument(
+        "--saliency",
+        metavar="METHOD",
+        help="GradCam, ActivationMap, a method of captum.attr such as IntegratedGradients or NoiseTunnel:Saliency, one "
+        "that a package adds, or a mapping such as '{method: IntegratedGradients, arguments: {n_steps: 16}}' (default: "
+        "GradCam)",
+    )
+    parser.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
+
+
+def add_prefilter(parser: argparse.ArgumentParser) -> None:
+    """Add the kind of smoothing."""
+    parser.add_argument(
+        "--filter",
+        default="blend",
+        help="blend, scale-space, guided, or one that a package adds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sigma", type=float, default=1.5, help="width of the smoothing, see foveate.Prefilter (default: %(default)s)"
+    )
+
+
+def add_formats(parser: argparse.ArgumentParser) -> None:
+    """Add the formats that images may be of."""
+    parser.add_argument(
+        "--formats",
+        type=words,
+        default=(),
+        metavar="NAMES",
+        help="further formats of Pillow to read, such as PSD,DDS, where the files are trusted (default: none)",
+    )
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """Add how a data set is read."""
+    add_formats(parser)
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="seconds that an image may take (default: 60)"
+    )
+    parser.add_argument(
+        "--follow-links", action="store_true", help="follow links that lead out of SRC (default: an error)"
+    )
+
+
+def add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    """Add the configuration file, and the preprocessing of models that bring none."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML or JSON with options by name, or that of a LightningCLI with a CompressionRobustness callback; "
+        "options given here as well override it, and those that may be given several times add to it",
+    )
+    group = parser.add_argument_group("preprocessing of models that are not torchvision's own")
+    group.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
+    group.add_argument("--crop", type=int, default=224, help="side of the center crop (default: %(default)s)")
+    group.add_argument("--mean", type=numbers(float), help="three numbers (default: ImageNet's)")
+    group.add_argument("--std", type=numbers(float), help="three numbers (default: ImageNet's)")
