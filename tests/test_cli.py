@@ -118,10 +118,10 @@ class TestEvaluate:
             texts.append((out / "results.json").read_text())
         assert texts[0] == texts[1]
 
-    def test_controls_and_fidelity(self, tree, tmp_path, capsys):
+    def test_baselines_and_fidelity(self, tree, tmp_path, capsys):
         code, table, _ = run(
-            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, "--quality", "8,40", "--controls", "--fidelity",
-            "--limit", 5, "--out", tmp_path, *SCENE,
+            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, "--quality", "8,40", "--baselines",
+            "--fidelity", "--limit", 5, "--out", tmp_path, *SCENE,
         )  # fmt: skip
         assert code == 0
         results = Results.load(tmp_path / "results.json")
@@ -131,13 +131,13 @@ class TestEvaluate:
         for judge in ("scene_net (known)", "scene_net_small (unseen)"):
             assert f"jpeg, strength 0.5, before {judge}:" in table
         assert "the same smoothing spread evenly" in table
-        assert results.settings["controls"] is True
+        assert results.settings["baselines"] is True
 
     def test_rate_control_beside_the_fixed_points(self, tree, tmp_path, capsys):
         how = ["--witness", NET, "--strength", "0,0.5", *OWN]
         code, said, _ = run(capsys, "calibrate", tree, *how, "--limit", 6, "--out", tmp_path / "learnt.json")
         assert code == 0
-        assert "54 operating points on 6 photos" in said
+        assert "54 operating points on 6 images" in said
         code, table, _ = run(
             capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, *how, "--quality", "10,50", "--scale", "0.7",
             "--keep", "top1,kl0.5,top1+p0.9,robust0.3", "--calibration", tmp_path / "learnt.json", "--floor", "12",
@@ -206,7 +206,7 @@ class TestEvaluate:
 
     def test_other_saliency_filter_and_layer(self, tree, tmp_path, capsys):
         code, _, _ = run(
-            capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--saliency", "activation", "--filter",
+            capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--saliency", "ActivationMap", "--filter",
             "guided", "--layer", "features.8", "--limit", 3, "--out", tmp_path, *SCENE,
         )  # fmt: skip
         assert code == 0
@@ -257,7 +257,7 @@ class TestEvaluate:
             capsys, "evaluate", tmp_path / "images", "--model", NET, "--out", tmp_path / "out", *SCENE
         )
         assert code == 2
-        assert "is a readable picture" in complaint
+        assert "is a readable image" in complaint
         assert "arrow/a.jpg" in complaint
 
     @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_another_pipe_that_breaks_is_told(monkeypatch):
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as stdout:
         monkeypatch.setattr("sys.stdout", stdout)
-        monkeypatch.setattr("foveate.cli._run", broken)
+        monkeypatch.setattr("foveate.cli._main._run", broken)
         with pytest.raises(BrokenPipeError, match="of a server"):
             main(["codecs"])
     os.close(reader)

@@ -65,7 +65,10 @@ def saved_or_beyond(rates: Sequence[float], accuracies: Sequence[float], rate: f
     """Return what :func:`saved_at_equal` does, or on which side of the curve's range the point is.
 
     Args:
-        rates, accuracies, rate, accuracy: as for :func:`saved_at_equal`.
+        rates: as for :func:`saved_at_equal`.
+        accuracies: likewise.
+        rate: likewise.
+        accuracy: likewise.
 
     Returns:
         inf if the point is more accurate than the whole curve, -inf if it is less accurate, NaN if the curve does not

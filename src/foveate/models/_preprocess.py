@@ -10,7 +10,9 @@ from foveate._checks import check_count
 from foveate.images import check_tensor, to_float
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""The mean of ImageNet's images in [0, 1], by channel."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Their standard deviation."""
 
 
 @dataclass(frozen=True)
