@@ -659,7 +659,7 @@ class TestOddFiles:
 
 
 class TestRead:
-    def test_pictures_of_any_mode_come_as_rgb(self, tmp_path):
+    def test_images_of_any_mode_come_as_rgb(self, tmp_path):
         for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16"):
             path = tmp_path / f"{mode.replace(';', '')}.tif"
             Image.new(mode, (7, 5)).save(path)
@@ -670,7 +670,7 @@ class TestRead:
         Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "a.png")
         assert (read(tmp_path / "a.png") == 255).all()
 
-    def test_photos_are_turned_upright(self, tmp_path):
+    def test_images_are_turned_upright(self, tmp_path):
         image = Image.fromarray(np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3))
         exif = image.getexif()
         exif[0x0112] = 6

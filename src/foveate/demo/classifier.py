@@ -96,9 +96,8 @@ def train(width: int, seed: int, scenes: int, epochs: int) -> SceneNet:
     bar = tqdm(total=steps, desc="training")
     for _ in range(epochs):
         for rows in torch.randperm(scenes)[: scenes // 64 * 64].view(-1, 64):
-            shift = torch.randint(
-                -8, 9, (2,)
-            ).tolist()  # the undergrowth looks alike everywhere, so rolling it is valid
+            # The undergrowth looks the same everywhere, so rolling it is valid.
+            shift = torch.randint(-8, 9, (2,)).tolist()
             batch = PREPROCESS(images[rows].roll(shift, (2, 3))).contiguous(memory_format=torch.channels_last)
             loss = nn.functional.cross_entropy(model(batch), labels[rows], label_smoothing=0.05)
             optimizer.zero_grad()

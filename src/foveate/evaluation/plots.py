@@ -84,7 +84,7 @@ def rate_accuracy(
 def _draw_curve(
     ax: "Axes", line: list[PointResult], judge: str, metric: Metric, label: str, color: str, *, dotted: bool
 ) -> None:
-    """Draw one curve; the codec alone is dotted if asked for."""
+    """Draw one curve; ``dotted`` dots the codec alone."""
     first = line[0]
     alone = first.strength == 0 and first.scale == 1 and first.keep is None
     baseline = first.map not in (None, MapKind.SALIENCY) or first.scale < 1

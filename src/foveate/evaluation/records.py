@@ -5,7 +5,7 @@
 - ``{"records": 3}``, the first line: the version of this format;
 - ``{"key": "5f0c…", "is": "jpeg:25 …"}``: the meaning of a key, which stands for an operating point or a judge. A key
   is a hash of everything its values depend on, the weights and the versions of the libraries included, so a value is
-  found again only where it would be computed again alike;
+  used again only if computing it again would give the same;
 - ``{"image": "9a41…", "name": …, "label": …, "size": [height, width], "clean": {…}, "points": {…}}``: values of one
   image (by a hash of its pixels). ``clean`` gives, for each judge, its best classes on the untouched image, best first.
   ``points`` gives, for each point, ``bytes``, if measured ``psnr`` (dB) and ``ms_ssim``, and under ``judges`` for each
