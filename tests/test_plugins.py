@@ -26,11 +26,15 @@ PARTS = {
     "foveate.criteria": "top5 = add_a_criterion:top5",
 }
 CHECKS = """
+import numpy as np
+
 from add_a_codec import Png
 from add_a_criterion import top5
 from add_a_filter import box
+from add_a_host import CompressImages
 from add_a_saliency import EdgeEnergy
-from foveate.testing import CodecConformance, CriterionConformance, FilterConformance, SaliencyConformance
+from foveate.testing import CodecConformance, CriterionConformance, FilterConformance
+from foveate.testing import HostConformance, SaliencyConformance
 
 
 class TestPng(CodecConformance):
@@ -48,6 +52,11 @@ class TestBox(FilterConformance):
 
 class TestTop5(CriterionConformance):
     criterion = "top5"
+
+
+class TestCompressImages(HostConformance):
+    make = CompressImages
+    call = staticmethod(lambda transform, image: np.asarray(transform({"image": [image]})["image"][0]))
 """
 
 
@@ -55,7 +64,7 @@ class TestTop5(CriterionConformance):
 def package(tmp_path_factory):
     """The examples as an installed package, with entry points."""
     site = tmp_path_factory.mktemp("site")
-    for name in ("add_a_codec", "add_a_saliency", "add_a_filter", "add_a_criterion"):
+    for name in ("add_a_codec", "add_a_saliency", "add_a_filter", "add_a_criterion", "add_a_host"):
         shutil.copy(EXAMPLES / f"{name}.py", site)
     about = site / "parts-1.0.dist-info"
     about.mkdir()
