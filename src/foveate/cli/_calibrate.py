@@ -4,15 +4,14 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from foveate.cli._models import build_classifier, build_prefilter, build_saliency, build_witness
-from foveate.cli._options import add_formats, add_preprocessing, add_saliency, numbers
+from foveate.cli._options import Commands, add_formats, add_preprocessing, add_saliency, numbers
 from foveate.cli._output import progress_bars
 from foveate.cli._samples import first_readable, readable
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "calibrate",

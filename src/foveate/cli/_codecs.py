@@ -2,17 +2,23 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from foveate.cli._options import Commands
+
+if TYPE_CHECKING:
+    from foveate.codecs import Codec
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("codecs", help="the codecs, their settings, and which are installed")
     parser.set_defaults(prepare=prepare)
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], None]:
-    """Return the job."""
+    """Return the job that lists them."""
     from foveate.codecs import CODECS
 
     def job() -> None:
@@ -25,9 +31,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     return job
 
 
-def _describe(name: str, cls: Any) -> None:
-    from dataclasses import fields
-
+def _describe(name: str, cls: "type[Codec]") -> None:
     codec = cls.parse("")
     knobs = ", ".join(f"{f.name}={f.default}" for f in fields(cls) if f.name != "quality")
     try:

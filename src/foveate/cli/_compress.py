@@ -3,19 +3,20 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from foveate.cli._models import build_saliency, device_of, preprocess_of_spec
-from foveate.cli._options import add_prefilter, add_preprocessing, add_saliency, add_source, number, numbers
+from foveate.cli._options import Commands, add_prefilter, add_preprocessing, add_saliency, add_source, number, numbers
 from foveate.cli._output import EXPECTED, complain, progress_bars
 
 if TYPE_CHECKING:
     from foveate.compressor import Compressor
     from foveate.export import Summary
+    from foveate.rate_control import RateControl
     from foveate.saliency import Saliency
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "compress",
@@ -44,7 +45,7 @@ def _add_point(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scale", type=float, default=1.0, help="stored side over source side (default: 1)")
     add_prefilter(parser)
-    add_saliency(parser)
+    add_saliency(parser, default=None)
     parser.add_argument(
         "--keep", metavar="CRITERIA", help="choose strength, scale and quality for each image, see 'foveate evaluate'"
     )
@@ -159,15 +160,16 @@ def _compressor(args: argparse.Namespace) -> "Compressor":
         prefilter = Prefilter(saliency, max(strengths), filter=args.filter, sigma=args.sigma)
     if codec.needs_saliency and saliency is None:
         raise ValueError(f"--codec: {codec} needs maps; give --model to make them")
-    map_maker = saliency if codec.needs_saliency else None
+    codec_saliency = saliency if codec.needs_saliency else None
     if args.keep is not None:
-        return Compressor(codec, prefilter, saliency=map_maker, control=_control(args, strengths))
+        return Compressor(codec, prefilter, saliency=codec_saliency, control=_control(args, strengths))
     if len(strengths) > 1:
         raise ValueError(f"--strength: several are for --keep to choose from, got {strengths}")
-    return Compressor(codec, prefilter, scale=args.scale, saliency=map_maker)
+    return Compressor(codec, prefilter, scale=args.scale, saliency=codec_saliency)
 
 
-def _control(args: argparse.Namespace, strengths: list[float]) -> Any:
+def _control(args: argparse.Namespace, strengths: list[float]) -> "RateControl":
+    """The rate control of ``--keep``, its witnesses by recipe."""
     from foveate.rate_control import Calibration, RateControl, Witness
 
     if args.scale != 1:

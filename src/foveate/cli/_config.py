@@ -11,7 +11,7 @@ _REPEATED = ("codec", "judge", "witness")
 
 
 def arguments(path: Path) -> list[str]:
-    """Return what a file says as the words of a command line.
+    """Return the contents of a file as the words of a command line.
 
     Args:
         path: a mapping of a command's options, without their dashes, to values: a list where an option takes several,
@@ -47,7 +47,7 @@ def _words(settings: Mapping[str, Any]) -> Iterator[str]:
         if name == "images":
             yield str(value)
         elif isinstance(value, Mapping):
-            yield f"--{name}={json.dumps(value)}"
+            yield f"--{name}={json.dumps(value, default=str)}"
         elif value is True:
             yield f"--{name}"
         elif name in _REPEATED:
@@ -60,13 +60,18 @@ def _of_callback(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The options that stand for the arguments of a LightningCLI's callback."""
     trainer = content["trainer"] if isinstance(content["trainer"], Mapping) else {}
     callbacks = trainer.get("callbacks") or []
+    callbacks = [c for c in (callbacks if isinstance(callbacks, list) else [callbacks]) if isinstance(c, Mapping)]
     arguments = next((c.get("init_args") or {} for c in callbacks if c.get("class_path") == _CALLBACK), None)
     if arguments is None:
         raise ValueError(f"--config: {path} has no callback {_CALLBACK}")
     settings: dict[str, Any] = {"codec": arguments.get("points", ["jpeg:10", "jpeg:30", "webp:20"])}
     settings["strength"] = list(dict.fromkeys([0, arguments.get("strength", 0)]))
     saliency = arguments.get("saliency")
-    saliency = {"model": saliency} if isinstance(saliency, str) else dict(saliency or {})
+    if isinstance(saliency, str):
+        from foveate.saliency import SALIENCIES
+
+        saliency = {"method" if saliency in SALIENCIES else "model": saliency}
+    saliency = dict(saliency or {})
     if "model" in saliency:
         settings["model"] = saliency.pop("model")
     else:  # a layer named without a model is one of the module in training, which the command does not have

@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from foveate.cli._output import say_where
+from foveate.cli._options import Commands
+from foveate.cli._output import print_where
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     demo = commands.add_parser("demo", help="the main job on generated scenes, with no network and no data")
     demo.add_argument(
@@ -32,6 +32,6 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     def job() -> None:
         results = run(args.out, args.scenes, strength=args.strength)
         print(text_table(results, metric="top1"))
-        say_where(args.out)
+        print_where(args.out)
 
     return job

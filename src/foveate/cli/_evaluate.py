@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from foveate._files import printable
 from foveate.cli._models import build_classifier, build_prefilter, build_saliency, build_witness
 from foveate.cli._options import (
+    Commands,
     add_formats,
     add_prefilter,
     add_preprocessing,
@@ -16,17 +17,17 @@ from foveate.cli._options import (
     number,
     numbers,
 )
-from foveate.cli._output import say_where
+from foveate.cli._output import print_where
 from foveate.cli._samples import first_readable
 
 if TYPE_CHECKING:
     from foveate.codecs import Codec
     from foveate.compressor import Compressor
-    from foveate.evaluation import Judge
+    from foveate.evaluation import Judge, SampleFolder
     from foveate.saliency import Saliency
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "evaluate",
@@ -120,6 +121,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     judges = _judges(args, witnesses)
     maker = judges[0].classifier
     saliency = build_saliency(args, maker.model, maker.preprocess)
+    if saliency.uses_labels:
+        raise ValueError("--saliency: the maps depend on a label, or a class from outside; leave out its target")
     compressors = _points(args, codecs, saliency)
     if args.keep:
         compressors += _controlled(args, codecs, witnesses, saliency)
@@ -132,20 +135,22 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     first = first_readable(samples)
     if any(args.strength) or any(codec.needs_saliency for codec in codecs):
         saliency(first.image[None])  # a model or a layer without a map is noticed now, not midway
-    return lambda: _report(args, samples, judges, compressors, _recorded(args, codecs, saliency))
+    settings, lead = _recorded(args, codecs, saliency), _lead(args, judges, saliency)
+    return lambda: _report(args, samples, judges, compressors, settings, lead)
 
 
 def _report(
     args: argparse.Namespace,
-    samples: Any,
+    samples: "SampleFolder",
     judges: "Sequence[Judge]",
     compressors: "Sequence[Compressor]",
     settings: dict[str, Any],
+    lead: str,
 ) -> None:
+    """Evaluate, and print the table."""
     from foveate.evaluation import evaluate
     from foveate.evaluation.report import text_table
 
-    names = [judge.name for judge in judges]
     evaluation = evaluate(
         samples,
         judges,
@@ -155,8 +160,7 @@ def _report(
         fidelity=args.fidelity,
         seed=args.seed,
         resamples=args.resamples,
-        lead=f"Whole images from {args.images}, compressed, decoded, and shown to {' and '.join(names)}. The maps are "
-        f"{names[0]}'s own.",
+        lead=lead,
     )
     skipped = evaluation.results.skipped
     for name, reason in skipped:
@@ -164,10 +168,23 @@ def _report(
     print(text_table(evaluation.results))
     if skipped:
         print(f"{len(skipped)} of {len(samples)} files could not be read, or not compressed, and were left out")
-    say_where(args.out)
+    print_where(args.out)
+
+
+def _lead(args: argparse.Namespace, judges: "Sequence[Judge]", saliency: "Saliency") -> str:
+    """The head of the report."""
+    from foveate.saliency import LayerSaliency
+
+    names = [judge.name for judge in judges]
+    maker = f"{names[0]}'s own" if isinstance(saliency, LayerSaliency) else f"by {type(saliency).__name__}"
+    return (
+        f"Whole images from {args.images}, compressed, decoded, and shown to {' and '.join(names)}. The maps are "
+        f"{maker}."
+    )
 
 
 def _judges(args: argparse.Namespace, witnesses: Sequence[str]) -> "list[Judge]":
+    """The classifiers, the one that makes the maps first."""
     from foveate.evaluation import Judge
 
     specs = dict.fromkeys([args.model, *args.judge])
@@ -179,11 +196,13 @@ def _judges(args: argparse.Namespace, witnesses: Sequence[str]) -> "list[Judge]"
 
 
 def _points(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Saliency") -> "list[Compressor]":
+    """A compressor for each strength, scale and codec that was asked for."""
     from foveate.compressor import Compressor
     from foveate.prefilter import Prefilter
 
-    # A rate control is compared with the codec alone, so that is always there.
-    alone = bool(args.keep)
+    # A rate control is compared with the codec alone at full size, so --keep adds that.
+    strengths = dict.fromkeys([*([0.0] if args.keep else []), *args.strength])
+    scales = dict.fromkeys([*([1.0] if args.keep else []), *args.scale])
     return [
         Compressor(
             codec,
@@ -191,8 +210,8 @@ def _points(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Sali
             scale=scale,
             saliency=saliency if codec.needs_saliency else None,
         )
-        for strength in dict.fromkeys([*([0.0] if alone else []), *args.strength])
-        for scale in dict.fromkeys([*([1.0] if alone else []), *args.scale])
+        for strength in strengths
+        for scale in scales
         for codec in codecs
     ]
 
@@ -235,6 +254,8 @@ def _as_recorded(value: Any) -> Any:
     """An option's value for the results: paths, which may not be UTF-8, as text that is."""
     if isinstance(value, list | tuple):
         return [_as_recorded(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _as_recorded(item) for key, item in value.items()}
     return printable(str(value)) if isinstance(value, Path | str) else value
 
 

@@ -1,4 +1,4 @@
-"""The parser of all commands, and how one is run: what goes wrong is told in one line."""
+"""The parser of all commands, and the entry point: errors that users can mend are reported in one line."""
 
 import argparse
 import os
@@ -46,7 +46,7 @@ def _run(words: list[str]) -> int:
     try:
         job = args.prepare(args)
     except EXPECTED as error:
-        # Preparing runs nothing but the user's own code, so what goes wrong there is told, without a traceback.
+        # Preparing runs little but the user's own code, so what goes wrong there needs no traceback.
         complain(f"foveate: error: {error}")
         return 2
     try:
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _reader_is_gone() -> bool:
-    """Whether the other end of standard output is closed; then what is left for it goes nowhere."""
+    """Whether the other end of standard output is closed; if so, what is still to be written is discarded."""
     stream = select.poll()
     stream.register(sys.stdout, 0)
     if not stream.poll(0):  # which reports errors only: another pipe broke

@@ -1,7 +1,7 @@
 """From options to models, witnesses, saliencies and devices."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -56,24 +56,6 @@ def build_witness(spec: str, args: argparse.Namespace) -> "Witness":
     return witness
 
 
-def saliency_spec(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the mapping that ``--saliency`` and ``--layer`` stand for."""
-    text = args.saliency or "GradCam"
-    spec: Any = {"method": text}
-    if text.lstrip().startswith("{"):
-        import yaml
-
-        try:
-            spec = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(
-                f"--saliency: {text!r} is neither YAML nor JSON: {' '.join(str(error).split())}"
-            ) from error
-        if not isinstance(spec, dict):
-            raise ValueError(f"--saliency: expected a method or a mapping, got {text!r}")
-    return spec if args.layer is None else spec | {"layer": args.layer}
-
-
 def build_saliency(
     args: argparse.Namespace, model: "ModelSource | None", preprocess: "Preprocess | None"
 ) -> "Saliency":
@@ -81,13 +63,26 @@ def build_saliency(
 
     Args:
         args: the options.
-        model: what it explains, where it explains a model and names none.
-        preprocess: of that model.
+        model: the model to explain; None where none was given.
+        preprocess: of that model; the maps are made without its crop.
+
+    Raises:
+        TypeError, ValueError: if there is no such method, it does not take these settings, or it needs a model.
     """
+    from torch import nn
+
     from foveate.saliency import as_saliency
 
-    whole = None if preprocess is None else preprocess.without_crop()
-    return as_saliency(saliency_spec(args), model=model, preprocess=whole)
+    spec = dict(args.saliency) if isinstance(args.saliency, dict) else {"method": args.saliency or "GradCam"}
+    if args.layer is not None:
+        spec["layer"] = args.layer
+    if model is not None:
+        return as_saliency(spec, model=model, preprocess=None if preprocess is None else preprocess.without_crop())
+    as_saliency(spec, model=nn.Identity)  # refuses a wrong method and wrong settings, so that a model is all that lacks
+    try:
+        return as_saliency(spec)
+    except ValueError as error:
+        raise ValueError(f"--model: {spec.get('method', 'GradCam')!r} needs a model to explain; name one") from error
 
 
 def build_prefilter(args: argparse.Namespace, saliency: "Saliency") -> "tuple[Prefilter | None, list[float]]":

@@ -3,7 +3,10 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+"""What a command adds its parser to."""
 
 
 def number(text: str) -> float:
@@ -31,10 +34,27 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def add_saliency(parser: argparse.ArgumentParser) -> None:
+def method(text: str) -> str | dict[str, Any]:
+    """Read the name of a saliency's method, or a mapping in JSON or YAML that has its settings too."""
+    if not text.lstrip().startswith("{"):
+        return text
+    import yaml
+
+    try:
+        spec: dict[str, Any] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    if "model" in spec:  # of which the commands know more than its recipe: its preprocessing, and whether it judges
+        raise argparse.ArgumentTypeError(f"give the model by --model instead, got {text!r}")
+    return spec
+
+
+def add_saliency(parser: argparse.ArgumentParser, default: str | None = "GradCam") -> None:
     """Add what makes the maps, beside ``--model``."""
     parser.add_argument(
         "--saliency",
+        type=method,
+        default=default,
         metavar="METHOD",
         help="GradCam, ActivationMap, a method of captum.attr such as IntegratedGradients or NoiseTunnel:Saliency, one "
         "that a package adds, or a mapping such as '{method: IntegratedGradients, arguments: {n_steps: 16}}' (default: "
@@ -56,7 +76,7 @@ def add_prefilter(parser: argparse.ArgumentParser) -> None:
 
 
 def add_formats(parser: argparse.ArgumentParser) -> None:
-    """Add the formats that images may be of."""
+    """Add the formats of images that are read."""
     parser.add_argument(
         "--formats",
         type=words,
@@ -67,7 +87,7 @@ def add_formats(parser: argparse.ArgumentParser) -> None:
 
 
 def add_source(parser: argparse.ArgumentParser) -> None:
-    """Add how a data set is read."""
+    """Add how a dataset is read."""
     add_formats(parser)
     parser.add_argument(
         "--timeout", type=float, default=60.0, metavar="S", help="seconds that an image may take (default: 60)"
@@ -78,7 +98,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_preprocessing(parser: argparse.ArgumentParser) -> None:
-    """Add the configuration file, and the preprocessing of models that bring none."""
+    """Add the configuration file, and the preprocessing of models that are not torchvision's own."""
     parser.add_argument(
         "--config",
         type=Path,

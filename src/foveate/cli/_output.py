@@ -1,4 +1,4 @@
-"""What the commands say: errors, where files are, and bars of progress."""
+"""What the commands print besides their results: errors, where files are, and progress bars."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ from foveate._files import printable
 if TYPE_CHECKING:
     from foveate._progress import Progress
 
-EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ImportError)
-"""What bad input, a full disk or a missing library raises: told in one line."""
+EXPECTED = (ValueError, TypeError, LookupError, AssertionError, OSError, RuntimeError, ImportError)
+"""What bad input, a full disk or a missing library raises, reported in one line; Captum asserts its arguments."""
 
 
 def complain(text: str) -> None:
@@ -20,14 +20,14 @@ def complain(text: str) -> None:
     print(printable(text), file=sys.stderr)
 
 
-def say_where(out: Path) -> None:
-    """Say where a report was written."""
+def print_where(out: Path) -> None:
+    """Print where a report was written."""
     print(printable(f"wrote {out / 'report.html'} and {out / 'results.json'}"))
 
 
 @contextmanager
 def progress_bars(unit: str) -> Iterator[Callable[["Progress"], None]]:
-    """Give a listener that draws a bar for each stage on standard error, with the bytes saved where counted."""
+    """Yield a listener that draws a bar for each stage on standard error, with the bytes saved if they are counted."""
     from tqdm import tqdm
 
     with ExitStack() as stack:

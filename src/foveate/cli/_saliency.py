@@ -3,14 +3,13 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from foveate.cli._models import build_saliency, device_of, preprocess_of_spec
-from foveate.cli._options import add_preprocessing, add_saliency, add_source
+from foveate.cli._options import Commands, add_preprocessing, add_saliency, add_source
 from foveate.cli._output import EXPECTED, complain, progress_bars
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "saliency",
@@ -21,7 +20,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("source", metavar="SRC", help="as for 'foveate compress'")
     add_source(parser)
     parser.add_argument("cache", metavar="CACHE", type=Path, help="folder")
-    parser.add_argument("--model", metavar="M", help="makes the maps, where the saliency takes a model")
+    parser.add_argument("--model", metavar="M", help="makes the maps; needed by all methods that ask a model")
     add_saliency(parser)
     parser.add_argument("--batch", type=int, default=16, help="images of one size at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")

@@ -2,12 +2,12 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
+from foveate.cli._options import Commands
 from foveate.cli._output import complain, progress_bars
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser("verify", help="check what 'foveate compress' wrote, byte for byte, and decode it")
     parser.add_argument("target", metavar="DST", help="folder or URL")
