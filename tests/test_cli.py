@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import RECIPES
 from PIL import Image
@@ -16,8 +17,8 @@ from foveate.models import Classifier
 
 NET = "foveate.demo:scene_net"
 SMALL = "foveate.demo:scene_net:scene_net_small"
-OWN = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
-SCENE = ["--resamples", "20", *OWN]
+PREPROCESSING = ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
+SCENE = ["--resamples", "20", *PREPROCESSING]
 
 
 @pytest.fixture
@@ -32,8 +33,8 @@ def tree(tmp_path):
 
 def run(capsys, *arguments):
     code = main([str(a) for a in arguments])
-    said = capsys.readouterr()
-    return code, said.out, said.err
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
 
 
 class TestEvaluate:
@@ -134,14 +135,14 @@ class TestEvaluate:
         assert results.settings["baselines"] is True
 
     def test_rate_control_beside_the_fixed_points(self, tree, tmp_path, capsys):
-        how = ["--witness", NET, "--strength", "0,0.5", *OWN]
-        code, said, _ = run(capsys, "calibrate", tree, *how, "--limit", 6, "--out", tmp_path / "learnt.json")
+        options = ["--witness", NET, "--strength", "0,0.5", *PREPROCESSING]
+        code, output, _ = run(capsys, "calibrate", tree, *options, "--limit", 6, "--out", tmp_path / "learned.json")
         assert code == 0
-        assert "54 operating points on 6 images" in said
+        assert "54 operating points on 6 images" in output
         code, table, _ = run(
-            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, *how, "--quality", "10,50", "--scale", "0.7",
-            "--keep", "top1,kl0.5,top1+p0.9,robust0.3", "--calibration", tmp_path / "learnt.json", "--floor", "12",
-            "--out", tmp_path / "out", "--resamples", "20",
+            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, *options, "--quality", "10,50", "--scale",
+            "0.7", "--keep", "top1,kl0.5,top1+p0.9,robust0.3", "--calibration", tmp_path / "learned.json", "--floor",
+            "12", "--out", tmp_path / "out", "--resamples", "20",
         )  # fmt: skip
         assert code == 0
         results = Results.load(tmp_path / "out" / "results.json")
@@ -170,29 +171,29 @@ class TestEvaluate:
         assert set(chosen) == {"quality", "strength", "scale", "met", "tried", "encodes", "clean", "final"}
 
     def test_interrupted_it_says_how_to_go_on(self, tree, tmp_path, capsys, monkeypatch):
-        ask = Classifier.ask
+        forward = Classifier.forward
         left = [8]
 
         def interrupted(self, x):
             left[0] -= 1
             if left[0] == 0:
                 raise KeyboardInterrupt
-            return ask(self, x)
+            return forward(self, x)
 
-        how = ["evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path / "out", *SCENE]
-        monkeypatch.setattr(Classifier, "ask", interrupted)
-        code, _, complaint = run(capsys, *how)
+        words = ["evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path / "out", *SCENE]
+        monkeypatch.setattr(Classifier, "forward", interrupted)
+        code, _, complaint = run(capsys, *words)
         assert code == 130
         assert "the same command goes on from here" in complaint
         asked = 100 - left[0]
         left[0] = 100
-        assert run(capsys, *how)[0] == 0
+        assert run(capsys, *words)[0] == 0
         assert asked > 100 - left[0]  # it asked less than a whole run, of 10 and the count of classes
         assert 100 - left[0] == 10 - 6 + 1
 
     def test_broken_files_are_named_counted_and_skipped(self, tree, tmp_path, capsys):
         (tree / "ring" / "scene.png").write_bytes(b"broken")
-        (tree / "dots" / "readme.txt").write_text("no picture")
+        (tree / "dots" / "readme.txt").write_text("not an image")
         code, table, complaints = run(
             capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--strength", "0", "--out", tmp_path, *SCENE
         )
@@ -206,8 +207,8 @@ class TestEvaluate:
 
     def test_other_saliency_filter_and_layer(self, tree, tmp_path, capsys):
         code, _, _ = run(
-            capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--saliency", "ActivationMap", "--filter",
-            "guided", "--layer", "features.8", "--limit", 3, "--out", tmp_path, *SCENE,
+            capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--saliency", "ActivationMap",
+            "--filter", "guided", "--layer", "features.8", "--limit", 3, "--out", tmp_path, *SCENE,
         )  # fmt: skip
         assert code == 0
         assert json.loads((tmp_path / "results.json").read_text())["settings"]["layer"] == "features.8"
@@ -220,13 +221,31 @@ class TestEvaluate:
             (["{tree}", "--model", f"{RECIPES}:nothing"], "no function 'nothing'"),
             (["{tree}", "--model", f"{RECIPES}:tiny"], "10 class folders and the model has 5 outputs"),
             (["{tree}", "--model", NET, "--judge", f"{RECIPES}:tiny"], "different numbers of classes: [5, 10]"),
-            (["{tree}", "--model", NET, "--judge", "foveate.demo.classifier:scene_net"], "called alike"),
+            (
+                ["{tree}", "--model", NET, "--judge", "foveate.demo.classifier:scene_net"],
+                "the same name: scene_net, scene_net",
+            ),
             (["{tree}", "--model", NET, "--quality", "0"], "1 to 95, got 0"),
             (["{tree}", "--model", NET, "--codec", "gif"], "there is no 'gif'"),
             (["{tree}", "--model", NET, "--strength", "2"], "strength"),
             (["{tree}", "--model", NET, "--scale", "2"], "scale"),
             (["{tree}", "--model", NET, "--filter", "median"], "filter"),
             (["{tree}", "--model", NET, "--layer", "stem"], "no submodule 'stem'"),
+            (
+                ["{tree}", "--model", NET, "--saliency", "grad-cam"],
+                "there is no method 'grad-cam'; choose one of GradCam",
+            ),
+            (["{tree}", "--model", NET, "--saliency", "NoiseTunnel"], "as in 'NoiseTunnel:Saliency'"),
+            (["{tree}", "--model", NET, "--saliency", "Saliency", "--layer", "features"], "layer: Saliency takes none"),
+            (["{tree}", "--model", NET, "--saliency", "{{method: GradCam, n_steps: 3}}"], "argument 'n_steps'"),
+            (
+                ["{tree}", "--model", NET, "--saliency", "{{method: GradCam, target: 1}}"],
+                "--saliency: the maps depend on a label",
+            ),
+            (
+                ["{tree}", "--model", NET, "--saliency", "{{method: Saliency, arguments: {{n_steps: 3}}}}"],
+                "argument 'n_steps'",
+            ),
             (["{tree}", "--model", NET, "--limit", "0"], "limit"),
             (["{tree}", "--model", NET, "--layer", "head"], "no spatial map"),
             (["{tree}", "--model", f"{RECIPES}:fussy"], "mat1 and mat2 shapes"),
@@ -242,14 +261,14 @@ class TestEvaluate:
     )
     def test_input_at_fault_is_one_line_and_exit_code_2(self, arguments, words, tree, tmp_path, capsys):
         arguments = [a.format(tree=tree) for a in arguments]
-        code, said, complaint = run(capsys, "evaluate", *arguments, "--out", tmp_path / "out")
-        assert (code, said) == (2, "")
+        code, output, complaint = run(capsys, "evaluate", *arguments, "--out", tmp_path / "out")
+        assert (code, output) == (2, "")
         assert complaint.startswith("foveate: error: ")
         assert words in complaint
         assert complaint.count("\n") == 1
         assert not (tmp_path / "out").exists()
 
-    def test_not_one_readable_picture(self, tmp_path, capsys):
+    def test_not_one_readable_image(self, tmp_path, capsys):
         for name in Scenes.classes:
             (tmp_path / "images" / name).mkdir(parents=True)
             (tmp_path / "images" / name / "a.jpg").write_bytes(b"broken")
@@ -261,18 +280,121 @@ class TestEvaluate:
         assert "arrow/a.jpg" in complaint
 
     @pytest.mark.parametrize(
-        "arguments", [[], ["evaluate", "x"], ["evaluate", "x", "--model", "m", "--quality", "a,b"]]
+        ("arguments", "words"),
+        [
+            ([], "COMMAND"),
+            (["evaluate", "x"], "--model"),
+            (["evaluate", "x", "--model", "m", "--quality", "a,b"], "--quality: expected numbers"),
+            (["evaluate", "x", "--model", "m", "--saliency", "{method"], "--saliency: neither YAML nor JSON"),
+            (["evaluate", "x", "--model", "m", "--saliency", "{model: m}"], "--saliency: give the model by --model"),
+        ],
     )
-    def test_wrong_usage(self, arguments, capsys):
+    def test_wrong_usage(self, arguments, words, capsys):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
-        assert "usage:" in capsys.readouterr().err
+        complaint = capsys.readouterr().err
+        assert "usage:" in complaint
+        assert words in complaint
 
     def test_the_user_s_photos_are_untouched(self, tree, tmp_path, capsys):
         before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tree.rglob("*") if p.is_file()}
         run(capsys, "evaluate", tree, "--model", NET, "--quality", "20", "--out", tmp_path / "out", *SCENE)
         assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tree.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def tiny_tree(tmp_path):
+    """An ImageFolder of five gray images of 40x32, much noise in one part, one a class of the model ``tiny``."""
+    for label in range(5):
+        folder = tmp_path / "images" / str(label)
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(label).integers(-100, 101, (32, 40, 3))
+        noise[:, 12:] //= 8
+        Image.fromarray((120 + noise).astype(np.uint8)).save(folder / "noise.png")
+    return tmp_path / "images"
+
+
+class TestSaliency:
+    """``--saliency`` takes what ``foveate.as_saliency`` takes as ``method``, or a mapping, in all commands."""
+
+    TINY = ("--model", f"{RECIPES}:tiny", "--resize", "32", "--crop", "32")
+
+    @pytest.mark.parametrize(
+        ("saliency", "recorded"),
+        [
+            ("Saliency", "Saliency"),
+            ("NoiseTunnel:Saliency", "NoiseTunnel:Saliency"),
+            (
+                '{"method": "IntegratedGradients", "arguments": {"n_steps": 3}}',
+                {"method": "IntegratedGradients", "arguments": {"n_steps": 3}},
+            ),
+            ("{method: ActivationMap, layer: '3'}", {"method": "ActivationMap", "layer": "3"}),
+        ],
+    )
+    def test_evaluate(self, saliency, recorded, tiny_tree, tmp_path, capsys):
+        code, _, complaint = run(
+            capsys, "evaluate", tiny_tree, *self.TINY, "--saliency", saliency, "--quality", "30", "--resamples", "5",
+            "--baselines", "--out", tmp_path / "out",
+        )  # fmt: skip
+        assert code == 0, complaint
+        results = json.loads((tmp_path / "out" / "results.json").read_text())
+        assert results["settings"]["saliency"] == recorded
+        assert results["settings"]["layer"] == ("3" if "layer" in recorded else None)
+        assert {(p["strength"], p["map"]) for p in results["points"]} >= {(0, None), (0.5, "saliency"), (0.5, "center")}
+
+    def test_without_the_option_it_is_grad_cam(self, tiny_tree, tmp_path, capsys):
+        options = [*self.TINY, "--quality", "30", "--limit", "2", "--resamples", "5"]
+        files = []
+        for name, words in (("default", []), ("named", ["--saliency", "GradCam"])):
+            assert run(capsys, "evaluate", tiny_tree, *options, *words, "--out", tmp_path / name)[0] == 0
+            files.append((tmp_path / name / "results.json").read_text())
+        assert files[0] == files[1]
+        assert json.loads(files[0])["settings"]["saliency"] == "GradCam"
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_compress(self, workers, tiny_tree, tmp_path, capsys):
+        sizes = []
+        for saliency in ("{method: IntegratedGradients, arguments: {n_steps: 3}}", "NoiseTunnel:Saliency"):
+            out = tmp_path / str(len(sizes))
+            options = [*self.TINY, "--saliency", saliency, "--codec", "jpeg:80", "--sigma", 12, "--workers", workers]
+            code, output, complaint = run(capsys, "compress", tiny_tree, out, *options)
+            assert code == 0, complaint
+            assert "5 compressed" in output
+            sizes.append(sum(path.stat().st_size for path in out.rglob("*.jpg")))
+        # Integrated gradients are small where an image is close to gray, so that more of it is smoothed.
+        assert sizes[0] < sizes[1]
+
+    def test_maps_into_a_cache_and_from_it(self, tiny_tree, tmp_path, capsys):
+        maps = tmp_path / "maps"
+        code, output, _ = run(
+            capsys, "saliency", tiny_tree, maps, *self.TINY, "--saliency", "Saliency", "--device", "cpu"
+        )
+        assert (code, output) == (0, f"5 images have maps in {maps}, 5 made now\n")
+        words = ["--codec", "jpeg:40", "--workers", "0"]
+        direct = ["compress", tiny_tree, tmp_path / "direct", *self.TINY, "--saliency", "Saliency", *words]
+        assert run(capsys, *direct, "--cache", maps)[0] == 0
+        cached = json.dumps({"method": "CachedSaliency", "cache": str(maps)})
+        assert run(capsys, "compress", tiny_tree, tmp_path / "cached", "--saliency", cached, *words)[0] == 0
+        for path in (tmp_path / "direct").rglob("*.jpg"):
+            assert path.read_bytes() == (tmp_path / "cached" / path.relative_to(tmp_path / "direct")).read_bytes()
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--saliency", "activation", "--model", f"{RECIPES}:tiny"], "saliency: there is no method 'activation'"),
+            (["--saliency", "activation"], "saliency: there is no method 'activation'"),
+            (["--saliency", "IntegratedGradients"], "--model: 'IntegratedGradients' needs a model to explain"),
+            (["--saliency", "{layer: '3'}"], "--model: 'GradCam' needs a model to explain"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["compress", "saliency"])
+    def test_what_does_not_fit(self, command, options, words, tiny_tree, tmp_path, capsys):
+        code, _, complaint = run(capsys, command, tiny_tree, tmp_path / "out", *options)
+        assert code == 2
+        assert complaint.startswith("foveate: error: ")
+        assert words in complaint
+        assert complaint.count("\n") == 1
 
 
 class TestDemo:
@@ -301,10 +423,10 @@ def test_who_reads_the_output_may_go_away(arguments, buffered, tmp_path):
     assert done.returncode == (0 if arguments == ["--help"] and not buffered else 141)
 
 
-def test_another_pipe_that_breaks_is_told(monkeypatch):
+def test_another_pipe_that_breaks_is_an_error(monkeypatch):
     """An error of the network, say, is not taken for output that is not read."""
 
-    def broken(args):
+    def broken(words):
         raise BrokenPipeError(32, "of a server")
 
     reader, writer = os.pipe()
@@ -316,15 +438,23 @@ def test_another_pipe_that_breaks_is_told(monkeypatch):
     os.close(reader)
 
 
-def test_version_and_help_load_nothing_heavy():
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--version"], __version__),
+        (["--help"], "evaluate"),
+        (["evaluate", "--help"], "image"),
+        (["compress", "a", "b", "--wrong"], "--wrong"),
+    ],
+)
+def test_version_help_and_wrong_options_load_nothing_heavy(arguments, words):
     code = (
         "import sys\nfrom foveate.cli import main\n"
         "try: main(sys.argv[1:])\nexcept SystemExit: pass\nprint('torch' in sys.modules)"
     )
-    for flag, words in (("--version", __version__), ("--help", "evaluate")):
-        done = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True)
-        assert words in done.stdout
-        assert done.stdout.splitlines()[-1] == "False"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert words in done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_a_photo_with_everything_a_camera_writes(tree, tmp_path, capsys):
@@ -346,9 +476,9 @@ class TestCodecs:
 
         assert main(["codecs"]) == 0
         text = capsys.readouterr().out
-        for name, cls in CODECS.items():
+        for name, cls in CODECS.usable().items():
             assert f"{name:9} {cls.library()}\n" in text
-        assert "quality 51 (coarsest) to 0 (finest), 35 unless said" in text
+        assert "quality 51 (coarsest) to 0 (finest), 35 by default" in text
 
     def test_says_how_to_install_what_is_missing(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "imagecodecs", None)

@@ -40,20 +40,8 @@ def test_options_by_name_and_the_command_line_has_the_last_say(tree, tmp_path):
 
 def test_the_file_of_a_lightning_cli(tree, tmp_path):
     """The callback's points are then evaluated on a folder; the layer is of the module in training, so it is left."""
-    words = [
-        "evaluate",
-        str(tree),
-        "--model",
-        NET,
-        "--config",
-        str(EXAMPLE),
-        "--limit",
-        "2",
-        "--resamples",
-        "5",
-        *PREPROCESSING,
-    ]
-    assert main([*words, "--resamples", "5", "--out", str(tmp_path / "out")]) == 0
+    words = ["evaluate", str(tree), "--model", NET, "--config", str(EXAMPLE), "--limit", "2", "--resamples", "5"]
+    assert main([*words, *PREPROCESSING, "--out", str(tmp_path / "out")]) == 0
     points = Results.load(tmp_path / "out" / "results.json").points
     assert [(f"{p.codec}:{p.quality:g}", p.strength) for p in points] == [
         (name, strength) for strength in (0, 0.3) for name in ("jpeg:5", "jpeg:30", "webp:20")
@@ -71,11 +59,48 @@ def test_a_saliency_with_a_model_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("saliency", "words"),
+    [
+        ("resnet18", ["--model=resnet18", '--saliency={"method": "GradCam"}']),
+        ("ActivationMap", ['--saliency={"method": "ActivationMap"}']),
+    ],
+)
+def test_a_saliency_by_one_word(saliency, words, tmp_path):
+    (tmp_path / "cli.yaml").write_text(
+        "trainer: {callbacks: [{class_path: foveate.integrations.lightning.CompressionRobustness, init_args: "
+        f"{{saliency: {saliency}}}}}]}}"
+    )
+    assert arguments(tmp_path / "cli.yaml")[4:] == words
+
+
+def test_a_saliency_of_captum_with_its_settings(tree, tmp_path):
+    """The callback's, as it stands, but for a layer, which would be one of the module in training."""
+    (tmp_path / "cli.yaml").write_text(
+        "trainer:\n  callbacks:\n    class_path: foveate.integrations.lightning.CompressionRobustness\n"
+        "    init_args:\n      points: [jpeg:20]\n      strength: 0.4\n"
+        "      saliency: {method: IntegratedGradients, arguments: {n_steps: 2}}\n"
+    )
+    words = ["evaluate", str(tree), "--model", NET, "--config", str(tmp_path / "cli.yaml"), "--limit", "2"]
+    assert main([*words, "--resamples", "5", *PREPROCESSING, "--out", str(tmp_path / "out")]) == 0
+    results = Results.load(tmp_path / "out" / "results.json")
+    assert results.settings["saliency"] == {"method": "IntegratedGradients", "arguments": {"n_steps": 2}}
+
+
+def test_a_mapping_among_plain_options(tmp_path):
+    (tmp_path / "settings.yaml").write_text("saliency: {method: Occlusion, arguments: {strides: [3, 8, 8]}}\nlimit: 2")
+    assert arguments(tmp_path / "settings.yaml") == [
+        '--saliency={"method": "Occlusion", "arguments": {"strides": [3, 8, 8]}}',
+        "--limit=2",
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("- a", "does not hold a mapping"),
         ("a: [", "neither YAML nor JSON"),
         ("trainer: {callbacks: []}", "has no callback foveate.integrations"),
+        ("trainer: {callbacks: EarlyStopping}", "has no callback foveate.integrations"),
         (None, "No such file"),
     ],
 )

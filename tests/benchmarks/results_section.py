@@ -1,6 +1,6 @@
 """Write README's figures from an evaluation: nothing in that section is typed by hand.
 
-    foveate evaluate PHOTOS --model M --judge J --codec jpeg --codec webp --controls --out OUT
+    foveate evaluate PHOTOS --model M --judge J --codec jpeg --codec webp --baselines --out OUT
     python tests/benchmarks/results_section.py OUT/results.json README.md
 
 replaces what stands in README.md between ``<!-- results -->`` and ``<!-- /results -->``.
