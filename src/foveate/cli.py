@@ -587,7 +587,8 @@ def _device(name: str | None) -> "torch.device":
 def _compress(args: argparse.Namespace) -> Callable[[], int]:
     from tqdm import tqdm
 
-    from foveate.export import Report, compress_dataset
+    from foveate import Progress
+    from foveate.export import compress_dataset
 
     compressor = _exporter(args)
     compressor.codec.library()
@@ -611,20 +612,19 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
         return 1 if summary.kinds.get("failed") else 0
 
     def compress() -> "Summary":
-        before, after = 0, 0
         with (
             tqdm(desc="saliency", unit="picture", disable=args.cache is None) as maps,
             tqdm(desc="compress", unit="picture") as bar,
         ):
 
-            def show(report: Report, total: int) -> None:
-                nonlocal before, after
-                before, after = before + report.source_bytes, after + report.bytes
+            def show(progress: Progress) -> None:
+                before, after = progress.source_bytes, progress.bytes
                 if before:
                     saved = tqdm.format_sizeof(before - after, "B", 1000)
                     bar.set_postfix_str(f"{saved} saved, {1 - after / before:.0%}", refresh=False)
-                bar.total = total
-                bar.update(report.units)
+                shown = maps if progress.stage == "saliency" else bar
+                shown.total = progress.total
+                shown.update(progress.done - shown.n)
 
             return compress_dataset(
                 args.source,
@@ -645,7 +645,6 @@ def _compress(args: argparse.Namespace) -> Callable[[], int]:
                 follow_links=args.follow_links,
                 moved=args.moved,
                 progress=show,
-                maps_progress=maps.update,
             )
 
     return job
@@ -707,7 +706,9 @@ def _verify(args: argparse.Namespace) -> Callable[[], int]:
 
     def job() -> int:
         with tqdm(total=total, desc="verify", unit="file") as bar:
-            problems = verify(args.target, threads=args.threads, root=args.root, progress=bar.update)
+            problems = verify(
+                args.target, threads=args.threads, root=args.root, progress=lambda p: bar.update(p.done - bar.n)
+            )
         for problem in problems:
             _complain(str(problem))
         if problems:
@@ -715,7 +716,7 @@ def _verify(args: argparse.Namespace) -> Callable[[], int]:
             print(f"{count} with {total} files; the same 'foveate compress' again repairs what it can")
             return 1
         print(f"{total} files are as the manifest says, 0 are not")
-        summary = Summary.read(args.target)
+        summary = Summary.load(args.target)
         print(f"root {summary.root if summary else 'unknown'}")
         return 0
 
@@ -754,9 +755,9 @@ def _saliency(args: argparse.Namespace) -> Callable[[], int]:
                 formats=args.formats,
                 follow_links=args.follow_links,
                 timeout=args.timeout,
-                progress=bar.update,
+                progress=lambda p: bar.update(p.done - bar.n),
             )
-        print(f"{found.pictures} pictures have maps in {args.cache}, {found.made} made now")
+        print(f"{found.images} images have maps in {args.cache}, {found.computed} made now")
         if found.unreadable:
             print(f"{found.unreadable} files could not be read", file=sys.stderr)
 
