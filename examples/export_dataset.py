@@ -35,9 +35,9 @@ def main() -> None:
         transform = v2.Compose([v2.ToImage(), v2.Resize(64), v2.CenterCrop(64)])
         data = ImageFolder(folder / "small", transform)
         batches = [(tuple(images.shape), len(labels)) for images, labels in DataLoader(data, 20, shuffle=True)]
-        print(f"{len(data)} pictures of {len(data.classes)} classes, in batches of {batches[0][0]}")
+        print(f"{len(data)} images of {len(data.classes)} classes, in batches of {batches[0][0]}")
         count = sum(line["kind"] == "compressed" for line in manifest(folder / "small"))
-        print(f"{summary.source_bytes / count:,.0f} bytes a picture before, {summary.bytes / count:,.0f} after")
+        print(f"{summary.source_bytes / count:,.0f} bytes an image before, {summary.bytes / count:,.0f} after")
 
 
 if __name__ == "__main__":  # worker processes import this file

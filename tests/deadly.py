@@ -1,4 +1,4 @@
-"""Datasets of which a picture ends what works on it; worker processes import them, and so nothing else that is slow."""
+"""Datasets of which an image ends what works on it; worker processes import them, and so nothing else that is slow."""
 
 import os
 import signal

@@ -10,14 +10,14 @@ NET = "foveate.demo:scene_net"
 
 
 def scenes_tree(root, count=10, seed=3):
-    """An ImageFolder of scenes as PNG and JPEG in two classes, with files beside them that are no pictures."""
+    """An ImageFolder of scenes as PNG and JPEG in two classes, with files beside them that are not images."""
     for k, (scene, _) in enumerate(Scenes(count, seed)):
         path = root / ("cat", "dog/deep")[k % 2] / f"{k:03}.{('png', 'jpg')[k % 3 == 0]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         scene.save(path, **({"quality": 95} if path.suffix == ".jpg" else {}))
     (root / "notes.txt").write_text("where they are from\n")
     (root / "dog" / "boxes.json").write_text("[1, 2]")
-    (root / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (root / "cat" / "broken.jpg").write_bytes(b"\xff\xd8\xff no image")
     return root
 
 

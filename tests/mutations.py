@@ -1,4 +1,4 @@
-"""Small pictures of every format that is read, and mutations of their bytes, the same for the same seed."""
+"""Small images of every format that is read, and mutations of their bytes, the same for the same seed."""
 
 import functools
 import io
@@ -15,19 +15,19 @@ SIDE = 48
 
 @functools.cache
 def sound():
-    """The bytes of sound pictures of every allowed format, by a name of their kind with the usual ending."""
+    """The bytes of sound images of every allowed format, by a name of their kind with the usual ending."""
     scene = Scenes(1)[0][0].resize((SIDE, SIDE - 7))
     others = [scene.transpose(Image.Transpose.ROTATE_180), scene.convert("L").convert("RGB")]
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a scene"
 
-    def saved(kind, picture=scene, **how):
+    def saved(kind, image=scene, **options):
         stream = io.BytesIO()
-        picture.save(stream, kind, **how)
+        image.save(stream, kind, **options)
         return stream.getvalue()
 
     several = {"save_all": True, "append_images": others}
-    pictures = {
+    images = {
         "plain.jpg": saved("JPEG", quality=80),
         "progressive.jpg": saved("JPEG", progressive=True, quality=70, exif=exif),
         "gray.jpg": saved("JPEG", scene.convert("L")),
@@ -51,26 +51,26 @@ def sound():
         "gray.pgm": saved("PPM", scene.convert("L")),
         "text.ppm": b"P3 # text\n" + f"{SIDE} 9 255\n".encode() + b"12 34 56 " * (9 * SIDE),
     }
-    array = to_array(read(pictures["plain.png"]))
+    array = to_array(read(images["plain.png"]))
     for name, spec in (("plain.jxl", "jxl:effort=1"), ("plain.heic", "hevc:container=heif,preset=ultrafast")):
         try:
             as_codec(spec).library()
         except ImportError:
             continue
-        pictures[name] = as_codec(spec).encode(array)
-    return pictures
+        images[name] = as_codec(spec).encode(array)
+    return images
 
 
 def mutations(count, seed):
-    """Yield names and bytes of mutated pictures; the kinds of pictures and of mutations take turns."""
+    """Yield names and bytes of mutated images; the kinds of images and of mutations take turns."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(end):
         return int(torch.randint(max(1, end), (), generator=generator))
 
-    pictures = list(sound().items())
+    images = list(sound().items())
     for k in range(count):
-        name, data = pictures[k % len(pictures)]
+        name, data = images[k % len(images)]
         mutated = bytearray(data)
         for _ in range(1 + draw(3)):
             _MUTATIONS[draw(len(_MUTATIONS))](mutated, draw)
@@ -123,7 +123,7 @@ def _swap(data, draw):
 
 
 def _other(data, draw):
-    """The rest of another picture, of whatever format."""
+    """The rest of another image, of whatever format."""
     other = list(sound().values())[draw(len(sound()))]
     at = draw(len(data))
     data[at:] = other[min(at, draw(len(other))) :]

@@ -26,10 +26,11 @@ from typing import Any
 import torch
 from exporting import snapshot
 
-from foveate.export import Report, verify
+from foveate.export import _local, verify
+from foveate.export._layout import MANIFEST, PARTS, STATE
 from foveate.export._manifest import parted
 from foveate.export._plan import PartsFile
-from foveate.export._store import MANIFEST, PARTS, STATE, Store
+from foveate.export._store import Store
 
 Files = dict[str, bytes | None]
 """What a folder holds: the bytes of each file by its path, None for a folder."""
@@ -48,12 +49,14 @@ class _Node:
 
     folder: bool
     path: str = ""
-    held: list[tuple[int, Any]] = field(default_factory=list)
+    versions: list[tuple[int, Any]] = field(default_factory=list)
     synced: list[int] = field(default_factory=list)
 
     def at(self, moment: int) -> Any:
         """What was in it at a moment."""
-        return next((held for since, held in reversed(self.held) if since <= moment), {} if self.folder else b"")
+        return next(
+            (versions for since, versions in reversed(self.versions) if since <= moment), {} if self.folder else b""
+        )
 
     def last_sync(self, moment: int) -> int:
         return next((at for at in reversed(self.synced) if at <= moment), -1)
@@ -111,11 +114,11 @@ class Disk:
                 self._look()
         gc.collect()  # the lock goes with what the dead process held
 
-    def _done(self, function: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    def _done(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._one_at_a_time:
             self._live(function.__name__)
             try:
-                return function(*args, **how)
+                return function(*args, **kwargs)
             finally:
                 self._look()
 
@@ -165,10 +168,10 @@ class Disk:
                     changed |= self._note(self._nodes[number], Path(entry.path).read_bytes())
         return self._note(self._nodes[self._numbers[inode]], names) or changed
 
-    def _note(self, node: _Node, held: Any) -> bool:
-        changed = node.at(self.moments) != held
+    def _note(self, node: _Node, versions: Any) -> bool:
+        changed = node.at(self.moments) != versions
         if changed:
-            node.held.append((self.moments, held))
+            node.versions.append((self.moments, versions))
         return changed
 
     def left(self, moment: int, names: str, contents: str, generator: torch.Generator) -> Files:
@@ -192,8 +195,8 @@ class Disk:
             now, before = node.at(moment), node.at(synced) if synced >= 0 else b""
             if now == before:
                 return now
-            how = contents if contents != "random" else ("synced", "cut", "zeros", "all")[draw(4)]
-            return {"synced": before, "cut": now[: draw(len(now) + 1)], "zeros": bytes(len(now)), "all": now}[how]
+            kwargs = contents if contents != "random" else ("synced", "cut", "zeros", "all")[draw(4)]
+            return {"synced": before, "cut": now[: draw(len(now) + 1)], "zeros": bytes(len(now)), "all": now}[kwargs]
 
         def entries(node: _Node) -> dict[str, int]:
             synced = node.last_sync(moment)
@@ -288,23 +291,23 @@ class Images:
 
 
 def _command(*words: str | Path) -> None:
-    found = subprocess.run([*words], capture_output=True, text=True, check=False)
-    if found.returncode:
-        raise OSError(f"{words[0]}: {found.stderr.strip()}")
+    result = subprocess.run([*words], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise OSError(f"{words[0]}: {result.stderr.strip()}")
 
 
 class Running:
     """An export in a process of its own, which can be stopped in its tracks.
 
     Args:
-        export: does it; takes a function for its progress.
+        export: does it; takes a function that is to be called with the number of each part that is reported done.
         syncs: whether it may sync.
     """
 
     _context = multiprocessing.get_context("forkserver")  # the package is imported once for all of them
     _context.set_forkserver_preload(["foveate.export"])
 
-    def __init__(self, export: Callable[[Callable[[Report, int], None]], object], syncs: bool = True) -> None:
+    def __init__(self, export: Callable[[Callable[[int], object]], object], syncs: bool = True) -> None:
         self._ours, theirs = self._context.Pipe(duplex=False)
         self._process = self._context.Process(target=_reporting, args=(theirs, export, syncs))
         self.reported: set[int] = set()
@@ -347,17 +350,30 @@ class Running:
         self._ours.close()
 
 
-def _reporting(connection: Any, export: Callable[[Callable[[Report, int], None]], object], syncs: bool) -> None:
+def _reporting(connection: Any, export: Callable[[Callable[[int], object]], object], syncs: bool) -> None:
     """Export, and send the numbers of parts that are reported done, and None at the end."""
     if not syncs:
         os.fsync = lambda descriptor: None
 
-    def progress(report: Report, total: int) -> None:
-        if report.units:
-            connection.send(report.number)
-
-    export(progress)
+    export(connection.send)
     connection.send(None)
+
+
+@contextmanager
+def observed(report: Callable[[int], object]) -> Iterator[None]:
+    """Call a function with the number of each part that is reported done in the block, on one machine."""
+    run = _local.run
+
+    def observing(*args: Any) -> Iterator[Any]:
+        for outcome in run(*args):
+            report(outcome.number)
+            yield outcome
+
+    _local.run = observing
+    try:
+        yield
+    finally:
+        _local.run = run
 
 
 class Whole:
@@ -369,9 +385,9 @@ class Whole:
         self.units: dict[int, int] = {}
         self._names: dict[int, set[str]] = {}
         for done, lines in parted(store, MANIFEST, PartsFile(store, PARTS)):
-            told = [json.loads(line) for line in lines]
+            parsed = [json.loads(line) for line in lines]
             self.units[done.part.number] = len(done.part.units)
-            puts = (put for line in told for put in (line, *line.get("sidecars", ())))
+            puts = (put for line in parsed for put in (line, *line.get("sidecars", ())))
             self._names[done.part.number] = {put["target"] for put in puts}
 
     def lost(self, files: Files, parts: set[int]) -> set[str]:

@@ -94,7 +94,7 @@ class TestMaps:
         scene = Scenes(1)[0][0].resize((96, 64))
         (tmp_path / "in").mkdir()
         scene.save(tmp_path / "in" / "turned.png", exif=exif)
-        assert cache_maps(tmp_path / "in", tmp_path / "cache", CAM).pictures == 2
+        assert cache_maps(tmp_path / "in", tmp_path / "cache", CAM).images == 2
         maps = CachedSaliency(tmp_path / "cache")
         assert maps(as_tensor(scene)[None]).shape == (1, 1, 8, 12)
         assert maps(as_tensor(scene.rotate(-90, expand=True))[None]).shape == (1, 1, 12, 8)
@@ -106,8 +106,8 @@ class TestMaps:
         assert found == Cached(10, 10, 1)
         compress_dataset(tree, tmp_path / "tars", Compressor("jpeg:90"), shards=True, part=4, workers=0)
         seen = []
-        assert cache_maps(tmp_path / "tars", tmp_path / "b", CAM, workers=workers, progress=seen.append).made == 10
-        assert sum(seen) == 4
+        assert cache_maps(tmp_path / "tars", tmp_path / "b", CAM, workers=workers, progress=seen.append).computed == 10
+        assert (seen[-1].done, seen[-1].total) == (4, 4)
         maps = CachedSaliency(tmp_path / "a")
         assert len(maps(torch.stack([as_tensor(p) for p, _ in ImageFolder(tree, is_valid_file=sound)]))) == 10
 

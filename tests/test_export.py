@@ -25,7 +25,7 @@ from foveate import CachedSaliency, Compressor, GradCam, Prefilter, RateControl,
 from foveate.cli import main
 from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
-from foveate.export import RefusedError, compress_dataset, is_picture, load, manifest, verify
+from foveate.export import RefusedError, compress_dataset, is_image, load, manifest, verify
 from foveate.images import as_tensor, read
 from foveate.models import Preprocess
 from foveate.saliency import Shuffled
@@ -44,15 +44,14 @@ def lines(target):
 
 
 class TestTree:
-    def test_paths_labels_and_what_is_no_picture(self, tree, tmp_path):
+    def test_paths_labels_and_other_files(self, tree, tmp_path):
         before = snapshot(tree)
         summary = compress_dataset(tree, tmp_path / "out", Compressor("webp:40"), workers=0)
         assert snapshot(tree) == before
         assert summary.kinds == {"compressed": 10, "copied": 2, "unreadable": 1}
         names = {name for name in snapshot(tmp_path / "out") if not name.startswith("foveate-")}
         assert names == {
-            str(Path(name).with_suffix(".webp")) if is_picture(name) and "broken" not in name else name
-            for name in before
+            str(Path(name).with_suffix(".webp")) if is_image(name) and "broken" not in name else name for name in before
         }
         shutil.rmtree(tmp_path / "out" / "dog" / "deep")  # ImageFolder alone reads what is left
         (tmp_path / "out" / "cat" / "broken.jpg").unlink()
@@ -74,12 +73,12 @@ class TestTree:
         compressor = Compressor(name + fast)
         compress_dataset(tree, tmp_path / "out", compressor, workers=0, others="skip")
         assert verify(tmp_path / "out") == []
-        data = ImageFolder(tmp_path / "out", loader=load, is_valid_file=is_picture)
+        data = ImageFolder(tmp_path / "out", loader=load, is_valid_file=is_image)
         assert len(data) == 10
-        picture = as_tensor(data[0][0]).int()
-        assert (picture - read(tree / "cat" / "000.jpg").int()).abs().float().mean() < 12
+        decoded_image = as_tensor(data[0][0]).int()
+        assert (decoded_image - read(tree / "cat" / "000.jpg").int()).abs().float().mean() < 12
 
-    def test_pictures_that_share_a_name(self, tmp_path):
+    def test_images_that_share_a_name(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()
         for k, name in enumerate(("a.png", "a.bmp", "b.v2.png", "A.png")):
@@ -122,7 +121,7 @@ class TestTree:
         compress_dataset(source, tmp_path / "jpeg", Compressor("jpeg"), workers=0)
         assert Image.open(tmp_path / "jpeg" / "gray.jpg").mode == "L"
 
-    def test_a_picture_that_the_codec_cannot_hold_is_copied(self, tmp_path):
+    def test_an_image_that_the_codec_cannot_hold_is_copied(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()
         Image.new("L", (17000, 2)).save(source / "panorama.png")
@@ -133,7 +132,7 @@ class TestTree:
         assert (tmp_path / "out" / "panorama.png").read_bytes() == (source / "panorama.png").read_bytes()
 
 
-class TestWhatAPictureShows:
+class TestWhatAnImageShows:
     def test_sixteen_bits_are_exported_and_loaded_as_they_look(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()
@@ -226,14 +225,14 @@ class TestShards:
         compress_dataset(tmp_path / "one" / "part-000001.tar", tmp_path / "four", Compressor("jpeg"), workers=0)
         assert {p.name for p in (tmp_path / "two").glob("*.tar")} == {p.name for p in (tmp_path / "one").glob("*.tar")}
         with tarfile.open(tmp_path / "two" / "part-000001.tar") as tar:
-            held = {f"part-000001/{m.name}": tar.extractfile(m).read() for m in tar}
+            contents = {f"part-000001/{m.name}": tar.extractfile(m).read() for m in tar}
         three, four = snapshot(tmp_path / "three"), snapshot(tmp_path / "four")
-        assert held.items() <= three.items()
-        assert held.items() <= four.items()
+        assert contents.items() <= three.items()
+        assert contents.items() <= four.items()
         for name in ("two", "three", "four"):
             assert verify(tmp_path / name) == []
 
-    def test_large_files_beside_pictures_are_streamed(self, tmp_path):
+    def test_large_files_beside_images_are_streamed(self, tmp_path):
         source = tmp_path / "in"
         source.mkdir()
         large = os.urandom(3 << 20)
@@ -261,7 +260,7 @@ class TestOthers:
         assert verify(tmp_path / "out") == []
 
     def test_refused(self, tree, tmp_path):
-        with pytest.raises(RefusedError, match=r"cat/broken\.jpg: no picture"):
+        with pytest.raises(RefusedError, match=r"cat/broken\.jpg: no"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), others="refuse", workers=0)
 
     def test_an_item_of_a_dataset_is_refused_too(self, tmp_path):
@@ -281,9 +280,9 @@ class TestManifest:
             "jpeg", Prefilter(CAM), control=RateControl(WITNESS, strengths=(0, 0.5), as_stored=True)
         )
         summary = compress_dataset(tree, tmp_path / "out", compressor, workers=0)
-        found = lines(tmp_path / "out")
-        assert list(found) == sorted(snapshot(tree))
-        line = found["cat/000.jpg"]
+        entries = lines(tmp_path / "out")
+        assert list(entries) == sorted(snapshot(tree))
+        line = entries["cat/000.jpg"]
         data = (tmp_path / "out" / "cat" / "000.jpg").read_bytes()
         assert line["bytes"] == len(data)
         assert line["sha256"] == hashlib.sha256(data).hexdigest()
@@ -291,18 +290,18 @@ class TestManifest:
         assert line["size"] == [160, 160]
         assert line["settings"].keys() == {"codec", "strength", "scale"}
         decoded = [read(tmp_path / "out" / "cat" / "000.jpg")]
-        asked = WITNESS.logits([read(tree / "cat" / "000.jpg"), *decoded]).softmax(1)
-        top = int(asked[0].argmax())
+        answers = WITNESS.logits([read(tree / "cat" / "000.jpg"), *decoded]).softmax(1)
+        top = int(answers[0].argmax())
         assert line["met"]
-        assert line["clean"][0] == pytest.approx(float(asked[0, top]), abs=1e-3)
-        assert line["final"][0] == pytest.approx(float(asked[1, top]), abs=1e-3)
-        assert "reason" in found["cat/broken.jpg"]
-        total = sum(one["bytes"] for one in found.values())
+        assert line["clean"][0] == pytest.approx(float(answers[0, top]), abs=1e-3)
+        assert line["final"][0] == pytest.approx(float(answers[1, top]), abs=1e-3)
+        assert "reason" in entries["cat/broken.jpg"]
+        total = sum(entry["bytes"] for entry in entries.values())
         assert (summary.bytes, summary.kinds["compressed"]) == (total, 10)
         assert json.loads((tmp_path / "out" / "foveate-summary.json").read_text())["kinds"] == summary.kinds
 
     def test_what_readers_get_is_what_the_witness_was_shown(self, tree, tmp_path):
-        """At whatever size a picture is stored: not brought back to its source size, as no plain reader does that."""
+        """At whatever size an image is stored: not brought back to its source size, as no plain reader does that."""
         witness = Witness(NET, Preprocess(160, 160, (0.4,) * 3, (0.25,) * 3))
         with pytest.raises(ValueError, match="as_stored=True"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg", control=RateControl(witness)), workers=0)
@@ -324,12 +323,12 @@ class TestManifest:
         (out / "cat" / "002.jpg").write_bytes(data)
         (out / "cat" / "004.jpg").write_bytes(b"")
         (out / "cat" / "stray.jpg").write_bytes(b"")
-        assert {p.name: p.what.split()[0] for p in verify(out)} == {
+        assert {p.name: p.description.split()[0] for p in verify(out)} == {
             "cat/000.jpg": "is", "cat/002.jpg": "holds", "cat/004.jpg": "has", "cat/stray.jpg": "is",
         }  # fmt: skip
 
     def test_verify_decodes(self, tmp_path):
-        """A manifest that agrees with a file that is no picture is not enough."""
+        """A manifest that agrees with a file that is not an image is not enough."""
         compress_dataset(Scenes(1), tmp_path, Compressor("jpeg"), workers=0)
         path = tmp_path / "foveate-manifest.jsonl"
         line = json.loads(path.read_text())
@@ -344,9 +343,9 @@ class TestManifest:
         whole = (tmp_path / "part-000000.tar").read_bytes()
         (tmp_path / "part-000000.tar").write_bytes(whole[: len(whole) // 2])
         (tmp_path / "part-000001.tar").unlink()
-        found = {p.name for p in verify(tmp_path)}
-        assert "part-000001.tar" in found
-        assert any("part-000000.tar" in name for name in found)
+        entries = {p.name for p in verify(tmp_path)}
+        assert "part-000001.tar" in entries
+        assert any("part-000000.tar" in name for name in entries)
 
 
 class TestGoingOn:
@@ -358,13 +357,13 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("shards", [False, True])
     def test_what_came_to_the_source_since_is_added(self, tree, tmp_path, shards):
-        how = {"shards": shards, "workers": 0, "part": 4}
-        compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), **how)
+        options = {"shards": shards, "workers": 0, "part": 4}
+        compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), **options)
         old = {k: v for k, v in snapshot(tmp_path / "out").items() if "foveate" not in k}
         (tree / "ant").mkdir()
         Scenes(1)[0][0].save(tree / "ant" / "new.png")
         Scenes(1)[0][0].save(tree / "cat" / "000.bmp")  # would be called as one that is there
-        summary = compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), **how)
+        summary = compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), **options)
         assert summary.kinds["compressed"] == 12
         assert old.items() <= snapshot(tmp_path / "out").items()
         assert len(lines(tmp_path / "out")) == 15
@@ -391,7 +390,7 @@ class TestGoingOn:
     def test_files_of_the_user_are_not_overwritten(self, tree, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("mine")
-        with pytest.raises(ValueError, match=r"files of its own, such as mine\.txt"):
+        with pytest.raises(ValueError, match=r"files that no export wrote, such as mine\.txt"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
 
     @pytest.mark.parametrize("place", ["tree", "tree/out", "."])
@@ -438,7 +437,7 @@ class TestGoingOn:
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
         complaints = []
 
-        def again(report, total):
+        def again(progress):
             with pytest.raises(RuntimeError, match="another run is writing") as error:
                 compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), workers=0)
             complaints.append(str(error.value))
@@ -473,13 +472,13 @@ class TestWorkers:
     @pytest.mark.parametrize("shards", [False, True])
     def test_as_one_process_writes(self, tree, tmp_path, shards):
         compressor = Compressor("webp:30", Prefilter(CAM, 0.5))
-        one = compress_dataset(tree, tmp_path / "one", compressor, shards=shards, part=3, workers=0)
+        line_ = compress_dataset(tree, tmp_path / "one", compressor, shards=shards, part=3, workers=0)
         two = compress_dataset(tree, tmp_path / "two", compressor, shards=shards, part=3, workers=2)
-        assert one == two
+        assert line_ == two
         assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
     def test_what_goes_wrong_in_one_is_raised_here(self, tree, tmp_path):
-        with pytest.raises(RefusedError, match="no picture"):
+        with pytest.raises(RefusedError, match=r"broken\.jpg: no"):
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg"), others="refuse", workers=1)
 
     def test_what_cannot_be_sent_is_said_at_once(self, tree, tmp_path):
@@ -493,18 +492,18 @@ class TestWorkers:
             compress_dataset(tree, tmp_path / "out", Compressor("jpeg", Prefilter(Local())), workers=1)
 
     def test_the_cache_spares_them_the_model(self, tree, tmp_path):
-        made = tmp_path / "built"
-        made.mkdir()
+        builds = tmp_path / "built"
+        builds.mkdir()
         recipes = Path(__file__).parent / "recipes.py"
-        compressor = Compressor("webp:30", Prefilter(GradCam(f"{recipes}:counted:{made}")))
+        compressor = Compressor("webp:30", Prefilter(GradCam(f"{recipes}:counted:{builds}")))
         compress_dataset(tree, tmp_path / "out", compressor, cache=tmp_path / "cache", workers=2)
-        assert {p.name.split("-")[0] for p in made.iterdir()} == {str(os.getpid())}
-        own = Compressor("webp:30", Prefilter(CachedSaliency(tmp_path / "cache")))
-        wanted = own.encode([read(tree / "cat" / "000.jpg")])[0].data
+        assert {p.name.split("-")[0] for p in builds.iterdir()} == {str(os.getpid())}
+        preprocess = Compressor("webp:30", Prefilter(CachedSaliency(tmp_path / "cache")))
+        wanted = preprocess.encode([read(tree / "cat" / "000.jpg")])[0].data
         assert (tmp_path / "out" / "cat" / "000.webp").read_bytes() == wanted
         assert verify(tmp_path / "out") == []
 
-    def test_a_picture_that_kills_its_reader_is_set_aside(self, tmp_path):
+    def test_an_image_that_kills_its_reader_is_set_aside(self, tmp_path):
         summary = compress_dataset(Deadly(), tmp_path / "out", Compressor("jpeg"), workers=1)
         assert summary.kinds == {"compressed": 1, "failed": 1}
         assert summary.failed == ("1: a worker process ended itself over it, with code 9",)
@@ -522,7 +521,7 @@ def test_models_go_to_a_device_wherever_they_are_held():
 
 
 class Deadly:
-    """A Dataset whose second picture ends the process."""
+    """A Dataset whose second image ends the process."""
 
     def __len__(self):
         return 2
@@ -551,15 +550,15 @@ def start(*words):
 
 def children(pid):
     """The processes that another started, by what Linux says."""
-    found = []
+    entries = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(fields[1]) == pid and fields[0] != "Z" and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
-            found.append(int(stat.parent.name))
-    return found
+            entries.append(int(stat.parent.name))
+    return entries
 
 
 def alive(pid):
@@ -626,34 +625,34 @@ def test_killed_at_random_moments_it_ends_as_an_undisturbed_run(tmp_path, kind):
 class TestCommand:
     def run(self, capsys, *words):
         code = main([str(w) for w in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     def test_compress_verify_and_go_on(self, tree, tmp_path, capsys):
-        own = ["--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25", "--resize", "160", "--crop", "160"]
-        how = ["--codec", "webp:40", "--model", NET, "--strength", "0.4", "--workers", 0, *own]
-        code, said, bar = self.run(capsys, "compress", tree, tmp_path / "out", *how, "--cache", tmp_path / "maps")
+        preprocess = ["--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25", "--resize", "160", "--crop", "160"]
+        options = ["--codec", "webp:40", "--model", NET, "--strength", "0.4", "--workers", 0, *preprocess]
+        code, output, bar = self.run(capsys, "compress", tree, tmp_path / "out", *options, "--cache", tmp_path / "maps")
         assert code == 0
-        assert "10 compressed, 2 copied, 1 unreadable" in said
+        assert "10 compressed, 2 copied, 1 unreadable" in output
         assert "saved" in bar
-        code, said, _ = self.run(capsys, "verify", tmp_path / "out")
+        code, output, _ = self.run(capsys, "verify", tmp_path / "out")
         root = json.loads((tmp_path / "out" / "foveate-summary.json").read_text())["root"]
-        assert (code, said) == (0, f"13 files are as the manifest says, 0 are not\nroot {root}\n")
+        assert (code, output) == (0, f"13 files are as the manifest says, 0 are not\nroot {root}\n")
         (tmp_path / "out" / "cat" / "000.webp").write_bytes(b"x")
-        code, said, complaint = self.run(capsys, "verify", tmp_path / "out")
+        code, output, complaint = self.run(capsys, "verify", tmp_path / "out")
         assert code == 1
         assert "cat/000.webp: has 1 bytes" in complaint
-        code, said, _ = self.run(capsys, "saliency", tree, tmp_path / "maps", "--model", NET, *own)
-        assert said.startswith("10 pictures have maps in")
-        assert "0 made now" in said
+        code, output, _ = self.run(capsys, "saliency", tree, tmp_path / "maps", "--model", NET, *preprocess)
+        assert output.startswith("10 images have maps in")
+        assert "0 made now" in output
 
     def test_keep(self, tree, tmp_path, capsys):
-        own = ["--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25", "--resize", "160", "--crop", "160"]
-        words = ["compress", tree, tmp_path / "out", "--codec", "jpeg", "--model", NET, "--keep", "top1", *own]
+        preprocess = ["--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25", "--resize", "160", "--crop", "160"]
+        words = ["compress", tree, tmp_path / "out", "--codec", "jpeg", "--model", NET, "--keep", "top1", *preprocess]
         assert self.run(capsys, *words, "--workers", 0)[0] == 0
-        found = lines(tmp_path / "out")
-        assert all(line["met"] for line in found.values() if line["kind"] == "compressed")
-        assert len({line["settings"]["codec"] for line in found.values() if "settings" in line}) > 1
+        entries = lines(tmp_path / "out")
+        assert all(line["met"] for line in entries.values() if line["kind"] == "compressed")
+        assert len({line["settings"]["codec"] for line in entries.values() if "settings" in line}) > 1
 
     @pytest.mark.parametrize(
         ("words", "complaint"),
@@ -666,9 +665,9 @@ class TestCommand:
         ],
     )
     def test_what_does_not_fit(self, tree, tmp_path, capsys, words, complaint):
-        code, _, said = self.run(capsys, "compress", tree, tmp_path / "out", *words)
+        code, _, output = self.run(capsys, "compress", tree, tmp_path / "out", *words)
         assert code == 2
-        assert complaint in said
+        assert complaint in output
         assert not (tmp_path / "out").exists()
 
     def test_a_disk_that_fails(self, tree, tmp_path, capsys, monkeypatch):
@@ -676,11 +675,11 @@ class TestCommand:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr("foveate.export._store.Store.write", full)
-        code, _, said = self.run(capsys, "compress", tree, tmp_path / "out", "--workers", 0)
+        code, _, output = self.run(capsys, "compress", tree, tmp_path / "out", "--workers", 0)
         assert code == 1
-        assert "No space left on device; the same command goes on from here" in said
+        assert "No space left on device; the same command goes on from here" in output
 
     def test_no_such_source(self, tmp_path, capsys):
-        code, _, said = self.run(capsys, "compress", tmp_path / "none", tmp_path / "out", "--workers", 0)
+        code, _, output = self.run(capsys, "compress", tmp_path / "none", tmp_path / "out", "--workers", 0)
         assert code == 1
-        assert "there is no file in" in said
+        assert "there is no file in" in output

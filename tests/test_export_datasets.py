@@ -22,19 +22,19 @@ from foveate.images import as_tensor
 SCENES = [scene for scene, _ in Scenes(4)]
 
 
-def encoded(picture, kind="PNG", **how):
+def encoded(image, kind="PNG", **options):
     stream = io.BytesIO()
-    picture.save(stream, kind, **how)
+    image.save(stream, kind, **options)
     return stream.getvalue()
 
 
-def pictures(folder):
+def image_names(folder):
     """What is decoded from every WebP below a folder, by its path."""
     return {k: as_tensor(Image.open(io.BytesIO(v))) for k, v in snapshot(folder).items() if k.endswith(".webp")}
 
 
-def alone(picture):
-    return Compressor("webp:60").encode([picture])[0].data
+def alone(image):
+    return Compressor("webp:60").encode([image])[0].data
 
 
 class Grouped:
@@ -71,7 +71,7 @@ class TestItems:
         ],
         ids=["PIL", "tensor", "array", "float"],
     )
-    def test_kinds_of_pictures(self, make, tmp_path):
+    def test_kinds_of_images(self, make, tmp_path):
         compress_dataset([make(scene) for scene in SCENES], tmp_path, Compressor("webp:60"), workers=0)
         assert (tmp_path / "00000002.webp").read_bytes() == alone(SCENES[2])
 
@@ -96,7 +96,7 @@ class TestItems:
             path.parent.mkdir(parents=True, exist_ok=True)
             scene.save(path)
         compress_dataset(ImageFolder(tmp_path / "in"), tmp_path / "out", Compressor("webp:60"), part=2, workers=1)
-        assert sorted(pictures(tmp_path / "out")) == [
+        assert sorted(image_names(tmp_path / "out")) == [
             "a/00000000.webp", "a/00000001.webp", "b/00000002.webp", "b/00000003.webp",
         ]  # fmt: skip
         assert (tmp_path / "out" / "b" / "00000002.webp").read_bytes() == alone(SCENES[1])
@@ -111,7 +111,7 @@ class TestItems:
         data = Grouped(SCENES)
         data.classes = names
         compress_dataset(data, tmp_path / "deep" / "out", Compressor("webp:60"), workers=0)
-        assert len(pictures(tmp_path / "deep" / "out")) == 4
+        assert len(image_names(tmp_path / "deep" / "out")) == 4
         assert verify(tmp_path / "deep" / "out") == []
 
     @pytest.mark.parametrize("label", [-1, None, np.int64(-1), torch.tensor(-1)])
@@ -119,7 +119,7 @@ class TestItems:
         """-1 is the usual mark of a label that is not told, and not the last class."""
         data = Labeled([(SCENES[0], label), (SCENES[1], 1)])
         compress_dataset(data, tmp_path / "out", Compressor("webp:60"), workers=0)
-        assert sorted(pictures(tmp_path / "out")) == ["00000000.webp", "dog/00000001.webp"]
+        assert sorted(image_names(tmp_path / "out")) == ["00000000.webp", "dog/00000001.webp"]
         assert [line.get("label") for line in manifest(tmp_path / "out")] == [None, 1]
         compress_dataset(data, tmp_path / "tars", Compressor("webp:60"), shards=True, workers=0)
         with tarfile.open(tmp_path / "tars" / "part-000000.tar") as tar:
@@ -129,7 +129,7 @@ class TestItems:
     def test_labels_of_every_kind_of_integer(self, label, tmp_path):
         compress_dataset(Labeled([(SCENES[0], label)]), tmp_path, Compressor("webp:60"), workers=0)
         assert [line["label"] for line in manifest(tmp_path)] == [1]
-        assert list(pictures(tmp_path)) == ["dog/00000000.webp"]
+        assert list(image_names(tmp_path)) == ["dog/00000000.webp"]
 
     @pytest.mark.parametrize("label", [0.7, 1.0, {"class": 1}, "1", -2, torch.tensor(0.7), [0, 1]])
     def test_what_is_no_label_is_refused(self, label, tmp_path):
@@ -144,13 +144,13 @@ class TestItems:
         assert verify(tmp_path) == []
 
     @pytest.mark.parametrize("item", ["cat.png", None, torch.zeros(7, 4, 4), torch.full((3, 4, 4), 1.5)])
-    def test_an_item_that_is_no_picture_is_an_error(self, item, tmp_path):
-        with pytest.raises((TypeError, ValueError), match="picture 1"):
+    def test_an_item_that_is_not_an_image_is_an_error(self, item, tmp_path):
+        with pytest.raises((TypeError, ValueError), match="image 1"):
             compress_dataset([SCENES[0], item], tmp_path, Compressor("webp:60"), workers=0)
 
     def test_what_cannot_be_sent_to_workers(self, tmp_path):
         data = Grouped(SCENES)
-        data.transform = lambda picture: picture
+        data.transform = lambda image: image
         with pytest.raises(TypeError, match="cannot be sent to worker processes .* workers=0"):
             compress_dataset(data, tmp_path / "out", Compressor("webp"), workers=1)
         cam = GradCam(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()), preprocess=PREPROCESS)
@@ -173,7 +173,7 @@ class TestHuggingFace:
 
     @pytest.fixture
     def data(self, datasets, tmp_path):
-        """Two pictures as bytes, two as paths, with labels and captions."""
+        """Two images as bytes, two as paths, with labels and captions."""
         images = [{"bytes": encoded(scene), "path": None} for scene in SCENES[:2]]
         for k, scene in enumerate(SCENES[2:]):
             scene.save(tmp_path / f"{k}.jpg", quality=95)
@@ -192,7 +192,7 @@ class TestHuggingFace:
     def test_labels_and_further_columns(self, data, tmp_path):
         before = data[0]["image"]
         with pytest.raises(
-            ValueError, match="names its picture by the path .* outside of the dataset; follow_links=True"
+            ValueError, match="names its image by the path .* outside of the dataset; follow_links=True"
         ):
             compress_dataset(data.select([2]), tmp_path / "none", Compressor("webp:60"), workers=0)
         summary = compress_dataset(data, tmp_path / "out", Compressor("webp:60"), workers=0, follow_links=True)
@@ -214,8 +214,8 @@ class TestHuggingFace:
         assert verify(tmp_path / "out") == []
 
     def test_bytes_that_are_fewer_are_kept(self, data, tmp_path):
-        how = {"only_if_smaller": True, "workers": 0, "shards": True, "follow_links": True}
-        compress_dataset(data, tmp_path / "out", Compressor("webp:100"), **how)
+        options = {"only_if_smaller": True, "workers": 0, "shards": True, "follow_links": True}
+        compress_dataset(data, tmp_path / "out", Compressor("webp:100"), **options)
         with tarfile.open(tmp_path / "out" / "part-000000.tar") as tar:
             members = {m.name: tar.extractfile(m).read() for m in tar}
         kinds = [line["kind"] for line in manifest(tmp_path / "out")]
@@ -241,7 +241,7 @@ class TestHuggingFace:
         )
         words = ["saliency", str(tmp_path / "saved"), str(tmp_path / "maps"), "--model", NET]
         assert main(words) == 0
-        assert "4 pictures have maps" in capsys.readouterr().out
+        assert "4 images have maps" in capsys.readouterr().out
 
     def test_several_columns_of_images(self, data, tmp_path):
         with pytest.raises(ValueError, match="one column of images, found .*image.*other.*select_columns"):
@@ -258,7 +258,7 @@ class TestHuggingFace:
         with pytest.raises(ValueError, match="one column of images, found none"):
             compress_dataset(datasets.Dataset.from_dict({"a": [1]}), tmp_path / "out", Compressor("webp"), workers=0)
 
-    def test_a_row_without_a_picture(self, datasets, data, tmp_path):
+    def test_a_row_without_an_image(self, datasets, data, tmp_path):
         rows = datasets.Dataset.from_list(
             [{"image": None, "label": 0}, {"image": {"bytes": b"no", "path": None}, "label": 1}]
         )
@@ -272,7 +272,7 @@ class TestHuggingFace:
         features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])}
         data = datasets.Dataset.from_dict({"image": images, "label": [-1, None, 0]}, datasets.Features(features))
         compress_dataset(data, tmp_path, Compressor("webp:60"), workers=0)
-        assert sorted(pictures(tmp_path)) == ["00000000.webp", "00000001.webp", "no/00000002.webp"]
+        assert sorted(image_names(tmp_path)) == ["00000000.webp", "00000001.webp", "no/00000002.webp"]
         assert ["label" in line for line in manifest(tmp_path)] == [False, False, True]
 
     def test_a_stream_is_refused(self, data, tmp_path):
@@ -295,10 +295,10 @@ class TestWebDataset:
     def test_it_reads_ours(self, wds, tmp_path):
         compress_dataset(Grouped(SCENES), tmp_path, Compressor("webp:60"), shards=True, part=3, workers=0)
         urls = [str(path) for path in sorted(tmp_path.glob("*.tar"))]
-        found = list(wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("webp", "cls"))
-        assert [label for _, label in found] == [0, 1, 0, 1]
-        for (picture, _), scene in zip(found, SCENES, strict=True):
-            assert as_tensor(picture).equal(as_tensor(Image.open(io.BytesIO(alone(scene)))))
+        samples = list(wds.WebDataset(urls, shardshuffle=False).decode("pil").to_tuple("webp", "cls"))
+        assert [label for _, label in samples] == [0, 1, 0, 1]
+        for (image, _), scene in zip(samples, SCENES, strict=True):
+            assert as_tensor(image).equal(as_tensor(Image.open(io.BytesIO(alone(scene)))))
 
     def test_we_read_its(self, wds, tmp_path):
         (tmp_path / "in").mkdir()
@@ -309,13 +309,13 @@ class TestWebDataset:
         compress_dataset(tmp_path / "in", tmp_path / "out", Compressor("webp:60"), shards=True, workers=1)
         assert snapshot(tmp_path / "in") == before
         urls = [str(tmp_path / "out" / f"train-{k:02}.tar") for k in range(2)]
-        found = list(wds.WebDataset(urls, shardshuffle=False).decode("pil"))
-        assert [(s["__key__"], s["cls"], s["json"]) for s in found] == [(f"s{k}", k, {"k": k}) for k in range(4)]
+        samples = list(wds.WebDataset(urls, shardshuffle=False).decode("pil"))
+        assert [(s["__key__"], s["cls"], s["json"]) for s in samples] == [(f"s{k}", k, {"k": k}) for k in range(4)]
         with tarfile.open(urls[0]) as tar:
             assert tar.extractfile("s1.webp").read() == alone(SCENES[1])
         assert verify(tmp_path / "out") == []
 
-    def test_two_pictures_in_a_sample_and_names_with_dots(self, wds, tmp_path):
+    def test_two_images_in_a_sample_and_names_with_dots(self, wds, tmp_path):
         (tmp_path / "in").mkdir()
         with wds.TarWriter(str(tmp_path / "in" / "a.tar")) as writer:
             writer.write({"__key__": "x/1", "left.png": SCENES[0], "right.png": SCENES[1], "cls": 3})
@@ -381,7 +381,7 @@ class TestWebDataset:
         def run():
             return compress_dataset(tmp_path / "in", tmp_path / "out", Compressor("webp:60"), shards=shards, workers=0)
 
-        with pytest.raises(ValueError, match=r"source: b\.tar is no whole tar file .*fetch it again"):
+        with pytest.raises(ValueError, match=r"source: b\.tar is not a whole tar file .*fetch it again"):
             run()
         assert snapshot(tmp_path / "in") == before
         if shards:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from exporting import snapshot
 from PIL import Image
-from powercuts import Disk, Images, Running, Whole, lay_out
+from powercuts import Disk, Images, Running, Whole, lay_out, observed
 
 from foveate import Compressor
 from foveate.export import compress_dataset
@@ -23,11 +23,11 @@ RANDOM = ("random", "random")
 
 @pytest.fixture
 def source(tmp_path):
-    return pictures(tmp_path / "in", 12)
+    return noise(tmp_path / "in", 12)
 
 
-def pictures(root, count, size=(16, 24), first=0):
-    """Noise in three folders, with a file that is no picture."""
+def noise(root, count, size=(16, 24), first=0):
+    """Noise in three folders, with a file that is not an image."""
     generator = torch.Generator().manual_seed(first)
     for k in range(first, first + count):
         path = root / "abc"[k % 3] / f"{k:03}.png"
@@ -39,14 +39,21 @@ def pictures(root, count, size=(16, 24), first=0):
 
 
 def change(source):
-    """Add pictures, change one, and break one, which then has another name in the target."""
-    pictures(source, 3, first=12)
+    """Add images, change one, and break one, which then has another name in the target."""
+    noise(source, 3, first=12)
     shutil.copy(source / "a" / "000.png", source / "b" / "001.png")
-    (source / "c" / "005.png").write_bytes(b"no picture")
+    (source / "c" / "005.png").write_bytes(b"no image")
 
 
-def export(source, target, shards, progress=lambda report, total: None):
-    return compress_dataset(source, target, Compressor("jpeg:60"), shards=shards, part=3, workers=0, progress=progress)
+def export(source, target, shards, report=lambda number: None, progress=None):
+    options = {"shards": shards, "part": 3, "workers": 0, "progress": progress}
+    with observed(report):
+        return compress_dataset(source, target, Compressor("jpeg:60"), **options)
+
+
+def left_to_do(steps):
+    """How many units a run had to do, by what it said of its progress."""
+    return steps[0].total - steps[0].done if steps else 0
 
 
 class Trial:
@@ -55,20 +62,20 @@ class Trial:
     Args:
         folder: to work in.
         shards: whether it writes shards.
-        begun: whether the target was finished before, and pictures came to the source or changed since.
+        begun: whether the target was finished before, and images came to the source or changed since.
     """
 
     def __init__(self, folder, shards, begun=False, count=12, size=(16, 24)):
-        self.shards, self.source = shards, pictures(folder / "in", count, size)
+        self.shards, self.source = shards, noise(folder / "in", count, size)
         self.before, self.root, self.resumed = folder / "before", folder / "disk", folder / "resumed"
         self.before.mkdir()
         if begun:
             export(self.source, self.before / "out", shards)
             change(self.source)
         shutil.copytree(self.before, folder / "whole")
-        totals = []
-        export(self.source, folder / "whole" / "out", shards, lambda report, total: totals.append(total))
-        self.whole, self.total = Whole(folder / "whole" / "out"), totals[0]
+        steps = []
+        export(self.source, folder / "whole" / "out", shards, progress=steps.append)
+        self.whole, self.total = Whole(folder / "whole" / "out"), left_to_do(steps)
         before = snapshot(self.before / "out")
         self.untouched = {part for part in self.whole.units if not self.whole.lost(before, {part})}
         self.outcomes = {}
@@ -81,14 +88,9 @@ class Trial:
 
     def record(self, monkeypatch, life=None):
         """Export, and die after so many operations."""
-
-        def progress(report, total):
-            if report.units:
-                self.disk.report(report.number)
-
         self.disk.life, self.returned = life, float("inf")
         with self.disk.recording(monkeypatch):
-            export(self.source, self.root / "out", self.shards, progress)
+            export(self.source, self.root / "out", self.shards, self.disk.report)
             self.returned = self.disk.moments - 1
 
     def wrongs(self, cuts, first=0):
@@ -131,12 +133,12 @@ class Trial:
 
     def go_on(self, target):
         """Export again: return how many units there were to be done, and what is wrong then."""
-        totals = [0]
+        steps = []
         try:
-            export(self.source, target, self.shards, lambda report, total: totals.append(total))
+            export(self.source, target, self.shards, progress=steps.append)
         except (OSError, ValueError) as error:
-            return totals[-1], str(error)
-        return totals[-1], self.whole.differs(target)
+            return left_to_do(steps), str(error)
+        return left_to_do(steps), self.whole.differs(target)
 
 
 UNREAD = ("out/.foveate/tmp/", "out/.foveate/holder.json", "out/.foveate.lock")
@@ -188,7 +190,7 @@ class TestSimulated:
             lambda path: path.startswith("out/.foveate/tmp/"),
             lambda path: path == "out/.foveate/parts",
         ],
-        ids=["all", "pictures", "folders", "bookkeeping", "folder of records"],
+        ids=["all", "images", "folders", "bookkeeping", "folder of records"],
     )
     @each_kind
     def test_it_is_seen_where_a_sync_is_missing(self, tmp_path, monkeypatch, shards, deaf):

@@ -40,7 +40,7 @@ WEBP = Compressor("webp")
 
 
 def png(value=90, side=8):
-    """The bytes of a small gray picture; another value gives another picture."""
+    """The bytes of a small gray image; another value gives another image."""
     stream = io.BytesIO()
     Image.new("L", (side, side), value).save(stream, "PNG")
     return stream.getvalue()
@@ -125,7 +125,7 @@ class Listing(http.server.BaseHTTPRequestHandler):
             self._answer(b'<a href="/in/">in</a>', "text/html")
         else:
             name = path.removeprefix("/in/")
-            wanted = [data for known, data in self.files.items() if unquote(known) == unquote(name)]
+            wanted = [data for stored, data in self.files.items() if unquote(stored) == unquote(name)]
             self._answer(wanted[0] if wanted else None, "image/png")
 
     def _answer(self, data, kind):
@@ -201,7 +201,7 @@ def s3():
 
 @pytest.fixture
 def place(request):
-    """Puts pictures by some names where a backend has them, and returns the path or URL of all."""
+    """Puts images by some names where a backend has them, and returns the path or URL of all."""
     written_here = {"folder": in_folder, "tar": in_tar, "zip": in_zip, "memory": in_memory}
     yield written_here.get(request.param) or request.getfixturevalue(request.param)
     fsspec.filesystem("memory").store.clear()
@@ -400,7 +400,7 @@ class TestTars:
         ids=lambda blocks: f"{blocks[0][:12]!r}x{len(blocks)}",
     )
     def test_damage_is_an_error_that_names_the_shard(self, run, blocks, tmp_path):
-        with pytest.raises(ValueError, match="source: s.tar is no whole tar file"):
+        with pytest.raises(ValueError, match="source: s.tar is not a whole tar file"):
             run(member("first.png", png()) if blocks[0][:2] not in (b"\x1f\x8b", b"BZ") else b"", *blocks)
         assert not (tmp_path / "out" / "foveate-manifest.jsonl").exists()
 
@@ -429,7 +429,7 @@ class TestTars:
 
 
 class TestWhatFilesStandBeside:
-    def test_a_picture_of_40_gigabytes_of_nothing(self, tmp_path):
+    def test_an_image_of_40_gigabytes_of_nothing(self, tmp_path):
         (tmp_path / "in").mkdir()
         (tmp_path / "in" / "a.png").write_bytes(png())
         with (tmp_path / "in" / "big.png").open("wb") as stream:
@@ -439,7 +439,7 @@ class TestWhatFilesStandBeside:
         assert "over the limit" in list(manifest(tmp_path / "out"))[1]["reason"]
         assert verify(tmp_path / "out") == []
 
-    def test_a_picture_that_unpacks_to_more_than_a_picture_has(self, tmp_path):
+    def test_an_image_that_unpacks_to_more_than_an_image_has(self, tmp_path):
         from foveate.images import MAX_BYTES
 
         with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -453,7 +453,7 @@ class TestWhatFilesStandBeside:
         assert peak_memory() - before < MAX_BYTES // 2
         assert verify(tmp_path / "out") == []
 
-    def test_many_large_files_that_are_no_pictures(self, tmp_path):
+    def test_many_large_files_that_are_not_images(self, tmp_path):
         """They are not held together: the memory of a worker does not grow with the part."""
         (tmp_path / "in").mkdir()
         for k in range(24):
@@ -571,7 +571,7 @@ class TestSpecialFiles:
 class TestLinks:
     @pytest.fixture
     def tree(self, tmp_path):
-        """A source with a picture, and a folder of secrets beside it."""
+        """A source with an image, and a folder of secrets beside it."""
         in_folder(tmp_path, ["a/plain.png"])
         (tmp_path / "secrets").mkdir()
         (tmp_path / "secrets" / "key.txt").write_text("secret")
@@ -582,17 +582,17 @@ class TestLinks:
     @pytest.mark.parametrize("to", ["key.txt", "face.png", ".", "none.png"])
     def test_out_of_the_source(self, tree, to, shards, tmp_path):
         (tree / "a" / "link.png").symlink_to(tmp_path / "secrets" / to)
-        how, out = {"shards": shards, "workers": 0}, tmp_path / "out"
+        options, out = {"shards": shards, "workers": 0}, tmp_path / "out"
         if to == "none.png":  # nothing is there to be had
-            assert compress_dataset(tree, out, WEBP, **how).kinds == {"compressed": 1, "unreadable": 1}
+            assert compress_dataset(tree, out, WEBP, **options).kinds == {"compressed": 1, "unreadable": 1}
             assert "outside of the folder" in next(manifest(out))["reason"]
             return
         with pytest.raises(ValueError, match=r"a/link\.png is a link .* outside .* follow_links=True .* leave it out"):
-            compress_dataset(tree, out, WEBP, **how)
+            compress_dataset(tree, out, WEBP, **options)
         assert snapshot(out) == {}
         kinds = {"key.txt": {"compressed": 1, "unreadable": 1}, "face.png": {"compressed": 2}}
         kinds["."] = {"compressed": 2, "copied": 1}
-        assert compress_dataset(tree, out, WEBP, follow_links=True, **how).kinds == kinds[to]
+        assert compress_dataset(tree, out, WEBP, follow_links=True, **options).kinds == kinds[to]
         assert verify(out) == []
 
     @pytest.mark.parametrize("follow_links", [False, True])
@@ -605,18 +605,18 @@ class TestLinks:
         (tree / "one.png").symlink_to(tree / "two.png")
         (tree / "two.png").symlink_to(tree / "one.png")
         (tree / "dangling").symlink_to(tree / "nowhere", target_is_directory=True)
-        how = {"workers": 0, "follow_links": follow_links}
-        summary = compress_dataset(tree, tmp_path / "out", WEBP, **how)
+        options = {"workers": 0, "follow_links": follow_links}
+        summary = compress_dataset(tree, tmp_path / "out", WEBP, **options)
         assert summary.kinds == {"compressed": 4, "missing": 4}
         assert sorted(summary.missing) == ["dangling", "one.png", "self.png", "two.png"]
         (tree / "self.png").unlink()
         (tree / "self.png").write_bytes(png(9))
-        assert compress_dataset(tree, tmp_path / "out", WEBP, **how).kinds == {"compressed": 5, "missing": 3}
+        assert compress_dataset(tree, tmp_path / "out", WEBP, **options).kinds == {"compressed": 5, "missing": 3}
         assert verify(tmp_path / "out") == []
 
     def test_a_few_links_that_stand_for_a_billion_files(self, tree, tmp_path, monkeypatch):
         """Two links in each of thirty folders to the next one."""
-        monkeypatch.setattr("foveate.export._store._VISITS", 50)
+        monkeypatch.setattr("foveate.export._local_files._VISITS", 50)
         for k in range(30):
             (tree / f"{k}").mkdir()
             for name in "xy":
@@ -688,10 +688,10 @@ class TestDenied:
         (source / "c.txt").write_text("text")
         open_, denied = os.open, {str(source / "a" / "1.png"), str(source / "c.txt")}
 
-        def opening(path, *args, **how):
+        def opening(path, *args, **options):
             if str(path) in denied:
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return open_(path, *args, **how)
+            return open_(path, *args, **options)
 
         def run():
             return compress_dataset(source, out, WEBP, shards=shards, workers=0)
@@ -763,10 +763,10 @@ class TestDenied:
             with tarfile.open(tmp_path / "tars" / f"{name}.tar", "w") as tar:
                 tar.add(source / "a" / "0.png", "0.png")
 
-        def opening(path, *args, **how):
+        def opening(path, *args, **options):
             if str(path) == str(tmp_path / "tars" / "a.tar"):
                 raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return open_(path, *args, **how)
+            return open_(path, *args, **options)
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", opening)
@@ -788,20 +788,20 @@ class TestSourcesThatChange:
     def source(self, tmp_path):
         return in_folder(tmp_path, [f"{'ab'[k % 2]}/{k}.png" for k in range(7)])
 
-    def run(self, source, out, shards=False, **how):
-        return compress_dataset(source, out, WEBP, shards=shards, part=3, workers=0, **how)
+    def run(self, source, out, shards=False, **options):
+        return compress_dataset(source, out, WEBP, shards=shards, part=3, workers=0, **options)
 
     def undisturbed(self, source, tmp_path, shards):
         """What an export of the source as it is now comes to."""
         self.run(source, tmp_path / "undisturbed", shards)
         return content(snapshot(tmp_path / "undisturbed"))
 
-    def test_a_picture_that_changed(self, source, shards, tmp_path):
+    def test_an_image_that_changed(self, source, shards, tmp_path):
         out = tmp_path / "out"
         self.run(source, out, shards)
         seen = stamps(out)
         (source / "a" / "2.png").write_bytes(png(77))
-        (source / "b" / "3.png").write_bytes(b"no picture any more")
+        (source / "b" / "3.png").write_bytes(b"no image any more")
         self.run(source, out, shards)
         assert content(snapshot(out)) == self.undisturbed(source, tmp_path, shards)
         assert verify(out) == []
@@ -824,7 +824,7 @@ class TestSourcesThatChange:
         self.run(source, out)
         assert snapshot(out) == before
 
-    def test_a_picture_that_is_gone_is_kept(self, source, shards, tmp_path):
+    def test_an_image_that_is_gone_is_kept(self, source, shards, tmp_path):
         out = tmp_path / "out"
         self.run(source, out, shards)
         before = snapshot(out)
@@ -863,13 +863,13 @@ class TestSourcesThatChange:
         with pytest.raises(ValueError, match="made from another source"):
             self.run(source, out, shards)  # it is bound to where it is now
 
-    @pytest.mark.parametrize("how", [{"others": "skip"}, {"only_if_smaller": True}, {"shards": True}, {"part": 4}])
-    def test_other_settings_are_refused(self, source, how, tmp_path):
+    @pytest.mark.parametrize("options", [{"others": "skip"}, {"only_if_smaller": True}, {"shards": True}, {"part": 4}])
+    def test_other_settings_are_refused(self, source, options, tmp_path):
         out = tmp_path / "out"
         self.run(source, out)
         before = snapshot(out)
-        with pytest.raises(ValueError, match=f"made with other settings .*{next(iter(how))}"):
-            compress_dataset(source, out, WEBP, **{"part": 3, "workers": 0, **how})
+        with pytest.raises(ValueError, match=f"made with other settings .*{next(iter(options))}"):
+            compress_dataset(source, out, WEBP, **{"part": 3, "workers": 0, **options})
         assert snapshot(out) == before
 
     def test_without_parts_and_manifest_it_is_made_anew(self, source, shards, tmp_path):
@@ -888,7 +888,7 @@ class TestSourcesThatChange:
         for path in out.glob("foveate-*"):
             path.unlink()
         before = snapshot(out)
-        with pytest.raises(ValueError, match="holds files of its own, .* choose an empty folder"):
+        with pytest.raises(ValueError, match="holds files that no export wrote, .* choose an empty folder"):
             self.run(source, out, shards)
         assert snapshot(out) == before
 
@@ -903,12 +903,12 @@ class TestSourcesThatChange:
         assert self.run(source, out, shards).kinds == {"compressed": 9}
         strays = {problem.name for problem in verify(out)}
         assert strays == ({"part-000003.tar"} if shards else {"a/0.bmp.webp"})
-        assert {problem.what for problem in verify(out)} == {"is not of this export"}
+        assert {problem.description for problem in verify(out)} == {"does not belong to this export"}
         for name in strays:
             (out / name).unlink()
         assert content(snapshot(out)) == self.undisturbed(source, tmp_path, shards)
 
-    def test_a_folder_with_files_in_place_of_a_picture(self, source, tmp_path):
+    def test_a_folder_with_files_in_place_of_an_image(self, source, tmp_path):
         out = tmp_path / "out"
         self.run(source, out)
         (out / "a" / "2.webp").unlink()
@@ -924,21 +924,21 @@ class Hostile:
     """Pictures with labels, of which some do something to the process that asks for them.
 
     Args:
-        how: what each does, by its number.
+        options: what each does, by its number.
         markers: a folder of files that say that they did, and will not do so again; None lets them each time.
     """
 
     classes = ("even", "odd")
 
-    def __init__(self, how=(), markers=None):
-        self.how, self.markers = dict(how), markers
+    def __init__(self, options=(), markers=None):
+        self.options, self.markers = dict(options), markers
 
     def __len__(self):
         return 8
 
     def __getitem__(self, k):
         marker = None if self.markers is None else Path(self.markers) / str(k)
-        if k in self.how and not (marker is not None and marker.exists()):
+        if k in self.options and not (marker is not None and marker.exists()):
             if marker is not None:
                 marker.touch()
             {
@@ -947,12 +947,12 @@ class Hostile:
                 "fault": lambda: ctypes.string_at(0),
                 "sleep": lambda: time.sleep(3600),
                 "raise": lambda: 1 // 0,
-            }[self.how[k]]()
+            }[self.options[k]]()
         return Image.open(io.BytesIO(png(10 * k))), k % 2
 
 
 class Odd:
-    """A saliency that raises on pictures of some width, or on all, or takes forever."""
+    """A saliency that raises on images of some width, or on all, or takes forever."""
 
     def __init__(self, width=None, forever=False):
         self.width, self.forever, self.identity = width, forever, "odd"
@@ -961,7 +961,7 @@ class Odd:
         if self.width in (None, images.shape[-1]):
             if self.forever:
                 time.sleep(3600)
-            raise ArithmeticError("no map of such a picture")
+            raise ArithmeticError("no map of such an image")
         return images[:, :1].float() / 255
 
 
@@ -981,7 +981,7 @@ import sys
 from test_export_hostile import Hostile, WEBP
 from foveate.export import compress_dataset
 if __name__ == "__main__":
-    def say(report, total):
+    def say(progress):
         print("begun", flush=True)
     compress_dataset(Hostile({3: "sleep"}), sys.argv[1], WEBP, workers=2, part=1, progress=say)
 """
@@ -989,15 +989,15 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to find workers")
 class TestWorkers:
-    def run(self, source, out, **how):
-        return compress_dataset(source, out, WEBP, **{"workers": 2, "part": 2, **how})
+    def run(self, source, out, **options):
+        return compress_dataset(source, out, WEBP, **{"workers": 2, "part": 2, **options})
 
     @pytest.fixture
     def undisturbed(self, tmp_path):
         self.run(Hostile(), tmp_path / "undisturbed", workers=0)
         return content(snapshot(tmp_path / "undisturbed"))
 
-    def test_pictures_that_end_their_reader_are_set_aside(self, undisturbed, tmp_path):
+    def test_images_that_end_their_reader_are_set_aside(self, undisturbed, tmp_path):
         out = tmp_path / "out"
         summary = self.run(Hostile({0: "exit", 2: "kill", 3: "fault", 6: "sleep"}), out, timeout=2)
         assert summary.kinds == {"compressed": 4, "failed": 4}
@@ -1006,15 +1006,15 @@ class TestWorkers:
             summary.failed,
             (
                 "ended itself over it, with code 3",
-                "ended by SIGKILL over it, as for want of memory",
+                "ended by SIGKILL over it, as when memory runs out",
                 "ended by SIGSEGV over it",
                 "took more than 2 s; timeout= allows more",
             ),
             strict=True,
         ):
             assert words in reason
-        pictures = {name for name in snapshot(out) if name.endswith(".webp")}
-        assert pictures == {f"{'even' if k % 2 == 0 else 'odd'}/0000000{k}.webp" for k in (1, 4, 5, 7)}
+        images = {name for name in snapshot(out) if name.endswith(".webp")}
+        assert images == {f"{'even' if k % 2 == 0 else 'odd'}/0000000{k}.webp" for k in (1, 4, 5, 7)}
         assert verify(out) == []
         assert not workers_of(os.getpid())
         assert self.run(Hostile(), out, workers=0).kinds == {"compressed": 8}  # they are tried again
@@ -1032,16 +1032,16 @@ class TestWorkers:
         """Files end no reader that Foveate has; it is the reading that is made to."""
         source = in_folder(tmp_path, ["0.png", "1.png"])
         (tmp_path / "sitecustomize.py").write_text(
-            "import foveate.export._worker as worker, os\n"
-            "read = worker.read\n"
-            f"worker.read = lambda data, **how: os._exit(5) if data == {png(1)!r} else read(data, **how)\n"
+            "import foveate.export._reading as reading, os\n"
+            "read = reading.read\n"
+            f"reading.read = lambda data, **options: os._exit(5) if data == {png(1)!r} else read(data, **options)\n"
         )
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         words = ["compress", str(source), str(tmp_path / "out"), "--workers", "1"]
         assert main(words) == 1
-        said = capsys.readouterr()
-        assert "1 compressed, 1 failed" in said.out
-        assert "failed 1.png: a worker process ended itself over it, with code 5" in said.err
+        output = capsys.readouterr()
+        assert "1 compressed, 1 failed" in output.out
+        assert "failed 1.png: a worker process ended itself over it, with code 5" in output.err
         monkeypatch.undo()
         assert main([*words[:-1], "0"]) == 0
 
@@ -1062,8 +1062,8 @@ class TestWorkers:
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
     def test_stopped_by_who_looks_on(self, error, undisturbed, tmp_path):
-        def look(report, total):
-            if report.units:
+        def look(progress):
+            if progress.done:
                 raise error
 
         with pytest.raises(error):
@@ -1073,41 +1073,41 @@ class TestWorkers:
         assert verify(tmp_path / "out") == []
 
     def test_a_generator_that_is_left(self, tmp_path):
-        from foveate.export import local
+        from foveate.export import _local
+        from foveate.export._items import Items
         from foveate.export._plan import Part, Unit
-        from foveate.export._sources import Items
         from foveate.export._store import Store
         from foveate.export._worker import Job
 
         job = Job(Items(Hostile()), Store(tmp_path / "out"), WEBP)
         parts = (Part(k, (Unit(str(k), f"{k:08}", ""),)) for k in range(8))
-        reports = local.run(job, parts, 2)
+        reports = _local.run(job, parts, 2)
         next(reports)
         assert workers_of(os.getpid())
         reports.close()
         assert not workers_of(os.getpid())
 
     @pytest.mark.parametrize("workers", [0, 1])
-    def test_a_compressor_that_fails_on_every_picture_stops_the_run(self, workers, tmp_path):
-        with pytest.raises(ArithmeticError, match="no map of such a picture"):
+    def test_a_compressor_that_fails_on_every_image_stops_the_run(self, workers, tmp_path):
+        with pytest.raises(ArithmeticError, match="no map of such an image"):
             compress_dataset(Hostile(), tmp_path / "out", Compressor("webp", Prefilter(Odd())), workers=workers)
         assert not [name for name in snapshot(tmp_path / "out") if name.endswith(".webp")]
 
     @pytest.mark.parametrize("workers", [0, 1])
-    def test_one_that_fails_on_an_odd_picture_sets_that_aside(self, workers, tmp_path):
-        pictures = [Image.new("RGB", (16 + (k == 2), 16), (k, k, k)) for k in range(4)]
+    def test_one_that_fails_on_an_odd_image_sets_that_aside(self, workers, tmp_path):
+        images = [Image.new("RGB", (16 + (k == 2), 16), (k, k, k)) for k in range(4)]
         compressor = Compressor("webp", Prefilter(Odd(17)))
-        summary = compress_dataset(pictures, tmp_path / "out", compressor, workers=workers)
+        summary = compress_dataset(images, tmp_path / "out", compressor, workers=workers)
         assert summary.kinds == {"compressed": 3, "failed": 1}
-        assert summary.failed == ("2: it cannot be compressed: ArithmeticError: no map of such a picture",)
+        assert summary.failed == ("2: it cannot be compressed: ArithmeticError: no map of such an image",)
         assert verify(tmp_path / "out") == []
 
     @pytest.mark.parametrize("width", [17, 16], ids=["a later one", "the first"])
     def test_one_that_never_ends_is_set_aside(self, width, tmp_path):
         """Also where it is the first of a process, which is given time to build its models."""
-        pictures = [Image.new("RGB", (16 + bool(k), 16), (k, k, k)) for k in range(2)]
+        images = [Image.new("RGB", (16 + bool(k), 16), (k, k, k)) for k in range(2)]
         compressor = Compressor("webp", Prefilter(Odd(width, forever=True)))
-        summary = compress_dataset(pictures, tmp_path / "out", compressor, workers=1, part=2, timeout=0.5)
+        summary = compress_dataset(images, tmp_path / "out", compressor, workers=1, part=2, timeout=0.5)
         assert summary.kinds == {"compressed": 1, "failed": 1}
         assert "took more than 0.5 s" in summary.failed[0]
 
@@ -1121,22 +1121,22 @@ MUTATED = """
 import json, resource, sys
 from test_export_hostile import Compressor, compress_dataset
 if __name__ == "__main__":
-    how = {"workers": 2, "memory": 2 << 30, "shards": sys.argv[3] == "shards", "part": 100}
-    kinds = compress_dataset(sys.argv[1], sys.argv[2], Compressor("webp:40,method=0"), **how).kinds
+    options = {"workers": 2, "memory": 2 << 30, "shards": sys.argv[3] == "shards", "part": 100}
+    kinds = compress_dataset(sys.argv[1], sys.argv[2], Compressor("webp:40,method=0"), **options).kinds
     print(json.dumps([kinds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10]))
 """
 WATCHING = """
 import os, sys
 def watch(event, arguments):
     if event in ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system", "os.fork", "os.startfile", "pty.spawn"):
-        # Importing torch has ldconfig asked for a library, before there are pictures.
+        # Importing torch has ldconfig asked for a library, before there are images.
         if "spawn_main" in " ".join(sys.orig_argv) and "ldconfig" not in str(arguments):
             open(os.path.join(os.path.dirname(__file__), "started"), "a").write(event)
 sys.addaudithook(watch)
 """
 
 
-def test_two_thousand_mutated_pictures(shards, tmp_path):
+def test_two_thousand_mutated_images(shards, tmp_path):
     """None stops the run, each is counted, and no worker starts a program or takes more memory than it may."""
     (tmp_path / "in").mkdir()
     for name, data in mutations(1000, 1 + shards):

@@ -23,10 +23,10 @@ from exporting import NET, Troubled, content, scenes_tree, snapshot
 import foveate
 from foveate import Compressor, GradCam, Prefilter, RateControl, Witness
 from foveate.demo import PREPROCESS, Scenes
-from foveate.export import RefusedError, Report, compress_dataset, verify
-from foveate.export import ray as engine
-from foveate.export._worker import portable
-from foveate.export.local import PartLostError
+from foveate.export import RefusedError, compress_dataset, verify
+from foveate.export import _ray as engine
+from foveate.export._supervisor import PartLostError
+from foveate.export._work import Report, portable
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytest.importorskip("ray.data", reason="Ray Data is not installed")
@@ -80,21 +80,19 @@ class TestSameAsOneMachine:
         (tmp_path / "built").mkdir()
         cam = GradCam(f"{RECIPES}:counted:{tmp_path / 'built'}", preprocess=PREPROCESS)
         compressor = Compressor("webp:40", Prefilter(cam, 0.7))
-        one = compress_dataset(tree, tmp_path / "local", compressor, part=3, workers=0)
+        local_summary = compress_dataset(tree, tmp_path / "local", compressor, part=3, workers=0)
         (here,) = (tmp_path / "built").iterdir()
         here.unlink()
         seen = []
-        many = compress_dataset(
-            tree, tmp_path / "ray", compressor, part=3, engine="ray", progress=lambda *args: seen.append(args)
-        )
+        ray_summary = compress_dataset(tree, tmp_path / "ray", compressor, part=3, engine="ray", progress=seen.append)
         assert snapshot(tmp_path / "ray") == snapshot(tmp_path / "local")
-        assert many == one
+        assert ray_summary == local_summary
         assert not (tmp_path / "ray" / ".foveate").exists()
         processes = [path.name.split("-")[0] for path in (tmp_path / "built").iterdir()]
         assert 1 <= len(processes) == len(set(processes)) <= CPUS - 1  # once an actor, which leave a CPU free
         assert str(os.getpid()) not in processes
-        assert sum(report.units for report, _ in seen) == 13
-        assert {total for _, total in seen} == {13}
+        assert (seen[0].done, seen[-1].done) == (0, 13)
+        assert {step.total for step in seen} == {13}
         assert ray.is_initialized()
         assert idle()
         assert soon(lambda: not any(map(alive, processes)))
@@ -108,7 +106,7 @@ class TestSameAsOneMachine:
         free = []
         compress_dataset(
             source, tmp_path / "ray", compressor, part=3, shards=True, engine="ray", gpus=0.5, workers=1, device="cpu",
-            progress=lambda *args: free.append(ray.available_resources()),
+            progress=lambda step: free.append(ray.available_resources()),
         )  # fmt: skip
         assert int((tmp_path / "killed").read_text()) != os.getpid()
         assert snapshot(tmp_path / "ray") == snapshot(tmp_path / "local")
@@ -123,16 +121,16 @@ class TestTrouble:
         monkeypatch.setattr(engine, "DEATHS", 1)
         seen, pids = [], tmp_path / "pids"
         pids.mkdir()
-        how = {"part": 1, "workers": 2, "engine": "ray", "timeout": 3}
+        options = {"part": 1, "workers": 2, "engine": "ray", "timeout": 3}
         with pytest.raises(RuntimeError, match=r"actors of Ray died again and again over part 1 \(1 to 1\)") as error:
             compress_dataset(
-                Deadly(8, marker=pids), tmp_path / "out", Compressor("jpeg"), **how,
-                progress=lambda report, total: seen.append(report),
+                Deadly(8, marker=pids), tmp_path / "out", Compressor("jpeg"), **options,
+                progress=seen.append,
             )  # fmt: skip
         assert "\n" not in str(error.value)
         done = {path.stem for path in (tmp_path / "out" / ".foveate" / "parts").iterdir()}
         assert done == {f"{k:06}" for k in range(8) if k != 1}
-        assert sum(report.units for report in seen) == 8
+        assert seen[-1].done == 8
         assert [report.kinds for report in seen if report.number in (2, 3)] == [{"failed": 1}] * 2
         assert idle()
         assert soon(lambda: not any(alive(path.name) for path in pids.iterdir()))
@@ -143,7 +141,7 @@ class TestTrouble:
         assert verify(tmp_path / "out") == []
 
     def test_an_error_arrives_as_it_is_and_the_next_run_goes_on(self, tree, tmp_path):
-        with pytest.raises(RefusedError, match=r"cat/broken\.jpg: no picture") as error:
+        with pytest.raises(RefusedError, match=r"cat/broken\.jpg: no") as error:
             compress_dataset(
                 tree, tmp_path / "out", Compressor("jpeg"), others="refuse", part=2, workers=1, engine="ray"
             )
@@ -168,12 +166,12 @@ class TestTrouble:
             compress_dataset(source, tmp_path / "out", Compressor("jpeg"), engine="ray")
 
     def test_a_node_without_foveate(self):
-        told = "an error raised in its creation task\n  traceback:\nModuleNotFoundError: No module named 'foveate'\n"
-        error = ray.exceptions.RayActorError(error_msg=told, actor_init_failed=True)
-        assert engine._words(error).startswith(
+        message = "an error raised in its creation task\n  traceback:\nModuleNotFoundError: No module named 'foveate'\n"
+        error = ray.exceptions.RayActorError(error_msg=message, actor_init_failed=True)
+        assert engine._summary(error).startswith(
             "an actor of Ray cannot start: ModuleNotFoundError: No module named 'foveate'; install Foveate, and"
         )
-        assert engine._words(ray.exceptions.NodeDiedError("gone\nat noon")) == "NodeDiedError: gone"
+        assert engine._summary(ray.exceptions.NodeDiedError("gone\nat noon")) == "NodeDiedError: gone"
 
 
 class Losing:
@@ -229,8 +227,8 @@ def test_errors_that_cannot_be_pickled_keep_their_words():
         def __init__(self, a, b):
             super().__init__(f"{a} and {b}")
 
-    found = pickle.loads(portable(Odd(1, 2)))
-    assert (type(found), str(found)) == (RuntimeError, "Odd: 1 and 2")
+    unpickled = pickle.loads(portable(Odd(1, 2)))
+    assert (type(unpickled), str(unpickled)) == (RuntimeError, "Odd: 1 and 2")
     kept = pickle.loads(portable(FileNotFoundError(2, "gone", "a.jpg")))
     assert (type(kept), kept.filename) == (FileNotFoundError, "a.jpg")
 
@@ -270,10 +268,10 @@ class TestRoom:
         monkeypatch.setattr(engine, "SILENCE", 0.5)
         with pytest.raises(RuntimeError, match="no node of the cluster has room for actors of 1 CPU and 2 GPUs"):
             compress_dataset(Troubled(2), tmp_path / "out", Compressor("jpeg"), engine="ray", gpus=2, device="cpu")
-        said = capsys.readouterr().err.splitlines()
-        asked = "ray: waits for actors of 1 CPU and 2 GPUs: 0 of 1 are at work; the cluster has "
-        assert said
-        assert all(line == f"{asked}3 of 3 CPUs and 1 of 1 GPUs free" for line in said)
+        output = capsys.readouterr().err.splitlines()
+        prefix = "ray: waits for actors of 1 CPU and 2 GPUs: 0 of 1 are at work; the cluster has "
+        assert output
+        assert all(line == f"{prefix}3 of 3 CPUs and 1 of 1 GPUs free" for line in output)
         assert idle()
 
     @pytest.mark.usefixtures("cluster")
@@ -284,10 +282,10 @@ class TestRoom:
 
         other = ray.remote(num_cpus=int(CPUS))(Other).remote()
         assert ray.get(other.ready.remote())
-        said = []
+        output = []
 
         def write(words, file):
-            said.append(words)
+            output.append(words)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
         monkeypatch.setattr(engine, "SILENCE", 2)
@@ -298,7 +296,7 @@ class TestRoom:
             compress_dataset(Troubled(2), tmp_path / "out", Compressor("jpeg"), engine="ray", workers=1)
         late.cancel()
         ray.kill(other)
-        assert said == ["ray: waits for actors of 1 CPU: 0 of 1 are at work; the cluster has 0 of 3 CPUs free"]
+        assert output == ["ray: waits for actors of 1 CPU: 0 of 1 are at work; the cluster has 0 of 3 CPUs free"]
         assert idle()
 
 
@@ -346,8 +344,8 @@ class TestDriver:
         while driver.poll() is None and len(list(parts.glob("*"))) < 4:
             time.sleep(0.01)
         driver.kill()
-        _, said = driver.communicate()
-        assert driver.returncode == -signal.SIGKILL, said
+        _, output = driver.communicate()
+        assert driver.returncode == -signal.SIGKILL, output
         assert idle()
         assert soon(lambda: not any(alive(path.name) for path in pids.iterdir()))
         begun = len(list(parts.iterdir()))
@@ -356,9 +354,9 @@ class TestDriver:
         seen = []
         compress_dataset(
             Troubled(40), target, Compressor("webp:60"), part=2, workers=0, moved=True,
-            progress=lambda report, total: seen.append(report.units > 0),
+            progress=seen.append,
         )  # fmt: skip
-        assert sum(seen) == 20 - begun
+        assert len(seen[1:]) == 20 - begun
         compress_dataset(Troubled(40), tmp_path / "local", Compressor("webp:60"), part=2, workers=0)
         assert content(snapshot(target)) == content(snapshot(tmp_path / "local"))
 
@@ -373,13 +371,13 @@ class TestDriver:
             stdout=subprocess.PIPE, stderr=its, text=True, cwd=tmp_path, env=environment,
         ) as done:  # fmt: skip
             os.close(its)
-            said = b""
+            output = b""
             while block := _read(ours):
-                said += block
+                output += block
             printed, _ = done.communicate()
         os.close(ours)
-        lines = [line for line in said.decode().replace("\r", "\n").split("\n") if line.strip()]
-        assert done.returncode == 0, said
+        lines = [line for line in output.decode().replace("\r", "\n").split("\n") if line.strip()]
+        assert done.returncode == 0, output
         assert printed.startswith("10 compressed, 2 copied, 1 unreadable; ")
         assert lines
         assert all(line.startswith(("compress: ", "ray: waits ")) for line in lines)
@@ -407,13 +405,13 @@ def test_the_user_s_ray_data_is_as_before():
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("arguments", "output"),
     [
         ({"engine": "ray", "workers": 0}, "workers: expected an integer of at least 1"),
         ({"engine": "ray", "gpus": 1.5}, "gpus: Ray gives an actor a share of one GPU, or whole ones, not 1.5"),
         ({"gpus": 0.5}, "only engine='ray'"),
     ],
 )
-def test_arguments(given, said, tmp_path):
-    with pytest.raises(ValueError, match=said):
-        compress_dataset(Scenes(1), tmp_path, Compressor("jpeg"), **given)
+def test_arguments(arguments, output, tmp_path):
+    with pytest.raises(ValueError, match=output):
+        compress_dataset(Scenes(1), tmp_path, Compressor("jpeg"), **arguments)

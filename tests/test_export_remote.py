@@ -40,16 +40,16 @@ def server():
     """The address of a server that speaks S3; real HTTP, real driver."""
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     moto = pytest.importorskip("moto.server", reason="moto's server is not installed")
-    found = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    found.start()
-    host, port = found.get_host_and_port()
+    moto_server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    moto_server.start()
+    host, port = moto_server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "none")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
         yield
-    found.stop()
+    moto_server.stop()
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def site(tmp_path):
         serving.shutdown()
 
 
-def held(url):
+def stored_files(url):
     """As ``snapshot``, of what is behind a URL, asked of the driver itself."""
     files, root = fsspec.core.url_to_fs(url)
     files.invalidate_cache()
@@ -85,20 +85,20 @@ def held(url):
 class TestMemory:
     @pytest.mark.parametrize("shards", [False, True])
     def test_there_and_back_is_as_on_disk(self, tree, memory, tmp_path, shards):
-        how = {"shards": shards, "part": 4, "workers": 0}
-        compress_dataset(tree, tmp_path / "disk", COMPRESSOR, **how)
+        options = {"shards": shards, "part": 4, "workers": 0}
+        compress_dataset(tree, tmp_path / "disk", COMPRESSOR, **options)
         fsspec.filesystem("memory").put(f"{tree}/", f"{memory}/in/", recursive=True)
-        summary = compress_dataset(f"{memory}/in", f"{memory}/out", COMPRESSOR, **how)
+        summary = compress_dataset(f"{memory}/in", f"{memory}/out", COMPRESSOR, **options)
         assert summary.kinds == {"compressed": 10, "copied": 2, "unreadable": 1}
-        assert content(held(f"{memory}/out")) == content(snapshot(tmp_path / "disk"))
-        assert held(f"{memory}/in") == snapshot(tree)
+        assert content(stored_files(f"{memory}/out")) == content(snapshot(tmp_path / "disk"))
+        assert stored_files(f"{memory}/in") == snapshot(tree)
         assert verify(f"{memory}/out") == []
         compress_dataset(f"{memory}/out", tmp_path / "back", Compressor("jpeg"), workers=0)
         assert verify(tmp_path / "back") == []
 
     def test_what_is_wrong_is_found(self, memory):
-        pictures = [scene for scene, _ in Scenes(3)]
-        compress_dataset(pictures, memory, Compressor("jpeg"), workers=0)
+        scenes = [scene for scene, _ in Scenes(3)]
+        compress_dataset(scenes, memory, Compressor("jpeg"), workers=0)
         files = fsspec.filesystem("memory")
         files.rm(f"{memory}/00000000.jpg")
         files.pipe(f"{memory}/00000001.jpg", b"")
@@ -113,7 +113,7 @@ class TestMemory:
     def test_one_run_at_a_time(self, memory):
         errors = []
 
-        def again(report, total):
+        def again(progress):
             if not errors:
                 with pytest.raises(RuntimeError, match="another run is writing") as error:
                     compress_dataset(Scenes(2), memory, Compressor("jpeg"), workers=0)
@@ -126,13 +126,13 @@ class TestMemory:
 class TestS3:
     @pytest.mark.parametrize("shards", [False, True])
     def test_there_and_back_with_worker_processes(self, tree, bucket, tmp_path, shards):
-        how = {"shards": shards, "part": 4}
-        compress_dataset(tree, tmp_path / "disk", COMPRESSOR, workers=0, **how)
+        options = {"shards": shards, "part": 4}
+        compress_dataset(tree, tmp_path / "disk", COMPRESSOR, workers=0, **options)
         fsspec.filesystem("s3").put(f"{tree}/", f"{bucket}/in/", recursive=True)
-        summary = compress_dataset(f"{bucket}/in", f"{bucket}/out", COMPRESSOR, workers=2 - shards, **how)
+        summary = compress_dataset(f"{bucket}/in", f"{bucket}/out", COMPRESSOR, workers=2 - shards, **options)
         assert summary.kinds == {"compressed": 10, "copied": 2, "unreadable": 1}
-        assert content(held(f"{bucket}/out")) == content(snapshot(tmp_path / "disk"))
-        assert held(f"{bucket}/in") == snapshot(tree)
+        assert content(stored_files(f"{bucket}/out")) == content(snapshot(tmp_path / "disk"))
+        assert stored_files(f"{bucket}/in") == snapshot(tree)
         assert verify(f"{bucket}/out") == []
 
     def test_a_whole_bucket(self, tree, bucket, tmp_path):
@@ -158,14 +158,14 @@ class TestS3:
             patch.setattr(Store, "write", failing)
             with pytest.raises(OSError, match="the network is gone"):
                 run(f"{bucket}/out")
-        begun = held(f"{bucket}/out")
+        begun = stored_files(f"{bucket}/out")
         assert ".foveate/parts/000000.jsonl" in begun
         assert "foveate-manifest.jsonl" not in begun
         with pytest.raises(ValueError, match="is its export finished"):
             verify(f"{bucket}/out")
         run(tmp_path / "disk")
         run(f"{bucket}/out")
-        assert held(f"{bucket}/out") == snapshot(tmp_path / "disk")
+        assert stored_files(f"{bucket}/out") == snapshot(tmp_path / "disk")
         assert verify(f"{bucket}/out") == []
 
     def test_listings_are_not_remembered(self, bucket):
@@ -186,7 +186,7 @@ class TestS3:
         fsspec.filesystem("s3").put(f"{tree}/", f"{bucket}/in/", recursive=True)
         model = ["--model", NET, "--resize", "160", "--crop", "160"]
         assert main(["saliency", f"{bucket}/in", str(tmp_path / "maps"), *model]) == 0
-        assert "10 pictures have maps" in capsys.readouterr().out
+        assert "10 images have maps" in capsys.readouterr().out
         words = ["compress", f"{bucket}/in", f"{bucket}/out", "--workers", "1", "--cache", str(tmp_path / "maps")]
         assert main([*words, *model]) == 0
         assert "10 compressed" in capsys.readouterr().out
@@ -201,7 +201,7 @@ class TestS3:
     def test_reading_in_worker_processes(self, tree, bucket, tmp_path):
         fsspec.filesystem("s3").put(f"{tree}/", f"{bucket}/in/", recursive=True)
         cam = GradCam(NET, preprocess=PREPROCESS)
-        assert cache_maps(f"{bucket}/in", tmp_path / "maps", cam, workers=1).made == 10
+        assert cache_maps(f"{bucket}/in", tmp_path / "maps", cam, workers=1).computed == 10
 
 
 class TestWeb:
@@ -223,7 +223,7 @@ class TestWeb:
         assert {line["source"].partition(":")[0] for line in manifest(tmp_path / "one")} == {"part-000001.tar"}
 
     def test_a_server_that_breaks_off(self, tree, tmp_path, site, monkeypatch):
-        """A picture that cannot be fetched is no unreadable picture: the run stops, and goes on later."""
+        """An image that cannot be fetched is not an unreadable image: the run stops, and goes on later."""
         from fsspec.implementations.http import HTTPFileSystem
 
         fetch = HTTPFileSystem._cat_file
@@ -244,29 +244,29 @@ class TestWeb:
         assert content(snapshot(tmp_path / "out")) == content(snapshot(tmp_path / "disk"))
 
 
-@pytest.mark.parametrize("what", ["listing", "picture", "shard"])
-def test_a_server_that_stalls(what, tree, tmp_path, site, monkeypatch):
+@pytest.mark.parametrize("kind", ["listing", "image", "shard"])
+def test_a_server_that_stalls(kind, tree, tmp_path, site, monkeypatch):
     """It is asked three times, for so long each, and then that is an error of the network; the next run goes on."""
     compress_dataset(tree, tmp_path / "tars", Compressor("webp:90"), shards=True, part=7, workers=0)
     for name in ("manifest.jsonl", "parts.jsonl", "summary.json"):
         (tmp_path / "tars" / f"foveate-{name}").unlink()
-    source = f"{site}/tars" if what == "shard" else f"{site}/tree"
-    path = {"listing": "/tree/", "picture": "/tree/cat/004.png", "shard": "/tars/part-000001.tar"}[what]
-    asked, go_on, send_head = [], threading.Event(), http.server.SimpleHTTPRequestHandler.send_head
+    source = f"{site}/tars" if kind == "shard" else f"{site}/tree"
+    path = {"listing": "/tree/", "image": "/tree/cat/004.png", "shard": "/tars/part-000001.tar"}[kind]
+    requests, go_on, send_head = [], threading.Event(), http.server.SimpleHTTPRequestHandler.send_head
 
     def stalled(self):
         if self.path == path and self.command == "GET":
-            asked.append(path)
+            requests.append(path)
             go_on.wait(60)
         return send_head(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr("foveate.export._store.PATIENCE", 1.0)
+        patch.setattr("foveate.export._driver.PATIENCE", 1.0)
         patch.setattr(http.server.SimpleHTTPRequestHandler, "send_head", stalled)
         with pytest.raises(OSError, match=r"no answer within 1 s.*http://127\.0\.0\.1"):
             compress_dataset(source, tmp_path / "out", Compressor("jpeg"), workers=0)
         go_on.set()
-    assert len(asked) >= 3
+    assert len(requests) >= 3
     summary = compress_dataset(source, tmp_path / "out", Compressor("jpeg"), workers=0)
     assert (summary.kinds["compressed"], summary.kinds["unreadable"]) == (10, 1)
     assert verify(tmp_path / "out") == []
@@ -328,7 +328,7 @@ class TestWholeOrNotThere:
         assert sorted(name for name, _ in store.files()) == []
 
     def test_a_stream_that_breaks_off(self, monkeypatch):
-        """With a number, so that nobody takes it for damage of the picture."""
+        """With a number, so that nobody takes it for damage of the image."""
         store = Store("plain://root")
         store.write("a", b"1")
         with store.open("a") as stream:
@@ -340,28 +340,28 @@ class TestWholeOrNotThere:
     def test_an_export(self, tree, tmp_path):
         compress_dataset(tree, "plain://out", Compressor("jpeg"), shards=True, part=4, workers=0)
         compress_dataset(tree, tmp_path / "disk", Compressor("jpeg"), shards=True, part=4, workers=0)
-        assert held("plain://out") == snapshot(tmp_path / "disk")
+        assert stored_files("plain://out") == snapshot(tmp_path / "disk")
 
 
 def _one_line(capsys):
     """What a command said last on standard error, which was one line and no traceback."""
-    said = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()
-    assert [line for line in said if not line.startswith(("compress:", "saliency:"))] == said[-1:]
-    return said[-1]
+    output = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()
+    assert [line for line in output if not line.startswith(("compress:", "saliency:"))] == output[-1:]
+    return output[-1]
 
 
 @pytest.mark.parametrize("command", ["compress", "saliency", "verify"])
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "output"),
     [("gs://bucket/in", "Please install gcsfs"), ("nosuch://in", "Protocol not known: nosuch")],
 )
-def test_drivers_that_are_not_there(command, url, said, tmp_path, capsys):
+def test_drivers_that_are_not_there(command, url, output, tmp_path, capsys):
     words = [command, url] if command == "verify" else [command, url, str(tmp_path / "out")]
     words += ["--model", NET] if command == "saliency" else []
     assert main(words) in (1, 2)
     line = _one_line(capsys)
     assert line.startswith("foveate: error: ")
-    assert said in line
+    assert output in line
 
 
 def test_a_shard_that_is_damaged_on_the_way(site, tmp_path):
@@ -370,6 +370,6 @@ def test_a_shard_that_is_damaged_on_the_way(site, tmp_path):
     with tarfile.open(path) as tar:
         second = tar.getmembers()[2].offset
     path.write_bytes(path.read_bytes()[: second + 100])
-    with pytest.raises(ValueError, match=r"source: part-000000\.tar is no whole tar file"):
+    with pytest.raises(ValueError, match=r"source: part-000000\.tar is not a whole tar file"):
         compress_dataset(f"{site}/tars", tmp_path / "out", Compressor("jpeg"), workers=0)
     assert [name for name in snapshot(tmp_path / "out") if not name.startswith("foveate")] == []

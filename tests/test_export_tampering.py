@@ -81,9 +81,9 @@ def exported(tmp_path_factory):
     @functools.cache
     def make(source, layout):
         root = tmp_path_factory.mktemp("exported")
-        made = SOURCES[source](root)
-        export(made, root / "out", layout)
-        return made, root / "out"
+        made_source = SOURCES[source](root)
+        export(made_source, root / "out", layout)
+        return made_source, root / "out"
 
     return make
 
@@ -103,7 +103,7 @@ ALL = [(source, layout) for source in SOURCES for layout in LAYOUTS]
 
 @pytest.mark.parametrize("target", ALL, ids="-".join, indirect=True)
 def test_nothing_is_wrong_with_what_nobody_touched(target):
-    root = Summary.read(target).root
+    root = Summary.load(target).root
     assert verify(target) == []
     assert verify(target, root=root, threads=1) == []
     assert {problem.name for problem in verify(target, root="0" * 64)} == {SUMMARY}
@@ -118,8 +118,8 @@ def write_lines(target, lines):
     (target / MANIFEST).write_text("".join(text + "\n" for text in texts))
 
 
-def picture(target):
-    """A picture of the tree or the shards: the path of its file, and its line in the manifest."""
+def an_image(target):
+    """An image of the tree or the shards: the path of its file, and its line in the manifest."""
     line = next(line for line in lines_of(target) if line["kind"] == "compressed")
     return target / line["target"], line
 
@@ -129,7 +129,7 @@ def name_of(put):
 
 
 def flip(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     data = bytearray(path.read_bytes())
     data[600 if path.suffix == ".tar" else len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -137,32 +137,32 @@ def flip(target):
 
 
 def cut(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     path.write_bytes(path.read_bytes()[:-700])
     return {path.relative_to(target).as_posix()}
 
 
 def emptied(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     path.write_bytes(b"")
     return {path.relative_to(target).as_posix()}
 
 
 def longer(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     path.write_bytes(path.read_bytes() + b"more")
     return {path.relative_to(target).as_posix()}
 
 
 def without_end(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     with path.open("r+b") as stream:
         stream.truncate(40 << 30 if path.suffix != ".tar" else 64 << 20)
     return {path.relative_to(target).as_posix()}
 
 
 def deleted(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     path.unlink()
     return {path.relative_to(target).as_posix()}
 
@@ -178,7 +178,7 @@ def swapped(target):
 
 def in_its_place(make):
     def tamper(target):
-        path, _ = picture(target)
+        path, _ = an_image(target)
         path.unlink()
         make(path)
         return {path.relative_to(target).as_posix()}
@@ -187,14 +187,14 @@ def in_its_place(make):
 
 
 def linked(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     path.replace(target.parent / "elsewhere")
     path.symlink_to(target.parent / "elsewhere")
     return {path.relative_to(target).as_posix()}
 
 
 def linked_within(target):
-    path, _ = picture(target)
+    path, _ = an_image(target)
     path.replace(target / "moved")
     path.symlink_to(target / "moved")
     return {path.relative_to(target).as_posix(), "moved"}
@@ -214,7 +214,7 @@ def members_changed(change):
     """Have the members of the first shard changed, as a list of pairs (name, bytes)."""
 
     def tamper(target):
-        path = target / picture(target)[1]["target"]
+        path = target / an_image(target)[1]["target"]
         if path.suffix != ".tar":
             pytest.skip("there are no members in a tree")
         with tarfile.open(path) as tar:
@@ -261,12 +261,12 @@ def changed(members):
 
 
 def sidecar(remove):
-    """Change or remove what was made beside a picture: in a tree a file, in a shard a member."""
+    """Change or remove what was made beside an image: in a tree a file, in a shard a member."""
 
     def tamper(target):
         put = next((put for line in lines_of(target) for put in line.get("sidecars", ())), None)
         if put is None:
-            pytest.skip("nothing stands beside the pictures")
+            pytest.skip("nothing stands beside the images")
 
         def change(members):
             place = next(k for k, (name, _) in enumerate(members) if name == put["member"])
@@ -282,7 +282,7 @@ def sidecar(remove):
 
 
 def in_line(**edits):
-    """Change the line of a picture: every edit alone is told of a damaged manifest at least."""
+    """Change the line of an image: every edit alone is told of a damaged manifest at least."""
 
     def tamper(target):
         lines = lines_of(target)
@@ -482,7 +482,7 @@ def test_the_same_export_again_repairs_it(target, name, exported, request):
 @pytest.mark.parametrize("target", ALL, ids="-".join, indirect=True)
 def test_a_forgery_of_everything_is_found_by_the_root(target):
     """Whoever may write to the target can write all of it anew, but not what was kept elsewhere."""
-    root, path = Summary.read(target).root, target / MANIFEST
+    root, path = Summary.load(target).root, target / MANIFEST
     lines = lines_of(target)
     line = next(line for line in lines if line["kind"] == "compressed")
     line["source"] = "forged.png"

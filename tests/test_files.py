@@ -18,8 +18,8 @@ def steps(monkeypatch):
     fsync, replace = os.fsync, os.replace
 
     def recorded_fsync(descriptor):
-        found = os.fstat(descriptor)
-        done.append(("folder",) if stat.S_ISDIR(found.st_mode) else ("file", found.st_size))
+        status = os.fstat(descriptor)
+        done.append(("folder",) if stat.S_ISDIR(status.st_mode) else ("file", status.st_size))
         fsync(descriptor)
 
     def recorded_replace(source, target):
@@ -131,9 +131,9 @@ class TestSync:
     def test_a_failing_disk_is_named(self, tmp_path, monkeypatch):
         (tmp_path / "a").touch()
         monkeypatch.setattr(os, "fsync", failing(errno.EIO))
-        for asked, path in ((sync, tmp_path / "a"), (sync_folder, tmp_path)):
+        for function, path in ((sync, tmp_path / "a"), (sync_folder, tmp_path)):
             with pytest.raises(OSError, match=os.strerror(errno.EIO)) as raised:
-                asked(path)
+                function(path)
             assert raised.value.filename == str(path)
 
     def test_folders_where_they_cannot_be_opened(self, tmp_path, monkeypatch):

@@ -108,10 +108,10 @@ def test_samples(make, image, container, pickled):
     assert type(out) is type(sample)
     needed = v2.Transform()._needs_transform_list(before)
     pictures = 0
-    for leaf, result, is_picture in zip(before, after, needed, strict=True):
-        if not is_picture or not isinstance(leaf, (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image)):
-            pictures += is_picture and isinstance(leaf, torch.Tensor) and leaf.ndim >= 3 and result is not leaf
-            assert is_picture or result is leaf
+    for leaf, result, is_image in zip(before, after, needed, strict=True):
+        if not is_image or not isinstance(leaf, (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image)):
+            pictures += is_image and isinstance(leaf, torch.Tensor) and leaf.ndim >= 3 and result is not leaf
+            assert is_image or result is leaf
             continue
         pictures += 1
         assert type(result) is (PIL.Image.Image if isinstance(leaf, PIL.Image.Image) else type(leaf))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, also after a power cut."""
+"""Files that are whole or absent, even after a power cut."""
 
 import errno
 import os
@@ -38,35 +38,35 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing, on the disk when this returns.
+    """Make a folder and those above it, if they are missing, on the disk when this returns.
 
     Raises:
         OSError: if it cannot be made, or a file is in its place.
     """
-    missing = [one for one in (path, *path.parents) if not one.exists()]
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        sync_folder(one.parent)
+    for folder in missing:
+        sync_folder(folder.parent)
 
 
 def begin_sync(descriptor: int) -> None:
-    """Have what was written to a file go to the disk, where the system can be asked to; :func:`sync` waits for less."""
+    """Start to write a file's data to the disk, if the system can, so that :func:`sync` waits for less."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # Linux writes what is dirty, and does not wait
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # Linux starts to write, and does not wait
 
 
 def sync(path: Path) -> None:
-    """Wait until what was written to a file is on the disk.
+    """Wait until the data of a file is on the disk.
 
     Raises:
         OSError: if the disk fails, or there is no such file; its ``filename`` is ``path``.
     """
     with _naming(path):
-        _sync(os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY))  # Windows syncs what may be written to
+        _sync(os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY))  # as Windows demands
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names in a folder are on the disk, where the platform and its file system know how to.
+    """Wait until the names in a folder are on the disk, if the platform and its file system can do that.
 
     Raises:
         OSError: if the disk fails, or there is no such folder; its ``filename`` is ``path``.
@@ -74,12 +74,12 @@ def sync_folder(path: Path) -> None:
     with _naming(path):
         try:
             descriptor = os.open(path, os.O_RDONLY)
-        except PermissionError:  # Windows opens no folder
+        except PermissionError:  # Windows cannot open folders
             return
         try:
             _sync(descriptor)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that sync no folder
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot sync folders
                 raise
 
 
@@ -93,7 +93,7 @@ def _sync(descriptor: int) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Have errors of the system name the file that was asked for, as those of a full disk name none."""
+    """Name the file in errors of the system, as those of a full disk do not."""
     try:
         yield
     except OSError as error:
@@ -101,9 +101,9 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    r"""Return a text that any stream of UTF-8 takes, in one line: what is not printable as Python escapes it.
+    r"""Return a text in one line that any UTF-8 stream takes, with unprintable characters as Python escapes them.
 
-    Names of files may hold any bytes, newlines and those that are no UTF-8 among them.
+    Names of files may hold any bytes: newlines, and bytes that are not UTF-8.
 
     Example:
         >>> print(printable("cat\udcff\n.jpg"))

@@ -1,4 +1,4 @@
-"""A lock on what a run writes to, which says who holds it."""
+"""A lock on the place that a run writes to, with a note of who holds it."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from pathlib import Path
 
 @contextmanager
 def locked(lock: Path, holder: Path, busy: str) -> Iterator[None]:
-    """Hold a lock while the block runs; it goes with the process, however that ends.
+    """Hold a lock while the block runs; it is released when the process ends, however it does.
 
     Args:
-        lock: the file that is locked; it stays.
-        holder: a file that says who holds it meanwhile; it goes, and so does its folder where it leaves that empty.
-        busy: what to raise where another process holds it, with ``{who}`` for who that is.
+        lock: the file that is locked; it is not removed.
+        holder: a file that names the holder meanwhile; it is removed, and so is its folder if that is empty then.
+        busy: the error message if another process holds it, with ``{who}`` for that process.
 
     Raises:
         RuntimeError: if another process holds it.
@@ -41,7 +41,7 @@ def locked(lock: Path, holder: Path, busy: str) -> Iterator[None]:
 
 
 def _who(holder: Path) -> str:
-    """Who holds a lock, in words; nothing where that is not said."""
+    """Describe who holds a lock; empty if that is not known."""
     try:
         about = json.loads(holder.read_text(encoding="utf-8"))
         return f" (process {about['pid']} on {about['host']}, since {about['since']})"

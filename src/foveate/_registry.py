@@ -1,7 +1,7 @@
 """Kinds that users add to: by a decorator in a process, or by an entry point of their package in every process."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from types import FunctionType
 from typing import Any, Generic, TypeVar
@@ -73,6 +73,9 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._things or name in self._declared()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
 
     def names(self) -> tuple[str, ...]:
         """Return all names, Foveate's first."""

@@ -222,8 +222,8 @@ class Compressor:
         sweep = self._sweep(images, maps)
         if self.control is not None:
             saliency = self.used_saliency
-            given = sweep.maps(saliency) if sweep.has_maps and saliency is not None else None
-            return list(self.control.encode(self, sweep.images, given))
+            maps_from_outside = sweep.maps(saliency) if sweep.has_maps and saliency is not None else None
+            return list(self.control.encode(self, sweep.images, maps_from_outside))
         return self.encode_at(sweep, range(len(sweep)))
 
     def encode_at(self, sweep: Sweep, indices: Sequence[int]) -> list[Encoded]:

@@ -58,8 +58,8 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) 
     tiny = torch.finfo(torch.float32).tiny
     if not isinstance(strength, Tensor):
         return saliency.div_(-max(strength**2, tiny)).add_(1).clamp_(0, 1)  # in place: there is much of it
-    each = strength.to(saliency).view(-1, 1, 1, 1)
-    return (1 - saliency / each.square().clamp_min(tiny)).clamp(0, 1) * (each > 0)
+    strengths = strength.to(saliency).view(-1, 1, 1, 1)
+    return (1 - saliency / strengths.square().clamp_min(tiny)).clamp(0, 1) * (strengths > 0)
 
 
 @lru_cache(16)

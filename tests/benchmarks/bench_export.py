@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_export.py PHOTOS --model M [--out export.json]
 
 *Throughput*: ``compress_dataset`` with a pre-filter and cached maps over ``compress_dataset`` with the codec alone,
-with the same number of processes on the same photos, in turns; pictures a second from the first part that is done to
+with the same number of processes on the same photos, in turns; images a second from the first part that is done to
 the last, so without the start of the processes. *Memory*: resident memory of this process and of its workers while
-20,000 pictures (links to the photos at 160 pixels a side) are filtered and encoded.
+20,000 images (links to the photos at 160 pixels a side) are filtered and encoded.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from foveate import CachedSaliency, Compressor, GradCam, Prefilter
-from foveate.export import Report, cache_maps, compress_dataset
+from foveate import CachedSaliency, Compressor, GradCam, Prefilter, Progress
+from foveate.export import cache_maps, compress_dataset
 from foveate.models import Preprocess, preprocess_of
 
 
@@ -32,12 +32,12 @@ class Watch:
         self.memory: dict[int, float] = {}
         self._every, self._done = every, 0
 
-    def __call__(self, report: Report, total: int) -> None:
-        if report.units == 0:
+    def __call__(self, progress: Progress) -> None:
+        before, self._done = self._done, progress.done
+        if self._done == before:
             return
         self.times.append(time.perf_counter())
-        self.units.append(report.units)
-        before, self._done = self._done, self._done + report.units
+        self.units.append(self._done - before)
         if self._every and before // self._every < self._done // self._every:
             self.memory[self._done] = resident()
 
@@ -68,7 +68,7 @@ def resident() -> float:
 
 
 def throughput(photos: Path, folder: Path, cache: Path, codec: str, workers: int, rounds: int) -> dict[str, object]:
-    """Return pictures a second with and without the filter, and the ratio of each round."""
+    """Return images a second with and without the filter, and the ratio of each round."""
     plain, filtered = Compressor(codec), Compressor(codec, Prefilter(CachedSaliency(cache), 0.5))
     rates: dict[str, list[float]] = {"alone": [], "filtered": []}
     for k in range(rounds):
@@ -89,20 +89,20 @@ def throughput(photos: Path, folder: Path, cache: Path, codec: str, workers: int
 
 
 def flat(photos: Path, folder: Path, saliency: GradCam, count: int, workers: int) -> dict[str, object]:
-    """Return the memory held while ``count`` pictures are compressed."""
-    small, many = folder / "small", folder / "many"
+    """Return the memory held while ``count`` images are compressed."""
+    small, repeated = folder / "small", folder / "many"
     small.mkdir()
-    many.mkdir()
+    repeated.mkdir()
     paths = sorted(photos.rglob("*.JPEG"))
     for k, path in enumerate(paths):
         Image.open(path).convert("RGB").resize((160, 160)).save(small / f"{k}.png")
     cache_maps(small, folder / "maps", saliency)
     for k in range(count):
-        (many / f"{k:06}.png").symlink_to(small / f"{k % len(paths)}.png")
+        (repeated / f"{k:06}.png").symlink_to(small / f"{k % len(paths)}.png")
     watch = Watch(count // 10)
     compressor = Compressor("jpeg:50", Prefilter(CachedSaliency(folder / "maps"), 0.5))
-    compress_dataset(many, folder / "out", compressor, workers=workers, progress=watch)
-    return {"pictures": count, "workers": workers, "megabytes": {k: round(v) for k, v in watch.memory.items()}}
+    compress_dataset(repeated, folder / "out", compressor, workers=workers, progress=watch)
+    return {"images": count, "workers": workers, "megabytes": {k: round(v) for k, v in watch.memory.items()}}
 
 
 def main() -> None:
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("--model", required=True)
     parser.add_argument("--rounds", type=int, default=5, help="of the throughput; 0 leaves it out")
-    parser.add_argument("--count", type=int, default=20_000, help="of pictures for the memory; 0 leaves it out")
+    parser.add_argument("--count", type=int, default=20_000, help="of images for the memory; 0 leaves it out")
     parser.add_argument("--codec", action="append", help="default: webp:50, jpeg:50 and avif:50")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -121,17 +121,17 @@ def main() -> None:
         folder = Path(name)
         if args.rounds:
             cache_maps(args.images, folder / "cache", saliency)
-        found: dict[str, object] = {"throughput": [], "memory": {}}
+        results: dict[str, object] = {"throughput": [], "memory": {}}
         for codec in (args.codec or ["webp:50", "jpeg:50", "avif:50"]) if args.rounds else []:
             for workers in (1, 2):
-                one = throughput(args.images, folder, folder / "cache", codec, workers, args.rounds)
-                print(one, flush=True)
-                found["throughput"].append(one)  # type: ignore[attr-defined]
+                result = throughput(args.images, folder, folder / "cache", codec, workers, args.rounds)
+                print(result, flush=True)
+                results["throughput"].append(result)  # type: ignore[attr-defined]
         if args.count:
-            found["memory"] = flat(args.images, folder, saliency, args.count, 2)
-            print(found["memory"])
+            results["memory"] = flat(args.images, folder, saliency, args.count, 2)
+            print(results["memory"])
     if args.out:
-        args.out.write_text(json.dumps(found, indent=1) + "\n")
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

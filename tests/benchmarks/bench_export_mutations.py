@@ -1,9 +1,9 @@
-"""Exports of mutated pictures: how each format fares, what the workers hold, and which picture takes longest.
+"""Exports of mutated images: how each format fares, what the workers hold, and which image takes longest.
 
     python tests/benchmarks/bench_export_mutations.py [--count 100000] [--seed 0] [--workers 2] [--out mutations.json]
 
-Each thousand pictures is exported from a folder by worker processes with the memory that is given; every run is to end,
-every picture to be counted, and the target to verify. Then each picture is read alone in this process, and timed.
+Each thousand images is exported from a folder by worker processes with the memory that is given; every run is to end,
+every image to be counted, and the target to verify. Then each image is read alone in this process, and timed.
 """
 
 import argparse
@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from mutations import mutations, sound
 
-from foveate import Compressor
-from foveate.export import Report, compress_dataset, manifest, verify
+from foveate import Compressor, Progress
+from foveate.export import compress_dataset, manifest, verify
 from foveate.images import read
 
 TOGETHER = 1000
@@ -34,7 +34,7 @@ class Watch:
     def __init__(self) -> None:
         self.peak = 0
 
-    def __call__(self, report: Report, total: int) -> None:
+    def __call__(self, progress: Progress) -> None:
         for worker in multiprocessing.active_children():
             with suppress(OSError):
                 status = Path(f"/proc/{worker.pid}/status").read_text()
@@ -57,8 +57,8 @@ def main() -> None:
         for number in range(-(-args.count // TOGETHER)):
             source, target = Path(folder) / f"in-{number}", Path(folder) / f"out-{number}"
             source.mkdir()
-            pictures = dict(next(drawn) for _ in range(min(TOGETHER, args.count - done)))
-            for name, data in pictures.items():
+            images = dict(next(drawn) for _ in range(min(TOGETHER, args.count - done)))
+            for name, data in images.items():
                 (source / name).write_bytes(data)
                 start = time.perf_counter()
                 try:
@@ -75,17 +75,17 @@ def main() -> None:
                 memory=args.memory,
                 progress=watch,
             )
-            assert sum(summary.kinds.values()) == len(pictures), summary
+            assert sum(summary.kinds.values()) == len(images), summary
             failed = {reason.partition(":")[0] for reason in summary.failed}
             for line in manifest(target):
                 kinds[line["source"].partition("-")[2]][line["kind"]] += 1
             for name in failed:
                 kinds[name.partition("-")[2]]["failed"] += 1
             problems += len(verify(target))
-            done += len(pictures)
+            done += len(images)
             print(f"{done:,} of {args.count:,}: {summary}", file=sys.stderr)
     report = {
-        "pictures": done,
+        "images": done,
         "kinds": {name: dict(sorted(counts.items())) for name, counts in kinds.items()},
         "problems": problems,
         "refused_as": dict(reasons.most_common()),

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_export_plan.py [--counts 10000 100000 1000000] [--out plan.json]
 
-The source is a listing, and the target's pictures are one small JPEG by many names: neither is on the disk. The plan,
+The source is a listing, and the target's images are one small JPEG by many names: neither is on the disk. The plan,
 the records of the parts, the manifest and the summary are. For each step: seconds, and the highest resident memory of
 the process in it; each count has a process of its own.
 """
@@ -25,10 +25,10 @@ import torch
 
 from foveate import Compressor
 from foveate.export import _planning, _verify
+from foveate.export._folder import Folder
 from foveate.export._manifest import finish
 from foveate.export._plan import Done, Head, Part, joined, write_record
 from foveate.export._planning import planned
-from foveate.export._sources import Folder
 from foveate.export._store import Store
 
 STEPS = ("plan", "parts", "resume", "finish", "again", "added", "verify")
@@ -37,7 +37,7 @@ in a hundred; verify."""
 
 
 class Listing:
-    """A source of so many pictures in a thousand folders, of which none is there."""
+    """A source of so many images in a thousand folders, of which none is there."""
 
     url, label, local, lists_stamps = "listing", "listing", None, True
 
@@ -50,13 +50,13 @@ class Listing:
 
 
 class OneForAll(Store):
-    """A target whose pictures all are the same one."""
+    """A target whose images all are the same one."""
 
-    picture = Compressor("jpeg").encode([torch.zeros(3, 8, 8, dtype=torch.uint8)])[0].data
+    jpeg = Compressor("jpeg").encode([torch.zeros(3, 8, 8, dtype=torch.uint8)])[0].data
     count = 0
 
     def read(self, name: str) -> bytes:
-        return self.picture if name.endswith(".jpg") else super().read(name)
+        return self.jpeg if name.endswith(".jpg") else super().read(name)
 
     def files(self) -> Iterator[tuple[str, str]]:
         yield from super().files()
@@ -67,8 +67,8 @@ class OneForAll(Store):
 
 def do(target: Store, part: Part) -> None:
     """Write the record of a part as a worker does."""
-    picture = OneForAll.picture
-    put = {"bytes": len(picture), "sha256": hashlib.sha256(picture).hexdigest(), "size": [8, 8]}
+    jpeg = OneForAll.jpeg
+    put = {"bytes": len(jpeg), "sha256": hashlib.sha256(jpeg).hexdigest(), "size": [8, 8]}
     about = {"settings": {"codec": "jpeg:75", "scale": 1.0}, "met": True}
     lines = [
         {"source": unit.name, "kind": "compressed", "source_bytes": 100, "target": f"{unit.stem}.jpg", **put, **about}
@@ -79,13 +79,13 @@ def do(target: Store, part: Part) -> None:
 
 
 @contextmanager
-def watched(found: dict[str, Any], name: str) -> Iterator[None]:
+def watched(figures: dict[str, Any], name: str) -> Iterator[None]:
     """Note the seconds and the highest resident memory, in MB, of what is done in the block."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the highest
     before, began = memory("VmRSS"), time.perf_counter()
     yield
-    found[name] = {
+    figures[name] = {
         "seconds": round(time.perf_counter() - began, 2),
         "peak_MB": round(memory("VmHWM")),
         "grown_MB": round(memory("VmHWM") - before),
@@ -99,8 +99,8 @@ def memory(name: str) -> float:
 
 
 def measure(count: int, folder: Path) -> dict[str, Any]:
-    """Take all steps with so many pictures."""
-    found: dict[str, Any] = {}
+    """Take all steps with so many images."""
+    figures: dict[str, Any] = {}
     source, target = Folder(cast(Store, Listing(count))), OneForAll(folder)
     settings = {"codec": "jpeg:75", "shards": False, "others": "copy", "part": 64}
     head = Head(settings, source.label)
@@ -108,9 +108,9 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
     def plan() -> Any:
         return planned(source, target, head, ".jpg", 64)
 
-    with watched(found, "plan"):
+    with watched(figures, "plan"):
         todo = plan()
-    with watched(found, "parts"):
+    with watched(figures, "parts"):
         assert sum(len(part.units) for part in todo.parts()) == count
     fsync = os.fsync
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
@@ -118,19 +118,19 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
         do(target, part)
     os.fsync = fsync
     OneForAll.count = count
-    with watched(found, "resume"):
+    with watched(figures, "resume"):
         todo = plan()
     assert todo.units == 0
-    with watched(found, "finish"):
+    with watched(figures, "finish"):
         assert finish(target, todo.plan).kinds == {"compressed": count}
-    with watched(found, "again"):
+    with watched(figures, "again"):
         assert plan() is None
-    with watched(found, "verify"):
+    with watched(figures, "verify"):
         assert _verify.verify(folder) == []
     source.store.count += count // 100  # type: ignore[attr-defined]
-    with watched(found, "added"):
+    with watched(figures, "added"):
         assert plan().units == count // 100
-    return found
+    return figures
 
 
 def main() -> None:

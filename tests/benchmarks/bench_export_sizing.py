@@ -1,4 +1,4 @@
-"""What a dataset of a million or a billion pictures takes, from what one picture takes here.
+"""What a dataset of a million or a billion images takes, from what one image takes here.
 
     python tests/benchmarks/bench_export_sizing.py PHOTOS --model M [--page examples/clusters.md] [--limit N]
 
@@ -25,7 +25,7 @@ from foveate.models import Preprocess, preprocess_of
 
 SETS = (("1.28 M", 1_281_167), ("1 B", 1_000_000_000))
 CORES = {"1.28 M": 64, "1 B": 2048}
-GPU_RATE = 2000  # pictures a second, assumed
+GPU_RATE = 2000  # images a second, assumed
 
 
 def timed(job: Callable[[], Any], rounds: int = 3) -> tuple[float, Any]:
@@ -33,9 +33,9 @@ def timed(job: Callable[[], Any], rounds: int = 3) -> tuple[float, Any]:
     times = []
     for _ in range(rounds):
         start = time.process_time()
-        found = job()
+        figures = job()
         times.append(time.process_time() - start)
-    return statistics.median(times), found
+    return statistics.median(times), figures
 
 
 def measure(paths: list[Path], model: str, codecs: list[str], strength: float) -> dict[str, list[float]]:
@@ -43,17 +43,17 @@ def measure(paths: list[Path], model: str, codecs: list[str], strength: float) -
     preprocess = preprocess_of(model) if ":" not in model else Preprocess()
     prefilter = Prefilter(GradCam(model, preprocess=preprocess.without_crop()), strength)
     compressors = {codec: Compressor(codec, prefilter) for codec in codecs}
-    found: dict[str, list[float]] = {}
+    figures: dict[str, list[float]] = {}
 
     def note(name: str, value: float) -> None:
-        found.setdefault(name, []).append(value)
+        figures.setdefault(name, []).append(value)
 
     prefilter.maps(read(paths[0])[None])  # the model is built
     for path in paths:
-        seconds, picture = timed(lambda path=path: read(path.read_bytes()))
+        seconds, image = timed(lambda path=path: read(path.read_bytes()))
         note("read", seconds)
         note("source", path.stat().st_size)
-        batch = picture[None]
+        batch = image[None]
         seconds, maps = timed(lambda batch=batch: prefilter.saliency(batch))
         note("saliency", seconds)
         note("map", maps.numel() + 16 + 8 + 8)  # with its key, size and place
@@ -63,18 +63,18 @@ def measure(paths: list[Path], model: str, codecs: list[str], strength: float) -
             seconds, encoded = timed(lambda c=compressor, f=filtered: c.store(f))
             note(f"encode {codec}", seconds)
             note(f"bytes {codec}", len(encoded[0].data))
-    return found
+    return figures
 
 
-def tables(found: dict[str, list[float]], codecs: list[str], model: str, strength: float) -> str:
+def tables(figures: dict[str, list[float]], codecs: list[str], model: str, strength: float) -> str:
     """Return the tables as markdown."""
-    mean = {name: statistics.fmean(values) for name, values in found.items()}
+    mean = {name: statistics.fmean(values) for name, values in figures.items()}
     steps = ["read", "saliency", "filter", *(f"encode {codec}" for codec in codecs)]
     lines = [
-        f"Measured on {len(found['read'])} photos, one thread of a processor that calls itself {processor()}, maps by "
-        f"`{model.rpartition(':')[2]}`, strength {strength:g}:",
+        f"Measured on {len(figures['read'])} photos, one thread of a processor that calls itself {processor()}, maps "
+        f"by `{model.rpartition(':')[2]}`, strength {strength:g}:",
         "",
-        "| a picture, CPU time of one thread | mean | median |",
+        "| an image, CPU time of one thread | mean | median |",
         "|---|---|---|",
     ]
     names = {
@@ -83,10 +83,10 @@ def tables(found: dict[str, list[float]], codecs: list[str], model: str, strengt
         "filter": "pre-filter, given a map",
     }
     for step in steps:
-        middle = statistics.median(found[step])
+        middle = statistics.median(figures[step])
         lines.append(f"| {names.get(step, step)} | {mean[step] * 1e3:.1f} ms | {middle * 1e3:.1f} ms |")
     for name in ("source", *(f"bytes {codec}" for codec in codecs)):
-        middle = statistics.median(found[name])
+        middle = statistics.median(figures[name])
         lines.append(
             f"| {name.replace('source', 'bytes, source')} | {mean[name] / 1e3:.1f} kB | {middle / 1e3:.1f} kB |"
         )
@@ -108,7 +108,7 @@ def tables(found: dict[str, list[float]], codecs: list[str], model: str, strengt
             lambda which, n, w=work: hours(n * (w + mean["saliency"]) / CORES[which]),
         )
     row(
-        f"*saliency on GPUs, GPU hours at an **assumed** {GPU_RATE:,} pictures a second each; not measured here*",
+        f"*saliency on GPUs, GPU hours at an **assumed** {GPU_RATE:,} images a second each; not measured here*",
         lambda _, n: f"*{hours(n / GPU_RATE)}*",
     )
     feeding = GPU_RATE * mean["read"]

@@ -1,6 +1,6 @@
 """What it costs that an export is on the disk: its time over that of the same export without syncs.
 
-    python tests/benchmarks/bench_export_sync.py [--folder FOLDER] [--pictures 600] [--pairs 9] [--out sync.json]
+    python tests/benchmarks/bench_export_sync.py [--folder FOLDER] [--images 600] [--pairs 9] [--out sync.json]
 
 Both are timed in turns on the file system that FOLDER is on, in parts of 64, from the end of the first part to the
 return of the call, so without the start of the workers. The interval of a median is that of the sign test: order
@@ -18,9 +18,9 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
-from foveate import Compressor
+from foveate import Compressor, Progress
 from foveate.demo import Scenes
-from foveate.export import Report, compress_dataset
+from foveate.export import compress_dataset
 
 WITHOUT = "BENCH_WITHOUT_SYNCS"
 _fsync = os.fsync
@@ -51,8 +51,8 @@ def seconds(source: Path, target: Path, codec: str, shards: bool, workers: int) 
     """Export; return the time from the first part's end to that of the call."""
     ends: list[float] = []
 
-    def progress(report: Report, total: int) -> None:
-        if report.units:
+    def progress(step: Progress) -> None:
+        if step.done:
             ends.append(time.perf_counter())
 
     compress_dataset(source, target, Compressor(codec), shards=shards, part=64, workers=workers, progress=progress)
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="on the file system to be measured; default: that for temporary files"
     )
-    parser.add_argument("--pictures", type=int, default=600)
+    parser.add_argument("--images", type=int, default=600)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--codec", action="append", help="default: webp:60 and jpeg:60")
@@ -105,7 +105,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(dir=args.folder) as name, tempfile.TemporaryDirectory() as photos:
-        source = make_source(Path(photos), args.pictures)
+        source = make_source(Path(photos), args.images)
         for codec in args.codec or ["webp:60", "jpeg:60"]:
             for shards in (False, True):
                 rows.append(measure(Path(name), source, codec, shards, args.pairs, args.workers))

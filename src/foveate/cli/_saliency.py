@@ -54,7 +54,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         except EXPECTED as error:
             complain(f"foveate: error: {error}")
             return 1
-        print(f"{cached.images} images have maps in {args.cache}, {cached.made} made now")
+        print(f"{cached.images} images have maps in {args.cache}, {cached.computed} made now")
         if cached.unreadable:
             complain(f"{cached.unreadable} files could not be read")
         return 0

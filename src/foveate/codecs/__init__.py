@@ -6,7 +6,7 @@ entry point ``foveate.codecs`` is known in every process.
 
 from foveate._checks import MAX_PIXELS
 from foveate.codecs._codec import Codec, CodecError, TooLargeError
-from foveate.codecs._registered import CODECS, as_codec, image_suffixes, read_image, register_codec
+from foveate.codecs._registered import CODECS, as_codec, image_suffixes, read_image, reader_of, register_codec
 from foveate.codecs.avif import Avif
 from foveate.codecs.hevc import Hevc
 from foveate.codecs.jpeg import Jpeg
@@ -32,5 +32,6 @@ __all__ = [
     "as_codec",
     "image_suffixes",
     "read_image",
+    "reader_of",
     "register_codec",
 ]

@@ -106,6 +106,19 @@ def image_suffixes() -> frozenset[str]:
     return SUFFIXES.union(*(cls.suffixes() for cls in CODECS.usable().values()))
 
 
+def reader_of(suffix: str) -> type[Codec] | None:
+    """Return the codec that alone reads files of an ending; None for usual formats, which are told by their content.
+
+    Example:
+        >>> reader_of(".hevc").name, reader_of(".jpg")
+        ('hevc', None)
+    """
+    suffix = suffix.lower()
+    if not suffix or suffix in SUFFIXES:
+        return None
+    return next((cls for cls in CODECS.usable().values() if suffix in cls.suffixes()), None)
+
+
 def read_image(
     data: bytes, suffix: str, *, gray: bool = False, upright: bool = True, formats: Sequence[str] = ()
 ) -> Tensor:
@@ -113,7 +126,7 @@ def read_image(
 
     Args:
         data: what is in the file.
-        suffix: the ending of its name, such as ``".jpg"``; where it is a codec's and of no usual format, that decodes.
+        suffix: the ending of its name, such as ``".jpg"``; where it has a :func:`reader_of` its own, that decodes.
         gray: see :func:`foveate.images.read`.
         upright: see :func:`foveate.images.read`.
         formats: see :func:`foveate.images.read`.
@@ -124,15 +137,18 @@ def read_image(
     Raises:
         OSError, ValueError, SyntaxError, EOFError: if it is not a readable image; ``foveate.images.UNREADABLE`` has
             them all.
+
+    Example:
+        >>> import numpy as np
+        >>> from foveate import Jpeg
+        >>> read_image(Jpeg().encode(np.zeros((4, 6, 3), np.uint8)), ".jpg").shape
+        torch.Size([3, 4, 6])
     """
-    suffix = suffix.lower()
-    if suffix in SUFFIXES or not suffix:
-        return read(data, gray=gray, upright=upright, formats=formats)
-    cls = next((cls for cls in CODECS.usable().values() if suffix in cls.suffixes()), None)
+    cls = reader_of(suffix)
     if cls is None:
         return read(data, gray=gray, upright=upright, formats=formats)
     try:
         image = from_array(cls.parse("").decode(data))
-    except Exception as error:  # whatever a decoder of other hands raises on damaged bytes
+    except Exception as error:  # a decoder may raise anything on damaged data
         raise ValueError(f"{type(error).__name__}: {error}") from error
     return image if gray or image.shape[0] == 3 else image.expand(3, -1, -1)

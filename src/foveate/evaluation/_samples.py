@@ -14,7 +14,8 @@ from torch import Tensor
 
 from foveate._checks import check_count
 from foveate._files import printable
-from foveate.images import as_tensor, check_formats, read, to_uint8
+from foveate.codecs import read_image
+from foveate.images import as_tensor, check_formats, read_bytes, to_uint8
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ class SampleFolder:
         relative = path.relative_to(self.root)
         name = printable(relative.as_posix().replace("\\", r"\\"))  # doubled, so that names stay different
         try:
-            return Sample(read(path, formats=self.formats), self._labels[relative.parts[0]], name)
+            image = read_image(read_bytes(path), path.suffix, formats=self.formats)
+            return Sample(image, self._labels[relative.parts[0]], name)
         except Exception as error:
             raise UnreadableError(name, printable(str(error)) or type(error).__name__) from error
 

@@ -1,4 +1,4 @@
-"""Whether what a part left in a target is as the manifest says."""
+"""Whether the files of a part in a target are as the manifest says."""
 
 import hashlib
 import math
@@ -6,43 +6,56 @@ import re
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import IO, Any, TypeVar, cast
 
-from foveate.codecs import as_codec
+from foveate.codecs import as_codec, read_image
+from foveate.export._choices import UNWRITTEN, Kind
 from foveate.export._names import check_inside, is_reserved
-from foveate.export._store import Store, copy
-from foveate.images import read
+from foveate.export._store import Store, copy_stream
+from foveate.export._suffixes import suffix_of
 
 T = TypeVar("T")
 S = TypeVar("S")
 
-KINDS = ("compressed", "kept", "copied", "skipped", "unreadable")
-"""What a line of a manifest may be of."""
+_KINDS = tuple(kind for kind in Kind if kind not in UNWRITTEN)
+"""Kinds that have lines in a manifest."""
+_WAIT = 0.2
+"""Seconds between two calls of what is called while :func:`in_order` waits."""
+_IMAGES = (Kind.COMPRESSED, Kind.KEPT)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a file of a target."""
+    """What is wrong with a file of a target.
+
+    Attributes:
+        name: of the file; of a member of a shard, that of the shard before a colon.
+        description: what is wrong, such as ``"is missing"``.
+
+    Example:
+        >>> str(Problem("cat/1.webp", "is missing"))
+        'cat/1.webp: is missing'
+    """
 
     name: str
-    what: str
+    description: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.what}"
+        return f"{self.name}: {self.description}"
 
 
 def check_line(line: Any) -> None:
-    """Raise unless a line of a manifest holds what it should.
+    """Check the keys and values of a line of a manifest.
 
     Raises:
-        ValueError: if it does not, or names a file outside of its target.
+        ValueError: if one is not as it must be, or names a file outside of its target.
     """
     if not isinstance(line, dict):
-        raise ValueError(f"is {line!r:.60}, and no object")
+        raise ValueError(f"is {line!r:.60}, and not an object")
     _expect(line, "source", isinstance(line.get("source"), str))
-    _expect(line, "kind", line.get("kind") in KINDS)
+    _expect(line, "kind", line.get("kind") in _KINDS)
     _expect(line, "source_bytes", line.get("source_bytes") is None or _is_count(line["source_bytes"]))
     for put in puts(line) if "target" in line else ():
         _expect(put, "target", isinstance(put.get("target"), str))
@@ -51,13 +64,13 @@ def check_line(line: Any) -> None:
         _expect(put, "sha256", isinstance(put.get("sha256"), str) and re.fullmatch("[0-9a-f]{64}", put["sha256"]))
         check_inside(put["target"])
         if is_reserved(put["target"]):
-            raise ValueError(f"names {put['target']}, which is of the bookkeeping")
+            raise ValueError(f"names {put['target']}, which belongs to the bookkeeping")
     _expect(line, "label", "label" not in line or _is_count(line["label"]))
-    if line["kind"] in ("compressed", "kept"):
+    if line["kind"] in _IMAGES:
         _expect(line, "target", "target" in line)
         size = line.get("size")
         _expect(line, "size", isinstance(size, list) and len(size) == 2 and all(_is_count(side, 1) for side in size))
-    if line["kind"] == "compressed":
+    if line["kind"] == Kind.COMPRESSED:
         settings = line.get("settings")
         scale = settings.get("scale") if isinstance(settings, dict) else None
         fits = isinstance(scale, int | float) and not isinstance(scale, bool) and 0 < scale < math.inf
@@ -74,7 +87,7 @@ def _is_count(value: object, least: int = 0) -> bool:
 
 
 def puts(line: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield what was written for a line, in order: the picture or file, and what stands beside it."""
+    """Yield what was written for a line, in order: the image or file, and its sidecars."""
     if "target" in line:
         yield line
         sidecars = line.get("sidecars", ())
@@ -84,12 +97,12 @@ def puts(line: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def name_of(put: Mapping[str, Any]) -> str:
-    """Return what a file of a target is called in words: a member with its shard."""
+    """Return the name of a file of a target; of a member, with its shard."""
     return f"{put['target']}:{put['member']}" if "member" in put else str(put["target"])
 
 
 def check_files(store: Store, line: Mapping[str, Any], decode: bool) -> Iterator[Problem]:
-    """Check the files of a line, each on its own in the target."""
+    """Check the files of a line in a tree."""
     for put in puts(line):
         name = name_of(put)
         try:
@@ -116,14 +129,14 @@ def check_shard(
     decode: bool,
     progress: Callable[[], object] = lambda: None,
 ) -> Iterator[Problem]:
-    """Check a tar file: its bytes and SHA-256 (``whole``, where they are known), and its members, in their order."""
+    """Check a tar file: its bytes and SHA-256 (``whole``, if they are known), and its members, in their order."""
     expected = deque((line, put) for line in lines for put in puts(line))
     try:
         if store.is_link(shard):
             yield Problem(shard, "is a link, which no export writes")
         with store.open(shard) as stream:
             if whole is not None:
-                size, digest = copy(stream)
+                size, digest = copy_stream(stream)
                 if (size, digest) != whole:
                     yield Problem(shard, f"is not as it was written: it has {size} bytes with the SHA-256 {digest}")
                 elif not decode:
@@ -134,7 +147,7 @@ def check_shard(
                 if not expected or expected[0][1].get("member") != member.name or not plain:
                     later = next((k for k, (_, put) in enumerate(expected) if put.get("member") == member.name), None)
                     if later is None or not plain:
-                        yield Problem(f"{shard}:{member.name}", "is not of this export")
+                        yield Problem(f"{shard}:{member.name}", "does not belong to this export")
                         continue
                     for _ in range(later):
                         yield Problem(name_of(expected.popleft()[1]), "is missing, or not in its place")
@@ -150,7 +163,7 @@ def check_shard(
         yield Problem(shard, "is missing")
         return
     except tarfile.TarError as error:
-        yield Problem(shard, f"is no whole tar file ({error})")
+        yield Problem(shard, f"is not a whole tar file ({error})")
     except (OSError, ValueError) as error:
         yield Problem(shard, f"cannot be read: {error}")
         return
@@ -163,37 +176,58 @@ def _check_data(line: Mapping[str, Any], put: Mapping[str, Any], data: bytes, de
         yield Problem(name_of(put), f"has {len(data)} bytes, the manifest says {put['bytes']}")
     elif hashlib.sha256(data).hexdigest() != put["sha256"]:
         yield Problem(name_of(put), "holds other bytes than were written")
-    elif decode and line["kind"] in ("compressed", "kept"):
+    elif decode and line["kind"] in _IMAGES:
         try:
             height, width = _decoded_size(line, data)
-        except Exception as error:  # whatever a decoder makes of bytes that the manifest may be wrong about
+        except Exception as error:  # a decoder may raise anything on damaged data
             yield Problem(name_of(put), f"cannot be decoded: {error}")
             return
-        scale = line["settings"]["scale"] if line["kind"] == "compressed" else 1.0
+        scale = line["settings"]["scale"] if line["kind"] == Kind.COMPRESSED else 1.0
         wanted = [max(1, round(side * scale)) for side in line["size"]]
         if [height, width] != wanted:
             yield Problem(name_of(put), f"is {height}x{width}, the manifest says {wanted[0]}x{wanted[1]}")
 
 
 def _decoded_size(line: Mapping[str, Any], data: bytes) -> tuple[int, int]:
-    if line["kind"] == "kept":
-        pixels = read(data)
+    if line["kind"] == Kind.KEPT:
+        pixels = read_image(data, suffix_of(str(line.get("member", line["target"]))))
         return pixels.shape[-2], pixels.shape[-1]
     array = as_codec(line["settings"]["codec"]).decode(data)
     return array.shape[0], array.shape[1]
 
 
-def in_order(function: Callable[[S], T], items: Iterable[S], threads: int, ahead: int = 64) -> Iterator[T]:
-    """Map a function by threads, in order, with no more than some items under way: of a stream without an end too."""
+def in_order(
+    function: Callable[[S], T],
+    items: Iterable[S],
+    threads: int,
+    ahead: int = 64,
+    waiting: Callable[[], object] | None = None,
+) -> Iterator[T]:
+    """Map a function by threads, in order, with a limited number of items under way, also of an endless stream.
+
+    Args:
+        function: called with each item, in a thread.
+        items: taken in this thread.
+        threads: how many.
+        ahead: how many items may be under way.
+        waiting: called in this thread now and then while it waits for a result.
+    """
     with ThreadPoolExecutor(threads, "foveate-check") as pool:
         under_way: deque[Future[T]] = deque()
+
+        def first() -> T:
+            future = under_way.popleft()
+            while waiting is not None and not wait([future], _WAIT).done:
+                waiting()
+            return future.result()
+
         try:
             for item in items:
                 under_way.append(pool.submit(function, item))
                 if len(under_way) > ahead:
-                    yield under_way.popleft().result()
+                    yield first()
             while under_way:
-                yield under_way.popleft().result()
+                yield first()
         finally:
             for future in under_way:
                 future.cancel()

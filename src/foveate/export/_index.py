@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Index:
-    r"""Names, each with a text, in a temporary SQLite database that goes with this object.
+    r"""Names, each with a text, in a temporary SQLite database that is removed with this object.
 
     Example:
         >>> index = Index([("b", "1"), ("a", "2")])
@@ -17,8 +17,8 @@ class Index:
     """
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        # Of one thread at a time: Python's sqlite3 is built to serialize those that come together.
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "" is a file of its own
+        # Python's sqlite3 serializes the calls of several threads. The name "" stands for a temporary file.
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-16384"):
             self._database.execute(f"PRAGMA {pragma}")
         self._database.execute("CREATE TABLE names (name BLOB PRIMARY KEY, text BLOB) WITHOUT ROWID")
@@ -34,12 +34,12 @@ class Index:
         )
 
     def get(self, name: str) -> str | None:
-        """Return the text of a name, or None where it is not there."""
+        """Return the text of a name, or None if it is not there."""
         row = self._database.execute("SELECT text FROM names WHERE name = ?", (_raw(name),)).fetchone()
         return None if row is None else _text(row[0])
 
     def pop(self, name: str) -> str | None:
-        """Take a name out; return its text, or None where it is not there."""
+        """Take a name out; return its text, or None if it is not there."""
         text = self.get(name)
         if text is not None:
             self._database.execute("DELETE FROM names WHERE name = ?", (_raw(name),))
@@ -53,7 +53,7 @@ class Index:
         return count
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
-        """Yield names and texts, sorted by name; meanwhile names may be added to other indexes only."""
+        """Yield names and texts, sorted by name; meanwhile this index must not change."""
         return self._sorted("name")
 
     def by_number(self) -> Iterator[tuple[str, str]]:
@@ -65,7 +65,7 @@ class Index:
             yield _text(name), _text(text)
 
     def close(self) -> None:
-        """Give back the disk space."""
+        """Free the disk space."""
         self._database.close()
 
     def __enter__(self) -> Self:

@@ -1,10 +1,10 @@
-"""What an export came to: the manifest, the summary, and how a run puts them there.
+"""The result of an export: the manifest, the summary, and how a run writes them.
 
 While a run is unfinished, the target has a folder ``.foveate`` with ``plan.jsonl`` (the parts to be done) and, for each
-part that is done, ``parts/000000.jsonl``; where it adds to what was finished before, the files of that are there too,
-as ``base-*``. At the end ``foveate-manifest.jsonl`` has the lines of all parts in order, ``foveate-parts.jsonl`` what
-the parts were, ``foveate-summary.json`` sums and hashes of both, and the folder goes. Each is on the disk before the
-next is begun, so that whatever a power cut leaves, the same call goes on from it.
+part that is done, ``parts/000000.jsonl``; if it adds to a finished export, the files of that are there too, as
+``base-*``. At the end ``foveate-manifest.jsonl`` has the lines of all parts in order, ``foveate-parts.jsonl`` the
+parts, ``foveate-summary.json`` sums and hashes of both, and the folder is removed. Each is on the disk before the next
+is begun, so that whatever a power cut leaves, the same call goes on from it.
 """
 
 import hashlib
@@ -18,27 +18,31 @@ from typing import Any
 
 from foveate import __version__
 from foveate.export._check import puts
+from foveate.export._choices import UNWRITTEN, Kind
+from foveate.export._layout import MANIFEST, PARTS, STATE, SUMMARY
+from foveate.export._local_files import NotAFileError
 from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, TornError, read_record, write_parts
-from foveate.export._store import MANIFEST, PARTS, STATE, SUMMARY, NotAFileError, Store, copy
+from foveate.export._store import Store, copy_stream
 
 BASE_PARTS, BASE_MANIFEST = f"{STATE}/base-parts.jsonl", f"{STATE}/base-manifest.jsonl"
-_SAID = 100
+_LISTED = 100
+"""Names of images of a kind that a summary lists."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an export came to, all runs on its target together.
+    """The result of an export, of all runs on its target together.
 
     Attributes:
-        kinds: how many pictures or files were ``compressed``; ``kept`` as they were, being smaller; ``copied`` or
-            ``skipped``, being no pictures; ``unreadable``; ``missing``, being gone when their turn came; or ``failed``,
+        kinds: how many images or files were ``compressed``; ``kept`` as they were, as they are smaller; ``copied`` or
+            ``skipped``, as they are not images; ``unreadable``; ``missing``, gone when their turn came; or ``failed``,
             set aside because processes died or took too long over them, or because they could not be compressed.
         source_bytes: of everything in the target whose size in the source is known.
         bytes: of the same in the target.
-        settings: what it was made with.
-        classes: the names of the classes in the order of their numbers, where they are known.
+        settings: what its bytes depend on.
+        classes: the names of the classes in the order of their numbers, if they are known.
         missing: the first hundred sources that were gone; the next run looks for them again.
-        multiframe: how many of the compressed have several frames or pages in the source, of which the first was taken.
+        multiframe: how many compressed images have several frames or pages in the source, of which the first was taken.
         failed: the first hundred that failed, with the reasons; the next run tries them again.
         root: a digest that covers all of the target: the SHA-256 of the summary, which has those of the manifest and
             the parts, which have that of every file.
@@ -55,8 +59,8 @@ class Summary:
     root: str = ""
 
     @classmethod
-    def read(cls, target: "str | Path | Store") -> "Summary | None":
-        """Return the summary of a finished export, or None where there is none.
+    def load(cls, target: "str | Path | Store") -> "Summary | None":
+        """Return the summary of a finished export, or None if there is none.
 
         Raises:
             ValueError: if it is damaged.
@@ -76,7 +80,7 @@ class Summary:
 
     @property
     def saved(self) -> float:
-        """Share of the source's bytes that the target does without; negative where it takes more."""
+        """The share of the source's bytes that was saved; negative if the target has more."""
         return 1 - self.bytes / self.source_bytes if self.source_bytes else 0.0
 
     def __str__(self) -> str:
@@ -86,7 +90,7 @@ class Summary:
 
 
 def read_summary(target: Store) -> dict[str, Any]:
-    """Return what the summary of a target holds.
+    """Return the summary of a target as it is in its file.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -121,14 +125,13 @@ def _fits(about: dict[str, Any]) -> bool:
 def manifest(target: "str | Path | Store") -> Iterator[dict[str, Any]]:
     """Yield the lines of a target's manifest.
 
-    Each is a dictionary for a picture or another file, in the source's order: ``source`` and, where it is in the
-    target, ``target`` (in shards the tar file, and ``member`` the name in it); ``kind`` (see :class:`Summary`);
-    ``source_bytes`` (None of what was no file), ``bytes`` and ``sha256`` of the target; ``sidecars``, the same of the
-    files that were made beside it; where known ``label``; of pictures ``size`` (height and width of the source),
-    ``frames`` where the source has several frames or pages (the first is what was compressed), ``settings`` and
-    ``met``, and with rate control the witnesses' confidence in their own answer before (``clean``) and after
-    (``final``) and the points ``tried``; of the items of a Dataset ``source_sha256``; and the ``reason`` why something
-    is unreadable.
+    Each is a dictionary for an image or another file, in the source's order: ``source`` and, if it is in the target,
+    ``target`` (in shards the tar file, and ``member`` the name in it); ``kind`` (see :class:`Kind`); ``source_bytes``
+    (None if it was not a file), ``bytes`` and ``sha256`` of the target; ``sidecars``, the same of the files that were
+    written beside it; ``label``, if it is known; of images ``size`` (height and width of the source), ``frames`` if the
+    source has several frames or pages (of which the first was compressed), ``settings`` and ``met``, and with rate
+    control the witnesses' confidence in their answer before (``clean``) and after (``final``) and the points ``tried``;
+    of the items of a Dataset ``source_sha256``; and the ``reason`` why something is unreadable.
 
     Raises:
         ValueError: if there is none: the export is unfinished, or never was; or if a line is damaged.
@@ -150,7 +153,7 @@ def manifest(target: "str | Path | Store") -> Iterator[dict[str, Any]]:
 
 
 def parted(target: Store, name: str, parts: PartsFile) -> Iterator[tuple[Done, list[bytes]]]:
-    """Yield what is known of each part that was done, and its lines in a manifest, which may be damaged."""
+    """Yield each part of a finished export with its lines in a manifest, which may be damaged."""
     try:
         stream = target.open(name)
     except (FileNotFoundError, NotAFileError):
@@ -201,13 +204,13 @@ def finish(target: Store, plan: PartsFile) -> Summary:
     target.write(SUMMARY, (json.dumps(about, indent=1) + "\n").encode(), bookkeeping=True)
     for name in left_over:
         target.remove(name)
-    target.remove(PLAN)  # first: without it the rest is only rubbish, which the next run removes
+    target.remove(PLAN)  # first: without it, the next run removes the rest
     target.remove(STATE)
     return Summary._of(about)
 
 
 def head_of(target: Store) -> Head | None:
-    """Return what a finished target depends on, from its parts or its summary; None where neither is sound."""
+    """Return what a finished target depends on, from its parts or its summary; None if neither is sound."""
     parts = PartsFile.find(target, PARTS)
     if parts is not None:
         return parts.head
@@ -232,7 +235,7 @@ def is_sound(target: Store, parts: PartsFile) -> bool:
 def hash_of(target: Store, name: str) -> str:
     """Return the SHA-256 of a file."""
     with target.open(name) as stream:
-        return copy(stream)[1]
+        return copy_stream(stream)[1]
 
 
 def _root(about: dict[str, Any]) -> str:
@@ -253,9 +256,9 @@ class _Counts:
     def add(self, line: dict[str, Any]) -> None:
         self.kinds[line["kind"]] += 1
         self.multiframe += "frames" in line
-        if line["kind"] == "missing" and len(self.missing) < _SAID:
+        if line["kind"] == Kind.MISSING and len(self.missing) < _LISTED:
             self.missing.append(line["source"])
-        if line["kind"] == "failed" and len(self.failed) < _SAID:
+        if line["kind"] == Kind.FAILED and len(self.failed) < _LISTED:
             self.failed.append(f"{line['source']}: {line['reason']}")
         if line.get("bytes") is not None and line["source_bytes"] is not None:
             self.source_bytes += line["source_bytes"]
@@ -265,7 +268,7 @@ class _Counts:
 def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[Done, list[bytes], list[str]]]:
     """Yield all parts in the order of their numbers: those done now, the others as they were before.
 
-    With each come the lines of the manifest, and the files of it that were there before and are of it no more.
+    With each come its lines of the manifest, and the files that it had before and has no longer.
     """
     base = PartsFile.find(target, BASE_PARTS) if plan.head.base else None
     before = iter(()) if base is None else parted(target, BASE_MANIFEST, base)
@@ -283,7 +286,7 @@ def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[D
         if old is not None and old[0].part.number == part.number:
             replaced = old[1] if is_whole(*old) else []
             old = next(before, None)
-        lines = _counted(_with_those_gone(record[0], replaced, len(part.units) == 1), counts)
+        lines = _counted(_with_gone(record[0], replaced, len(part.units) == 1), counts)
         yield record[1], lines, _left_over(replaced, lines)
     while old is not None:
         yield old[0], _counted(old[1], counts), []
@@ -291,32 +294,34 @@ def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[D
 
 
 def _counted(lines: list[bytes], counts: _Counts) -> list[bytes]:
-    """Count lines; return those that have a place in a manifest: what is missing or failed has none."""
-    kept = []
+    """Count lines; return those that belong in a manifest: images that are missing or failed have none."""
+    written = []
     for raw in lines:
         line = json.loads(raw)
         counts.add(line)
-        if line["kind"] not in ("missing", "failed"):
-            kept.append(raw)
-    return kept
+        if line["kind"] not in UNWRITTEN:
+            written.append(raw)
+    return written
 
 
-def _with_those_gone(lines: list[bytes], replaced: list[bytes], alone: bool) -> list[bytes]:
-    """Keep the lines of files of a tree whose sources are gone: what became of them is still there.
+def _with_gone(lines: list[bytes], replaced: list[bytes], alone: bool) -> list[bytes]:
+    """Keep the lines of files of a tree whose sources are gone: their compressed files are still there.
 
     Args:
         lines: of a part as it was done now.
         replaced: its lines before.
-        alone: whether the part is of one unit, which may be a shard of the source.
+        alone: whether the part has one unit, which may be a shard of the source.
     """
     before = {line["source"]: raw for raw in replaced if "member" not in (line := json.loads(raw))}
-    gone = [(raw, line["source"] if line["kind"] == "missing" else None) for raw in lines if (line := json.loads(raw))]
+    gone = [
+        (raw, line["source"] if line["kind"] == Kind.MISSING else None) for raw in lines if (line := json.loads(raw))
+    ]
     if alone and before and all(source is not None for _, source in gone):
         return list(before.values())
     return [raw if source is None else before.get(source, raw) for raw, source in gone]
 
 
 def _left_over(replaced: list[bytes], lines: list[bytes]) -> list[str]:
-    """The files of a part that it has no more."""
-    now, before = ({put["target"] for raw in some for put in puts(json.loads(raw))} for some in (lines, replaced))
+    """The files that a part had before and has no longer."""
+    now, before = ({put["target"] for raw in raws for put in puts(json.loads(raw))} for raws in (lines, replaced))
     return sorted(before - now)

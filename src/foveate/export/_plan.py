@@ -1,9 +1,9 @@
-"""What is to be done, and what was: parts, in files that are covered by their own checksums.
+"""What is to be done and what was done: parts, in files that are covered by their own checksums.
 
-A file of parts (``plan.jsonl`` of a run, ``foveate-parts.jsonl`` of what is finished) has a first line with what they
+A file of parts (``plan.jsonl`` of a run, ``foveate-parts.jsonl`` of a finished export) has a first line with what they
 all depend on, a line for each part, and a last line with their number and the SHA-256 of all before it. The record of
-a part that is done has a line for each picture or file of it and a last line of the same kind. So a file that is torn
-or was changed is recognized, and what it stood for is done again.
+a part that is done has a line for each of its images and files, and a last line of the same kind. So a file that is
+torn or was changed is recognized, and its parts are done again.
 """
 
 import hashlib
@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from foveate.export._store import STATE, NotAFileError, Store
+from foveate.export._layout import STATE
+from foveate.export._local_files import NotAFileError
+from foveate.export._store import Store
 
 FORMAT = 2
 PLAN = f"{STATE}/plan.jsonl"
@@ -23,8 +25,8 @@ class Unit(NamedTuple):
 
     Attributes:
         name: in the source: of a file, or the number of an item.
-        stem: what it is called in the target: of a picture without its ending; of a shard its file or its folder.
-        stamp: changes with it; empty where the source tells of none.
+        stem: its name in the target: of an image without the ending; of a shard its file or its folder.
+        stamp: a text that changes with it; empty if the source has none.
     """
 
     name: str
@@ -34,32 +36,32 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """A unit of work: finished when its record is in the target, and done anew if not."""
+    """A unit of work: finished when its record is in the target, and done again if not."""
 
     number: int
     units: tuple[Unit, ...]
 
     @property
     def record(self) -> str:
-        """The file in the target with what became of it."""
+        """The name of the file in the target that says that it is done."""
         return f"{STATE}/parts/{self.number:06}.jsonl"
 
     @property
     def digest(self) -> str:
-        """Changes with the units, their names and stamps."""
+        """A hash of the units, their names and stamps."""
         return hashlib.sha256(compact(self.units)).hexdigest()
 
 
 @dataclass(frozen=True)
 class Done:
-    """What is known of a part that was done.
+    """A part that was done.
 
     Attributes:
-        part: which.
-        lines: how many lines of the manifest it has,
-        sha256: and their SHA-256.
-        again: its units that are to be looked for again: they were gone, or could not be read.
-        shard: name, bytes and SHA-256 of its tar file, where it has one.
+        part: the part.
+        lines: how many lines of the manifest it has.
+        sha256: of these lines.
+        again: the names of its units that the next run tries again: they were gone, or could not be read.
+        shard: name, bytes and SHA-256 of its tar file, if it has one.
     """
 
     part: Part
@@ -69,9 +71,9 @@ class Done:
     shard: tuple[str, int, str] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a file holds of it."""
-        about = {"lines": self.lines, "sha256": self.sha256, "again": self.again, "shard": self.shard}
-        return {"part": self.part.number, "units": self.part.units, **about}
+        """Return it as a line of a file of parts holds it."""
+        result = {"lines": self.lines, "sha256": self.sha256, "again": self.again, "shard": self.shard}
+        return {"part": self.part.number, "units": self.part.units, **result}
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ class Head:
 
     Attributes:
         settings: what its bytes depend on.
-        source: what the source is called, see :attr:`Store.label`.
+        source: the label of the source, see :attr:`Store.label`.
         classes: the names of the classes in the order of their numbers.
-        base: the SHA-256 of the file of parts of what is finished already, to which a run adds; empty without.
+        base: the SHA-256 of the file of parts of a finished export to which a run adds; empty if there is none.
     """
 
     settings: dict[str, Any]
@@ -91,21 +93,26 @@ class Head:
     base: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a file holds of it."""
+        """Return it as a line of a file of parts holds it."""
         about = {"source": self.source, "classes": self.classes, "base": self.base}
         return {"format": FORMAT, "settings": self.settings, **about}
 
 
 class TornError(ValueError):
-    """A file of the bookkeeping that is not as it was written."""
+    """A file of the bookkeeping that is torn or was changed."""
 
 
 class PartsFile:
-    """A file of parts, read as a stream; checked as a whole when this is made.
+    """A file of parts, which is checked at first, and then read as a stream.
+
+    Attributes:
+        parts: how many there are.
+        sha256: of the file but for its last line.
+        head: what all parts depend on.
 
     Raises:
         FileNotFoundError: if it is not there.
-        TornError: if it is not whole, or not as it was written.
+        TornError: if it is torn or was changed.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -140,11 +147,11 @@ class PartsFile:
                 yield _parsed(next(stream), self._name)
 
     def planned(self) -> Iterator[Part]:
-        """Yield the parts."""
+        """Yield the parts, whether they are done or not."""
         return map(_part, self)
 
     def done(self) -> Iterator[Done]:
-        """Yield what is known of parts that were done."""
+        """Yield the parts of a finished export."""
         for line in self:
             shard = line["shard"]
             again, shard = tuple(line["again"]), None if shard is None else (shard[0], shard[1], shard[2])
@@ -152,7 +159,7 @@ class PartsFile:
 
     @classmethod
     def find(cls, store: Store, name: str) -> Self | None:
-        """Return the file, or None where it is not there or torn."""
+        """Return the file, or None if it is not there, or is torn."""
         try:
             return cls(store, name)
         except (FileNotFoundError, NotAFileError, TornError):
@@ -160,7 +167,7 @@ class PartsFile:
 
 
 def write_parts(store: Store, name: str, head: Head, parts: Iterable[Part | Done]) -> str:
-    """Write a file of parts; return the SHA-256 that is in its last line."""
+    """Write a file of parts; return the SHA-256 in its last line."""
     digest, count = hashlib.sha256(), 0
     with store.writing(name, bookkeeping=True) as stream:
 
@@ -178,14 +185,14 @@ def write_parts(store: Store, name: str, head: Head, parts: Iterable[Part | Done
 
 
 def write_record(store: Store, part: Part, lines: Sequence[dict[str, Any]], done: Done) -> None:
-    """Write down that a part is done: the lines of its pictures and files, and what is known of it."""
+    """Write that a part is done, with the lines of its images and files."""
     text = joined(lines)
     last = {**done.to_json(), "units": part.digest}
     store.write(part.record, text + compact(last) + b"\n", bookkeeping=True)
 
 
 def read_record(store: Store, part: Part) -> tuple[list[bytes], Done] | None:
-    """Return the lines of a part and what is known of it; None where it is not done, or done for other units."""
+    """Return the lines of a part that is done; None if it is not done, or was done with other units."""
     try:
         lines = store.read(part.record).splitlines(keepends=True)
     except FileNotFoundError:
@@ -201,7 +208,7 @@ def read_record(store: Store, part: Part) -> tuple[list[bytes], Done] | None:
 
 
 def joined(lines: Iterable[dict[str, Any]]) -> bytes:
-    """Return lines as a file holds them."""
+    """Return lines of JSON."""
     return b"".join(compact(line) + b"\n" for line in lines)
 
 

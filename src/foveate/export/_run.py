@@ -2,28 +2,36 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from foveate._checks import check_count, check_number
 from foveate._lock import locked
+from foveate._progress import Listener, Progress
 from foveate.compressor import Compressor
-from foveate.export import local, ray
+from foveate.export import _local, _ray
+from foveate.export._choices import Engine, Others, as_choice
+from foveate.export._folder import Folder
+from foveate.export._layout import LOCK, STATE
 from foveate.export._manifest import Summary, finish
-from foveate.export._maps import fill
+from foveate.export._maps import Reading, fill
 from foveate.export._plan import Head
-from foveate.export._planning import planned
-from foveate.export._sources import Folder, Shards, as_source
-from foveate.export._store import LOCK, STATE, Store
-from foveate.export._worker import Job, Others, Report
+from foveate.export._planning import Todo, planned
+from foveate.export._source import Source
+from foveate.export._sources import as_source
+from foveate.export._store import Store
+from foveate.export._tars import Shards
+from foveate.export._work import Report
+from foveate.export._worker import Job
 from foveate.images import check_formats
 from foveate.rate_control import RateControl
 from foveate.saliency import CachedSaliency, MapCache
 
-Engine = Literal["local", "ray"]
+_BATCH = 16
+"""Images of one size of which maps for a cache are made at once."""
 
 
 def compress_dataset(
@@ -32,74 +40,75 @@ def compress_dataset(
     compressor: Compressor,
     *,
     shards: bool = False,
-    others: Others = "copy",
+    others: Others | str = Others.COPY,
     only_if_smaller: bool = False,
     part: int | None = None,
     cache: str | Path | None = None,
     workers: int | None = None,
     device: str | None = None,
-    engine: Engine = "local",
+    engine: Engine | str = Engine.LOCAL,
     gpus: float = 0.0,
     timeout: float = 60.0,
     memory: int | None = None,
     formats: Sequence[str] = (),
     follow_links: bool = False,
     moved: bool = False,
-    progress: Callable[[Report, int], object] = lambda report, total: None,
-    maps_progress: Callable[[int], object] = lambda units: None,
+    progress: Listener | None = None,
 ) -> Summary:
     """Compress a whole dataset into files that any tool reads.
 
     The source is never written to. Every file of the target appears whole or not at all, and what was reported done is
-    on the disk; a run that is stopped, however hard, goes on with the same call where it was, and ends with the same
-    bytes. Once finished, a further call does what came to the source or changed in it since, and again what is not in
-    the target as it was written. Of files a change is seen by size and time (behind a URL by what the driver tells of
-    them), of the rows of a Hugging Face dataset by their content, of other Datasets in a few items of each part.
+    on the disk; a run that is stopped, however hard, continues with the same call where it was, and ends with the same
+    bytes. Once finished, a further call does what is new or changed in the source, and again what is not in the target
+    as it was written. A change is seen in files by size and time (behind a URL by what the driver knows of them), in
+    rows of a Hugging Face dataset by their content, and in other Datasets by a few items of each part.
 
     **Targets.** A tree has the paths of the source with the codec's own ending, so that labels by path stay. In shards,
-    WebDataset's tar files, a picture is followed by its class number as ``.cls`` where that is known. Of a Dataset a
-    picture is called by its number, in a folder of its class. Pictures that share a name up to the ending keep it in
-    front of the new one; a name that a file system would not take, or that leads out of a folder, is changed or
-    refused. Beside the pictures there are ``foveate-manifest.jsonl``, with a line for each picture (see
-    :func:`manifest`), ``foveate-parts.jsonl``, with what a further call needs, and ``foveate-summary.json``, whose
-    ``root`` covers all of them.
+    WebDataset's tar files, an image is followed by its class number as ``.cls`` if that is known. An image of a
+    Dataset is named by its number, in a folder of its class. Images that share a name up to the ending keep it before
+    the new one; a name that a file system would not take, or that leads out of a folder, is changed or refused. Beside
+    the images there are ``foveate-manifest.jsonl``, with a line for each image (see :func:`manifest`),
+    ``foveate-parts.jsonl``, with what a further call needs, and ``foveate-summary.json``, whose ``root`` covers all of
+    them.
 
-    **Trouble.** What cannot be read as a picture is counted, with its reason, and treated as ``others`` says. A worker
-    process that dies is started again; a picture over which it dies again, alone too, or that takes longer than
+    **Trouble.** A file that cannot be read as an image is counted, with the reason, and treated as ``others`` says. A
+    worker process that dies is started again; an image over which it dies again, alone too, or that takes longer than
     ``timeout``, is set aside as ``failed``, and tried again by the next call. Only the usual formats are opened (see
-    :func:`foveate.images.read`), so that no picture starts another program.
+    :func:`foveate.images.read`), so that no image starts another program.
 
     **Two stages.** With ``cache``, maps are made first, in batches, by this process; the workers then need no model.
-    That pays on a GPU, or where the maps serve again. Without it each worker makes the maps of its own pictures.
+    That pays on a GPU, or if the maps are used again. Without it each worker makes the maps of its images.
 
     Args:
         source: a folder, of any depth; tar shards (one, or a folder of them); both also as a URL that fsspec knows
-            (``s3://...``); a saved Hugging Face dataset; or from Python a map-style Dataset of pictures or of pairs
-            (picture, label), Hugging Face's too. A picture is a PIL image, a uint8 array (H, W, C) or a tensor
-            (C, H, W), uint8 or float in [0, 1] and not normalized.
+            (``s3://...``); a saved Hugging Face dataset; or a map-style Dataset of images or of pairs (image,
+            label), Hugging Face's too. An image is a PIL image, a uint8 array (H, W, C) or a tensor (C, H, W), uint8
+            or float in [0, 1] and not normalized.
         target: a new or empty folder, or the target of an earlier run with the same settings; or a URL.
         compressor: with its models by recipe, as they are built in each worker.
         shards: write tar shards instead of a tree.
-        others: what to do with what is no readable picture: ``"copy"`` it, ``"skip"`` it, or ``"refuse"``, which stops.
-        only_if_smaller: keep the source's own bytes where they are not more, with whatever metadata they have.
-        part: pictures in a unit of work, and in a shard; None takes 64, or 1000 in shards. Tar shards of the source are
+        others: what to do with files that are not readable images: ``"copy"``, ``"skip"``, or ``"refuse"``, an error.
+        only_if_smaller: keep the source's bytes if they are not more, with whatever metadata they have.
+        part: images in a unit of work, and in a shard; None takes 64, or 1000 in shards. Tar shards of the source are
             units as they are.
-        cache: folder of saliency maps to use, and to add to where some are missing.
-        workers: processes; None takes one a CPU, and with Ray what the cluster has room for, less one CPU; 0 does all
-            in this process, where neither ``timeout`` nor ``memory`` can be kept.
+        cache: folder of saliency maps to use, and to add to if some are missing.
+        workers: processes; None takes one per CPU, and with Ray what the cluster has room for, less one CPU; 0 does all
+            in this process, where neither ``timeout`` nor ``memory`` holds.
         device: where workers put their models, such as ``"cuda"``; None leaves them on the CPU, without ``gpus``.
-        engine: ``"local"``, or ``"ray"`` for Ray Data, see :mod:`foveate.export.ray`. The result is the same.
+        engine: ``"local"``, or ``"ray"`` for actors of Ray Data: on the cluster that this process is connected to, or
+            that of ``RAY_ADDRESS``, or one of this machine. The result is the same.
         gpus: with Ray, the share of a GPU that a worker takes.
-        timeout: seconds that reading a picture, or compressing it, may take in a worker process; the first have ten
+        timeout: seconds that reading an image, or compressing it, may take in a worker process; the first have ten
             times that more, for models to be built.
-        memory: bytes that a worker process may hold, on Unix; None takes its share of this machine's memory, of at
+        memory: bytes that a worker process may hold, on Unix; None takes its share of this machine's memory, but at
             least 4 GiB, and sets no limit with Ray or a device.
         formats: names of Pillow's formats that are opened besides the usual ones, such as ``["DDS"]``.
-        follow_links: take what links of the source lead to outside of it, and the files that rows of a Hugging Face
-            dataset name by their paths; where it is False, such a link is an error.
-        moved: take the source for the one that the target was made from, though it is in another place.
-        progress: called with what a part came to and the number of units to be done; at the start with an empty report.
-        maps_progress: with a cache, called with each number of units whose maps are there.
+        follow_links: follow links of the source that lead out of it, and take the files that rows of a Hugging Face
+            dataset name by their paths; if False, such a link is an error.
+        moved: the source is the one that the target was made from, in another place.
+        progress: called with a :class:`foveate.Progress` at the start and after each part. Its steps are units: files,
+            shards, or items of a Dataset. The stage ``"saliency"``, of maps for the cache, has the units that are left;
+            ``"compress"`` includes those that an earlier run of the same plan has done, but bytes of this run only.
 
     Returns:
         The summary.
@@ -109,7 +118,7 @@ def compress_dataset(
         ValueError: if an argument does not fit, source and target lie in one another, or the target holds other files.
         IdentityError: if the compressor has no identity for the target to be bound to.
         RuntimeError: if another run is writing to the target, or workers die at their start, or again and again over a
-            part and none of its pictures.
+            part though over none of its images.
         ImportError: if a node of Ray lacks a module.
         OSError: if the disk is full or fails; the same call goes on once there is room.
 
@@ -122,73 +131,106 @@ def compress_dataset(
         >>> summary.kinds, names
         ({'compressed': 3}, ['00000000.webp', '00000001.webp', '00000002.webp'])
     """
-    if others not in get_args(Others):
-        raise ValueError(f"others: expected {', '.join(get_args(Others))}, got {others!r}")
-    if engine not in get_args(Engine):
-        raise ValueError(f"engine: expected {' or '.join(get_args(Engine))}, got {engine!r}")
-    size = check_count("part", (1000 if shards else 64) if part is None else part)
-    workers = None if workers is None else check_count("workers", workers, int(engine == "ray"))
-    if check_number("gpus", gpus, 0) and engine != "ray":
-        raise ValueError(f"gpus: only engine='ray' shares GPUs out, got {gpus}; give a device alone")
-    control = compressor.control
-    if isinstance(control, RateControl) and not control.as_stored and min(control.scales) < 1:
-        raise ValueError(
-            "compressor: its control shows the witnesses pictures at source size, but who reads the files gets them as "
-            "they are stored; give the RateControl as_stored=True, or scales=1"
-        )
+    others, engine = as_choice("others", others, Others), as_choice("engine", engine, Engine)
+    part = check_count("part", (1000 if shards else 64) if part is None else part)
+    workers = None if workers is None else check_count("workers", workers, int(engine == Engine.RAY))
+    if check_number("gpus", gpus, 0) and engine != Engine.RAY:
+        raise ValueError(f"gpus: only engine='ray' shares GPUs out, got {gpus}; set device alone")
+    _check_control(compressor)
     timeout = check_number("timeout", timeout, 0, above=True)
     memory = None if memory is None else check_count("memory", memory)
     check_formats(formats)
-    found, store = as_source(source, follow_links), Store(target)
-    stored = [found.store] if isinstance(found, Folder | Shards) else []
-    for one in stored:
-        _refuse_nested("target", store, one)
-    saliency = compressor.used_saliency
-    if cache is not None:
-        for one in (*stored, store):
-            _refuse_nested("cache", Store(cache), one)
-        compressor = _with_cache(compressor, cache)
-    settings = {
-        "codec": str(compressor.codec),
-        "identity": compressor.identity,
-        "shards": shards,
-        "others": others,
-        "only_if_smaller": only_if_smaller,
-        "part": size,
-        "formats": sorted(name.upper() for name in formats),
-    }
-    head = Head(settings, found.label)
+    images, store = as_source(source, follow_links), Store(target)
+    _check_places(images, store, cache)
+    device = "cuda" if device is None and gpus else device
+    if memory is None and engine == Engine.LOCAL and device is None:
+        memory = _local.memory_share(_local.cpus() if workers is None else workers)
+    used = compressor if cache is None else _with_cache(compressor, cache)
+    job = Job(images, store, used, shards, others, only_if_smaller, device, timeout, memory, tuple(formats))
     with _locked(store):
-        todo = planned(found, store, head, compressor.codec.suffix, size, moved)
+        todo = planned(images, store, _head(job, part), used.codec.suffix, part, moved)
         if todo is None:
-            summary = Summary.read(store)
-            assert summary is not None  # or there were something to do
+            summary = Summary.load(store)
+            assert summary is not None  # or there would be something to do
             store.remove(STATE)
             return summary
         store.remove(f"{STATE}/tmp")
-        if isinstance(found, Folder):
-            found.classes = todo.plan.head.classes
-        device = "cuda" if device is None and gpus else device
-        if memory is None and engine == "local" and device is None:
-            memory = local.memory_of_each(local.cpus() if workers is None else workers)
-        job = Job(found, store, compressor, shards, others, only_if_smaller, device, timeout, memory, tuple(formats))
-        if cache is not None and saliency is not None and not isinstance(saliency, CachedSaliency):
-            units = [unit for part in todo.parts() for unit in part.units]
-            reading = local.cpus() if workers is None else workers
-            fill(found, units, cache, saliency, 16, reading, device, maps_progress, formats, timeout, memory)
-        progress(Report(-1, 0), todo.units)
-        parts = todo.parts()
-        for report in local.run(job, parts, workers) if engine == "local" else ray.run(job, parts, workers, gpus):
-            assert isinstance(report, Report)  # of compressing nothing else comes
-            progress(report, todo.units)
+        if isinstance(images, Folder):
+            images.classes = todo.plan.head.classes
+        if cache is not None:
+            _fill(job, todo, cache, compressor, workers, progress)
+        _work(job, todo, engine, workers, gpus, progress)
         return finish(store, todo.plan)
 
 
+def _head(job: Job, part: int) -> Head:
+    """What the bytes of the target depend on."""
+    settings = {
+        "codec": str(job.compressor.codec),
+        "identity": job.compressor.identity,
+        "shards": job.shards,
+        "others": job.others.value,
+        "only_if_smaller": job.only_if_smaller,
+        "part": part,
+        "formats": sorted(name.upper() for name in job.formats),
+    }
+    return Head(settings, job.source.label)
+
+
+def _fill(
+    job: Job, todo: Todo, cache: str | Path, compressor: Compressor, workers: int | None, progress: Listener | None
+) -> None:
+    """Add the maps of the images that are left to do to a cache, unless the compressor reads them from one itself."""
+    saliency = compressor.used_saliency
+    if saliency is None or isinstance(saliency, CachedSaliency):
+        return
+    units = [unit for part in todo.parts() for unit in part.units]
+    count = _local.cpus() if workers is None else workers
+    memory = _local.memory_share(count) if job.memory is None else job.memory
+    reading = Reading(job.source, job.timeout, memory, job.formats)
+    fill(reading, units, cache, saliency, batch=_BATCH, workers=count, device=job.device, progress=progress)
+
+
+def _work(job: Job, todo: Todo, engine: Engine, workers: int | None, gpus: float, progress: Listener | None) -> None:
+    """Do the parts that are left to do."""
+    done, source_bytes, target_bytes = todo.total - todo.units, 0, 0
+    if progress is not None:
+        progress(Progress("compress", done, todo.total))
+    parts = todo.parts()
+    reports = _local.run(job, parts, workers) if engine == Engine.LOCAL else _ray.run(job, parts, workers, gpus)
+    for report in reports:
+        assert isinstance(report, Report)  # compressing yields no batches
+        done += report.units
+        source_bytes, target_bytes = source_bytes + report.source_bytes, target_bytes + report.bytes
+        if progress is not None:
+            progress(Progress("compress", done, todo.total, source_bytes, target_bytes))
+
+
+def _check_control(compressor: Compressor) -> None:
+    """Raise if a rate control judges images other than those that readers of the files get."""
+    control = compressor.control
+    if isinstance(control, RateControl) and not control.as_stored and min(control.scales) < 1:
+        raise ValueError(
+            "compressor: its control shows the witnesses images at source size, but readers of the files get them as "
+            "they are stored; give the RateControl as_stored=True, or scales=1"
+        )
+
+
+def _check_places(source: Source, target: Store, cache: str | Path | None) -> None:
+    """Raise if the source, the target and the cache lie in one another."""
+    sources = [source.store] if isinstance(source, Folder | Shards) else []
+    for store in sources:
+        _refuse_nested("target", target, store)
+    if cache is not None:
+        for store in (*sources, target):
+            _refuse_nested("cache", Store(cache), store)
+
+
 def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
-    """The compressor with maps from a cache, whether they are there already or not."""
+    """The compressor with maps from a cache, which may not have them yet."""
     saliency = compressor.used_saliency
     if saliency is None:
-        raise ValueError("cache: this compressor asks for no maps; leave cache out")
+        raise ValueError("cache: this compressor uses no maps; leave cache out")
     if not isinstance(saliency, CachedSaliency):
         cache = Path(cache).absolute()  # actors of Ray are in other folders
         saliency = CachedSaliency(cache, MapCache.of(cache, saliency).about["identity"])
@@ -197,18 +239,19 @@ def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
 
 
 def _refuse_nested(name: str, store: Store, other: Store) -> None:
-    """Raise where one of two places would be written to, or found, in the other."""
+    """Raise if one of two places lies in the other."""
     if (store.local is None) != (other.local is None):
         return
-    a, b = ((one.local.resolve().as_posix() if one.local else one.root) + "/" for one in (store, other))
+    a, b = ((s.local.resolve().as_posix() if s.local else s.root) + "/" for s in (store, other))
     if a.startswith(b) or b.startswith(a):
         raise ValueError(f"{name}: {store.url} and {other.url} lie in one another; choose another")
 
 
 def _locked(target: Store) -> AbstractContextManager[None]:
-    """Be the only run on a target; the lock goes with the process, however that ends.
+    """Lock a target against other runs, until the process ends, however it does.
 
-    A target behind a URL is locked for this machine only: there, files appear whole and alike whoever writes them.
+    A target behind a URL is locked for this machine only: there, files appear whole, and are the same whoever writes
+    them.
     """
     if target.local is not None:
         target.make()

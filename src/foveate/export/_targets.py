@@ -1,4 +1,4 @@
-"""Where compressed pictures go: a tree of files, or tar shards."""
+"""Where compressed images go: a tree of files, or tar shards."""
 
 import hashlib
 import io
@@ -9,15 +9,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple, Protocol, cast
 
-from foveate.export._store import Store
-from foveate.export._store import copy as copy_stream
+from foveate.export._store import Store, copy_stream
 
-_TOGETHER = 256
-"""So many files wait at most to be synced together."""
+_UNSYNCED = 256
+"""Files that wait at most to be synced together."""
 
 
 class Put(NamedTuple):
-    """What was written: the file in the target, the member where that is a shard, its bytes, and their SHA-256."""
+    """A file that was written.
+
+    Attributes:
+        target: its name in the target, or that of its shard.
+        member: its name in the shard; None in a tree.
+        bytes: its size.
+        sha256: of its bytes.
+    """
 
     target: str
     member: str | None
@@ -25,7 +31,7 @@ class Put(NamedTuple):
     sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the manifest says of it."""
+        """Return its keys in the manifest."""
         member = {} if self.member is None else {"member": self.member}
         return {"target": self.target, **member, "bytes": self.bytes, "sha256": self.sha256}
 
@@ -41,12 +47,12 @@ class Sink(Protocol):
 
     @property
     def shard(self) -> tuple[str, int, str] | None:
-        """Once all is written: name, bytes and SHA-256 of the one file that all went to, if it was one."""
+        """Once all is written: name, bytes and SHA-256 of the shard that all went to, if there is one."""
 
 
 @dataclass
 class Tree:
-    """Every file on its own, at once; all are on the disk when the block of :meth:`writing` has ended."""
+    """Writes every file at once; all are on the disk when the block of :meth:`writing` has ended."""
 
     store: Store
     shard: None = None
@@ -72,7 +78,7 @@ class Tree:
 
     def _wait(self, name: str) -> None:
         self._unsynced.append(name)
-        if len(self._unsynced) >= _TOGETHER:
+        if len(self._unsynced) >= _UNSYNCED:
             self._sync()
 
     def _sync(self) -> None:
@@ -81,9 +87,9 @@ class Tree:
 
 
 class Shard:
-    """Members of one tar file, which appears when all are in it; no file where there are none.
+    """Writes the members of one tar file, which appears when all are in it; if there are none, no file appears.
 
-    Nothing in it tells of time or user.
+    Nothing in it depends on time or user.
     """
 
     def __init__(self, name: str, tar: tarfile.TarFile) -> None:
@@ -123,7 +129,7 @@ class Shard:
 
 
 class Nowhere:
-    """Takes files to see whether that works, and keeps none."""
+    """Takes files to try whether that works, and writes none."""
 
     shard = None
 
@@ -135,7 +141,7 @@ class Nowhere:
 
 
 class _Hashed(io.RawIOBase):
-    """Passes on what is written, and hashes it."""
+    """Writes to a file, and hashes what is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest, self.size = file, hashlib.sha256(), 0

@@ -1,6 +1,7 @@
-"""Whether a finished export is as its manifest says."""
+"""Checking a finished export against its manifest."""
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from foveate._checks import check_count
+from foveate._progress import Listener, Progress
 from foveate.export._check import Problem, check_files, check_line, check_shard, in_order, puts
 from foveate.export._index import Index
+from foveate.export._layout import LOCK, MANIFEST, PARTS, SUMMARY
 from foveate.export._manifest import hash_of, read_summary
 from foveate.export._plan import PLAN, PartsFile
-from foveate.export._store import LOCK, MANIFEST, PARTS, SUMMARY, Store
+from foveate.export._store import Store
 
 Line = dict[str, Any]
 
@@ -22,24 +25,25 @@ def verify(
     *,
     threads: int = 4,
     root: str | None = None,
-    progress: Callable[[], object] = lambda: None,
+    progress: Listener | None = None,
 ) -> list[Problem]:
-    """Check every file of a target against the manifest, byte for byte, and decode every picture that was compressed.
+    """Check every file of a target against the manifest, byte for byte, and decode every image that was compressed.
 
-    The manifest itself is checked against the hash of it in the summary, and that against its own ``root``. Whoever can
-    write to the target can write all of that anew: keep the ``root`` of the export elsewhere, and give it here.
+    The manifest is checked against its hash in the summary, and the summary against its ``root``. Whoever can write to
+    the target can replace all of them: keep the ``root`` of the export elsewhere, and pass it here.
 
     Args:
-        target: of a finished export; a folder or a URL.
+        target: a folder or a URL with a finished export.
         threads: files that are read and decoded at once.
-        root: what :attr:`Summary.root` was when the export was finished.
-        progress: called after each line of the manifest that has a file.
+        root: :attr:`Summary.root` of the export when it was finished.
+        progress: called with a :class:`foveate.Progress` of the stage ``"verify"``, whose steps are the lines of the
+            manifest that have a file.
 
     Returns:
-        What is wrong: files that are missing, changed, of another size than they should have, cannot be decoded, are
-        not regular files or are not of this export; members of shards that are not the ones, or not in the order, that
-        were written; a manifest, a summary or a file of parts that is not as it was written. An empty list says that
-        all is well. The same export again repairs what it can.
+        What is wrong: files that are missing, changed, of a wrong size, cannot be decoded, are not regular files, or do
+        not belong to this export; members of shards that are not the ones, or not in the order, that were written; a
+        manifest, a summary or a file of parts that is not as it was written. An empty list if nothing is wrong. The
+        same export again repairs what it can.
 
     Raises:
         ValueError: if the target has no manifest, or ``threads`` is not an integer of at least 1.
@@ -61,10 +65,13 @@ def verify(
     store = Store(target)
     if not store.exists(MANIFEST):
         raise ValueError(_UNFINISHED.format(store.url, MANIFEST))
+    steps = _Steps(None if progress is None else _count(store), progress)
     with Index() as written, Index() as shards:
         problems = list(_bookkeeping(store, shards, root))
-        for found in in_order(partial(_checked, store, shards, progress), _units(store, written, problems), threads):
-            problems += found
+        check = partial(_checked, store, shards, steps.add)
+        for results in in_order(check, _units(store, written, problems), threads, waiting=steps.report):
+            steps.report()
+            problems += results
         problems += _strangers(store, written)
     return problems
 
@@ -77,10 +84,41 @@ def count_files(target: str | Path) -> int:
     """
     store = Store(target)
     try:
-        with store.open(MANIFEST) as stream:
-            return sum(b'"target":' in line for line in stream)
+        return _lines_with_files(store)
     except FileNotFoundError:
         raise ValueError(_UNFINISHED.format(store.url, MANIFEST)) from None
+
+
+def _lines_with_files(store: Store) -> int:
+    with store.open(MANIFEST) as stream:
+        return sum(b'"target":' in line for line in stream)
+
+
+def _count(store: Store) -> int | None:
+    """How many lines of a manifest have a file; None if it cannot be read."""
+    try:
+        return _lines_with_files(store)
+    except (OSError, ValueError):
+        return None
+
+
+class _Steps:
+    """Counts lines that threads have checked, and reports them from the thread that asks for it."""
+
+    def __init__(self, total: int | None, progress: Listener | None) -> None:
+        self._total, self._progress = total, progress
+        self._new: deque[None] = deque()  # whose methods are atomic
+        self._done = 0
+
+    def add(self) -> None:
+        self._new.append(None)
+
+    def report(self) -> None:
+        while self._new:
+            self._new.popleft()
+            self._done += 1
+            if self._progress is not None:
+                self._progress(Progress("verify", self._done, self._total))
 
 
 _UNFINISHED = "target: {} has no {}; is its export finished?"
@@ -93,7 +131,7 @@ def _bookkeeping(store: Store, shards: Index, root: str | None) -> Iterator[Prob
         about = read_summary(store)
     except FileNotFoundError:
         yield Problem(SUMMARY, "is missing")
-    except Exception as error:  # whatever was made of it
+    except Exception as error:  # the file may hold anything
         yield Problem(SUMMARY, f"is damaged: {error}")
     if root is not None and about.get("root") != root:
         yield Problem(SUMMARY, f"has the root {about.get('root')}, and not {root}")
@@ -109,9 +147,9 @@ def _bookkeeping(store: Store, shards: Index, root: str | None) -> Iterator[Prob
     else:
         head = (parts.sha256, parts.head.settings, parts.head.source, list(parts.head.classes))
         if about and head != tuple(about[name] for name in ("parts_sha256", "settings", "source", "classes")):
-            yield Problem(PARTS, f"is not the one that {SUMMARY} is of")
+            yield Problem(PARTS, f"does not belong to {SUMMARY}")
     if store.exists(PLAN):
-        yield Problem(PLAN, "is of an unfinished run; the same export again finishes it")
+        yield Problem(PLAN, "belongs to an unfinished run; the same export again finishes it")
     try:
         digest = hash_of(store, MANIFEST)
     except (OSError, ValueError) as error:
@@ -122,7 +160,7 @@ def _bookkeeping(store: Store, shards: Index, root: str | None) -> Iterator[Prob
 
 
 def _lines(store: Store, problems: list[Problem]) -> Iterator[Line]:
-    """Yield the lines of the manifest that tell of files, and note those that are damaged."""
+    """Yield the lines of the manifest that have files, and note those that are damaged."""
     try:
         with store.open(MANIFEST) as stream:
             for number, raw in enumerate(stream, 1):
@@ -153,27 +191,27 @@ def _units(store: Store, written: Index, problems: list[Problem]) -> Iterator[li
             yield list(group)
 
 
-def _checked(store: Store, shards: Index, progress: Callable[[], object], lines: list[Line]) -> list[Problem]:
+def _checked(store: Store, shards: Index, step: Callable[[], object], lines: list[Line]) -> list[Problem]:
     first = lines[0]
     try:
         if "member" not in first:
             return list(check_files(store, first, decode=True))
         whole = shards.get(first["target"])
-        known = None if whole is None else tuple(json.loads(whole))
-        return list(check_shard(store, first["target"], lines, known, True, progress))
-    except Exception as error:  # what is wrong with one file is no reason not to look at the others
+        expected = None if whole is None else tuple(json.loads(whole))
+        return list(check_shard(store, first["target"], lines, expected, True, step))
+    except Exception as error:  # the other files are checked all the same
         return [Problem(first["target"], f"cannot be checked: {type(error).__name__}: {error}")]
     finally:
         if "member" not in first:
-            progress()
+            step()
 
 
 def _strangers(store: Store, written: Index) -> Iterator[Problem]:
-    """What is in the target and not of the export."""
-    own = {MANIFEST, PARTS, SUMMARY, LOCK}
+    """Files in the target that do not belong to the export."""
+    bookkeeping = {MANIFEST, PARTS, SUMMARY, LOCK, PLAN}
     try:
         for name, _ in store.files(links=False):
-            if name not in written and name not in own and name != PLAN:
-                yield Problem(name, "is not of this export")
+            if name not in written and name not in bookkeeping:
+                yield Problem(name, "does not belong to this export")
     except (OSError, ValueError) as error:
         yield Problem(store.url, f"cannot be listed: {error}")
