@@ -55,7 +55,7 @@ class _Node:
     def at(self, moment: int) -> Any:
         """What was in it at a moment."""
         return next(
-            (versions for since, versions in reversed(self.versions) if since <= moment), {} if self.folder else b""
+            (content for since, content in reversed(self.versions) if since <= moment), {} if self.folder else b""
         )
 
     def last_sync(self, moment: int) -> int:
@@ -168,10 +168,10 @@ class Disk:
                     changed |= self._note(self._nodes[number], Path(entry.path).read_bytes())
         return self._note(self._nodes[self._numbers[inode]], names) or changed
 
-    def _note(self, node: _Node, versions: Any) -> bool:
-        changed = node.at(self.moments) != versions
+    def _note(self, node: _Node, content: Any) -> bool:
+        changed = node.at(self.moments) != content
         if changed:
-            node.versions.append((self.moments, versions))
+            node.versions.append((self.moments, content))
         return changed
 
     def left(self, moment: int, names: str, contents: str, generator: torch.Generator) -> Files:
@@ -195,8 +195,8 @@ class Disk:
             now, before = node.at(moment), node.at(synced) if synced >= 0 else b""
             if now == before:
                 return now
-            kwargs = contents if contents != "random" else ("synced", "cut", "zeros", "all")[draw(4)]
-            return {"synced": before, "cut": now[: draw(len(now) + 1)], "zeros": bytes(len(now)), "all": now}[kwargs]
+            choice = contents if contents != "random" else ("synced", "cut", "zeros", "all")[draw(4)]
+            return {"synced": before, "cut": now[: draw(len(now) + 1)], "zeros": bytes(len(now)), "all": now}[choice]
 
         def entries(node: _Node) -> dict[str, int]:
             synced = node.last_sync(moment)

@@ -324,7 +324,7 @@ class TestManifest:
         (out / "cat" / "004.jpg").write_bytes(b"")
         (out / "cat" / "stray.jpg").write_bytes(b"")
         assert {p.name: p.description.split()[0] for p in verify(out)} == {
-            "cat/000.jpg": "is", "cat/002.jpg": "holds", "cat/004.jpg": "has", "cat/stray.jpg": "is",
+            "cat/000.jpg": "is", "cat/002.jpg": "holds", "cat/004.jpg": "has", "cat/stray.jpg": "does",
         }  # fmt: skip
 
     def test_verify_decodes(self, tmp_path):

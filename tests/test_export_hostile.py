@@ -354,7 +354,7 @@ class TestTars:
         kinds, lines = run(member("a.png", png()), *links, *nowhere)
         assert kinds == {"compressed": 3, "unreadable": 2}
         assert len({line["sha256"] for line in lines[:3]}) == 1
-        assert all("is a link in a tar to what is not there" in line["reason"] for line in lines[3:])
+        assert all("is a link in a tar to a file that is not there" in line["reason"] for line in lines[3:])
 
     def test_a_hundred_thousand_hard_links_are_found_in_one_step_each(self, tmp_path, monkeypatch):
         monkeypatch.setattr(tarfile.TarFile, "_getmember", None)  # it looks through all members
@@ -924,21 +924,21 @@ class Hostile:
     """Pictures with labels, of which some do something to the process that asks for them.
 
     Args:
-        options: what each does, by its number.
+        faults: what items do, by their number.
         markers: a folder of files that say that they did, and will not do so again; None lets them each time.
     """
 
     classes = ("even", "odd")
 
-    def __init__(self, options=(), markers=None):
-        self.options, self.markers = dict(options), markers
+    def __init__(self, faults=(), markers=None):
+        self.faults, self.markers = dict(faults), markers
 
     def __len__(self):
         return 8
 
     def __getitem__(self, k):
         marker = None if self.markers is None else Path(self.markers) / str(k)
-        if k in self.options and not (marker is not None and marker.exists()):
+        if k in self.faults and not (marker is not None and marker.exists()):
             if marker is not None:
                 marker.touch()
             {
@@ -947,7 +947,7 @@ class Hostile:
                 "fault": lambda: ctypes.string_at(0),
                 "sleep": lambda: time.sleep(3600),
                 "raise": lambda: 1 // 0,
-            }[self.options[k]]()
+            }[self.faults[k]]()
         return Image.open(io.BytesIO(png(10 * k))), k % 2
 
 

@@ -58,8 +58,11 @@ class OneForAll(Store):
     def read(self, name: str) -> bytes:
         return self.jpeg if name.endswith(".jpg") else super().read(name)
 
-    def files(self) -> Iterator[tuple[str, str]]:
-        yield from super().files()
+    def size(self, name: str) -> int | None:
+        return len(self.jpeg) if name.endswith(".jpg") else super().size(name)
+
+    def files(self, links: bool = True) -> Iterator[tuple[str, str]]:
+        yield from super().files(links)
         if not self.url.endswith("parts"):
             for name, _ in Listing(self.count).files():
                 yield name.replace(".png", ".jpg"), ""
@@ -137,10 +140,10 @@ def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--one", action="store_true", help="measure the one count in this process")
+    parser.add_argument("--here", action="store_true", help="measure the first count in this process")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    if args.one:
+    if args.here:
         _planning.Store = _verify.Store = OneForAll  # type: ignore[attr-defined,misc]
         with tempfile.TemporaryDirectory() as name:
             print(json.dumps(measure(args.counts[0], Path(name))))
@@ -148,7 +151,7 @@ def main() -> None:
     tables = {}
     print(f"{'files':>9}  " + "  ".join(f"{step:>14}" for step in STEPS), "   (seconds, highest MB)")
     for count in args.counts:
-        command = [sys.executable, __file__, "--one", "--counts", str(count)]
+        command = [sys.executable, __file__, "--here", "--counts", str(count)]
         table = tables[count] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         cells = (f"{table[step]['seconds']:8.1f} {table[step]['peak_MB']:5}" for step in STEPS)
         print(f"{count:9,}  " + "  ".join(cells), flush=True)

@@ -22,7 +22,7 @@ S = TypeVar("S")
 _KINDS = tuple(kind for kind in Kind if kind not in UNWRITTEN)
 """Kinds that have lines in a manifest."""
 _WAIT = 0.2
-"""Seconds between two calls of what is called while :func:`in_order` waits."""
+"""Seconds between two calls of ``waiting``, see :func:`in_order`."""
 _IMAGES = (Kind.COMPRESSED, Kind.KEPT)
 
 

@@ -57,7 +57,7 @@ def cache_maps(
     """Write the maps of all images of a source to a cache, for :class:`foveate.CachedSaliency`.
 
     Images that the cache has are not shown to the network again; of a run that was stopped at most the last 4096 are.
-    An image that EXIF says is to be turned gets a map as it is seen and one as it is stored, as loaders differ.
+    An image that EXIF turns gets a map as it is seen and one as it is stored, as loaders differ.
 
     Args:
         source: see :func:`compress_dataset`.
@@ -99,7 +99,7 @@ def cache_maps(
 
 @dataclass(frozen=True)
 class Reading:
-    """Images that are to be read and hashed.
+    """Images to read and hash.
 
     Attributes:
         source: where they come from.

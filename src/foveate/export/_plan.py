@@ -1,4 +1,4 @@
-"""What is to be done and what was done: parts, in files that are covered by their own checksums.
+"""The parts of a run and of what was finished, in files that are covered by their own checksums.
 
 A file of parts (``plan.jsonl`` of a run, ``foveate-parts.jsonl`` of a finished export) has a first line with what they
 all depend on, a line for each part, and a last line with their number and the SHA-256 of all before it. The record of

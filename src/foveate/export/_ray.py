@@ -26,7 +26,7 @@ DEATHS = 3
 """How often actors may die over one part."""
 
 SILENCE = 20.0
-"""Seconds in which no part ends before a message says what the run waits for; the next pause is twice as long."""
+"""Seconds in which no part ends before a message names what the run waits for; the next pause is twice as long."""
 
 PATIENCE = 600.0
 """Seconds that an autoscaler may take to add the first node that an actor fits on."""

@@ -77,7 +77,7 @@ class Source(Protocol):
 
 
 def stamped(store: Store, files: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Yield files with their stamps, which are asked for if a listing has none."""
+    """Yield files with their stamps, which are fetched if a listing has none."""
     if store.lists_stamps:
         yield from files
         return

@@ -26,7 +26,7 @@ from foveate.export._web import WebListing
 _SYNCS = 8
 """Files that are synced at once."""
 _STAMPS = 16
-"""Files whose stamps are asked for at once."""
+"""Files whose stamps are fetched at once."""
 
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
@@ -100,7 +100,7 @@ class Store:
                     yield name, remote_stamp(info)
 
     def stamps(self, names: Iterable[str]) -> Iterator[str]:
-        """Yield the stamps of files by asking for each, where a listing has none, as on the web."""
+        """Yield the stamps of files by a request for each, for listings without stamps, as on the web."""
 
         def stamp(name: str) -> str:
             try:

@@ -37,7 +37,7 @@ class Supervisor:
         timeout: seconds that an image may take.
 
     Attributes:
-        closed: whether it was told to end.
+        closed: whether :meth:`close` was called.
         lost: errors of parts that could not be done.
     """
 
@@ -52,7 +52,7 @@ class Supervisor:
         """Do a part; if that is impossible, note it in :attr:`lost` and report nothing done.
 
         Args:
-            part: what is to be done.
+            part: the part.
             emit: called once with each batch of the part.
 
         Raises:

@@ -187,7 +187,7 @@ class _Tar(tarfile.TarFile):
         """
         target = self._targets.get(_linked(member), member)
         if target.islnk():
-            raise NotAFileError(f"is a link in a tar to what is not there ({member.linkname!r})")
+            raise NotAFileError(f"is a link in a tar to a file that is not there ({member.linkname!r})")
         return target
 
 

@@ -35,12 +35,12 @@ class RefusedError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """Images that are to be compressed, by models that are given by recipe.
+    """The compression of a source into a target.
 
     Attributes:
         source: where they come from.
         target: where they go.
-        compressor: compresses them.
+        compressor: with its models by recipe.
         shards: write tar shards, not a tree.
         others: what to do with other files.
         only_if_smaller: keep the source's bytes if they are not more.
@@ -70,7 +70,7 @@ class Worker:
 
     Args:
         job: what to do.
-        note: called with what is being worked on, for whoever watches the time.
+        note: called with the entry that is being worked on, so that a supervisor can watch the time.
     """
 
     def __init__(self, job: Job, note: Note = no_note) -> None:
@@ -185,7 +185,7 @@ class Worker:
         return line
 
     def _other(self, loaded: Loaded, sink: Sink) -> dict[str, Any]:
-        """Do with what is not a readable image what the job asks for; return its line."""
+        """Handle an entry that is not a readable image, as the job asks; return its line."""
         entry, reason = loaded.entry, loaded.reason
         if self.job.others == Others.REFUSE and not loaded.gone:
             raise RefusedError(f"{entry.name}: {reason or 'not an image'}; {_CURE}")
