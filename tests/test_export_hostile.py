@@ -55,7 +55,7 @@ def stamps(root):
     return {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in Path(root).rglob("*") if p.name != ".foveate.lock"}
 
 
-class CannotHold(Exception):
+class CannotHoldError(Exception):
     """A backend has no way to hold such a name."""
 
 
@@ -63,7 +63,7 @@ def in_folder(root, names):
     for k, name in enumerate(names):
         parts = name.split("/")
         if "\0" in name or "" in parts or ".." in parts:
-            raise CannotHold
+            raise CannotHoldError
         path = root / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(k))
@@ -96,7 +96,7 @@ def in_zip(root, names):
         if name.isascii():
             data = data.replace(stand_in, name)
         else:
-            raise CannotHold  # a byte over 127 is a letter of code page 437 there: no other bytes can be meant
+            raise CannotHoldError  # a byte over 127 is a letter of code page 437 there: no other bytes can be meant
     path.write_bytes(data)
     return f"zip://::{path}"
 
@@ -183,9 +183,9 @@ def s3():
             try:
                 name.encode()
             except UnicodeEncodeError:
-                raise CannotHold from None  # a key is a text in UTF-8
+                raise CannotHoldError from None  # a key is a text in UTF-8
             if "\n" in name:
-                raise CannotHold  # the server lists such a key and does not find it
+                raise CannotHoldError  # the server lists such a key and does not find it
             get_backend("s3")["123456789012"]["aws"].put_object(bucket, f"in/{name}", png(k))
         return f"s3://{bucket}/in"
 
@@ -244,7 +244,7 @@ def test_names(place, kind, shards, tmp_path, request):
     count = 1 if backend == "web" and kind in ("absolute", "dots") else len(names)
     try:
         source = place(tmp_path, names)
-    except CannotHold:
+    except CannotHoldError:
         pytest.skip(f"{backend} cannot hold such a name")
     out = tmp_path / "around" / "deep" / "out"
     for canary in (tmp_path / "x.png", tmp_path / "around" / "b.png", out.parent / "b.png", out.parent / "x.png"):

@@ -223,12 +223,12 @@ class TestActor:
 
 
 def test_errors_that_cannot_be_pickled_keep_their_words():
-    class Odd(Exception):
+    class OddError(Exception):
         def __init__(self, a, b):
             super().__init__(f"{a} and {b}")
 
-    unpickled = pickle.loads(portable(Odd(1, 2)))
-    assert (type(unpickled), str(unpickled)) == (RuntimeError, "Odd: 1 and 2")
+    unpickled = pickle.loads(portable(OddError(1, 2)))
+    assert (type(unpickled), str(unpickled)) == (RuntimeError, "OddError: 1 and 2")
     kept = pickle.loads(portable(FileNotFoundError(2, "gone", "a.jpg")))
     assert (type(kept), kept.filename) == (FileNotFoundError, "a.jpg")
 

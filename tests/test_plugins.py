@@ -1,10 +1,13 @@
 """A package outside the tree that adds a codec, a saliency, a filter and a criterion, and is found by every process."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -151,6 +154,17 @@ class TestRegistry:
             colors["red"]
         with pytest.warns(RuntimeWarning, match="red = colors_of_a_package:red"):
             assert list(colors.usable()) == ["math"]
+
+    def test_threads_find_them_from_the_start(self, monkeypatch):
+        def slow(group):
+            yield EntryPoint("pi", "math:pi", "colors")
+            time.sleep(0.05)
+            yield EntryPoint("e", "math:e", "colors")
+
+        monkeypatch.setattr("foveate._registry.entry_points", slow)
+        colors = Registry("color", "colors", lambda name, color: color)
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(lambda _: colors["e"], range(8))) == {math.e}
 
     def test_a_name_that_is_not_there_says_what_is(self, colors):
         with pytest.raises(ValueError, match="color: there is no 'blue'; choose one of red, math, or add it"):

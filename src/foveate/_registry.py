@@ -93,14 +93,15 @@ class Registry(Generic[T]):
 
     def _declared(self) -> dict[str, EntryPoint]:
         if self._entry_points is None:
-            self._entry_points = {}
+            points: dict[str, EntryPoint] = {}
             for point in entry_points(group=self.group):
-                other = self._entry_points.setdefault(point.name, point)
+                other = points.setdefault(point.name, point)
                 if other.value != point.value:
                     raise ValueError(
                         f"{self.argument}: the entry points {other.value} and {point.value} of {self.group} are both "
                         f"called {point.name!r}; uninstall one of their packages"
                     )
+            self._entry_points = points  # at once, as other threads ask too
         return self._entry_points
 
     def _load(self, point: EntryPoint) -> None:
