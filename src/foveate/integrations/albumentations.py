@@ -9,7 +9,7 @@ epoch (Albumentations' own, in 2.0.8, repeats itself there); ``Compose(seed=...)
 ``ReplayCompose`` repeats them. One draw serves a call.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,14 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
     """Applies ``_draws`` to images alone, with what was drawn kept among the call's params."""
 
     _draws: PrefilterDraws | CompressDraws
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuse by position what is by name in every host: Albumentations' wrapper of ``__init__`` lets it through."""
+        if len(args) > 1:
+            raise TypeError(
+                f"{cls.__name__}: expected one positional argument, got {len(args)}; give the others by name"
+            )
+        return super().__new__(cls)  # type: ignore[no-any-return]
 
     def should_apply(self, force_apply: bool = False) -> bool:
         """Draw whether to apply it, from torch's generator."""
