@@ -25,17 +25,17 @@ def compress(photos: Path, out: Path, judge: Classifier, quality: int, strength:
     paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
     total, kept = dict.fromkeys(compressors, 0), dict.fromkeys(compressors, 0)
     for path in paths:
-        picture = read(path)
-        clean = judge.logits([picture]).argmax()
+        image = read(path)
+        clean = judge.logits([image]).argmax()
         for name, compressor in compressors.items():
-            encoded = compressor.encode([picture])
+            encoded = compressor.encode([image])
             target = (out / name / path.relative_to(photos)).with_suffix(compressor.codec.suffix)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(encoded[0].data)
             total[name] += len(encoded[0].data)
             kept[name] += int(judge.logits(compressor.decode(encoded)).argmax() == clean)
     for name in compressors:
-        print(f"{name:9} {total[name] / len(paths):9,.0f} bytes a picture, {kept[name] / len(paths):.1%} same answer")
+        print(f"{name:9} {total[name] / len(paths):9,.0f} bytes an image, {kept[name] / len(paths):.1%} same answer")
 
 
 def main(arguments: list[str] | None = None) -> None:
