@@ -1,4 +1,4 @@
-"""Train on compressed pictures: Foveate in a DataLoader's transform chain, with the bytes each sample cost.
+"""Train on compressed images: Foveate in a DataLoader's transform chain, with the bytes each sample cost.
 
     python examples/dataloader.py
 

@@ -1,4 +1,4 @@
-"""Draw what Foveate does, on a generated scene: picture, map, filtered picture, and rate against accuracy.
+"""Draw what Foveate does, on a generated scene: image, map, filtered image, and rate against accuracy.
 
     python examples/figure.py [OUT.png]
 
@@ -18,6 +18,7 @@ from foveate.evaluation import Judge, evaluate, plots
 from foveate.filters import resize
 from foveate.images import as_tensor, to_array
 from foveate.models import Classifier
+from foveate.saliency import saliency_maps
 
 
 def main(out: Path, scenes: int = 100) -> None:
@@ -27,7 +28,7 @@ def main(out: Path, scenes: int = 100) -> None:
     results = evaluate(Scenes(scenes), [judge], compressors).results
 
     shown = as_tensor(Scenes(scenes)[1][0])
-    maps = prefilter.maps(shown[None])
+    maps = saliency_maps(prefilter.saliency, shown[None])
     with rc_context({"font.size": 9}):
         figure = Figure(figsize=(11, 3.1), layout="constrained", dpi=110)
         *panels, plot = figure.subplots(1, 4, width_ratios=(1, 1, 1, 1.45))
@@ -48,7 +49,7 @@ def main(out: Path, scenes: int = 100) -> None:
         plot.set_title(f"{scenes} unseen scenes", fontsize=9)
         figure.savefig(out)
     whole = next(c for c in results.comparisons if c.metric == "top1")
-    saved = "no comparison" if whole.bd_rate is None else f"{-whole.bd_rate:.0%} fewer bytes a picture at equal top-1"
+    saved = "no comparison" if whole.bd_rate is None else f"{-whole.bd_rate:.0%} fewer bytes an image at equal top-1"
     print(f"drew {out}; {saved}, over the whole curve")
 
 

@@ -34,7 +34,7 @@ def main(scenes: int = 48) -> None:
     torch.nn.functional.cross_entropy(logits, labels).backward()
     right, whole = (logits.argmax(1) == labels).float().mean(), bool(flipped.sum() == masks.sum())
     print(f"{right:.1%} right; masks are whole: {whole}")
-    print(f"the loss reaches the pictures through the codec: gradient {images.grad.norm():.4f}")
+    print(f"the loss reaches the images through the codec: gradient {images.grad.norm():.4f}")
     filtered = Prefilter(saliency, strength=0.4)(images.detach())
     for name, batch in (("as they are", images.detach()), ("filtered", filtered)):
         encoded = Compressor("jpeg:40").encode(batch.clamp(0, 1))

@@ -1,8 +1,8 @@
-"""Train on with Lightning, on compressed pictures; see what compression does to the network, and where it looks.
+"""Train on with Lightning, on compressed images; see what compression does to the network, and where it looks.
 
     python examples/lightning_fit.py [LOGS]
 
-Scenes are generated, so it needs no data. With LOGS the curves and pictures stay there: ``tensorboard --logdir LOGS``.
+Scenes are generated, so it needs no data. With LOGS the curves and figures stay there: ``tensorboard --logdir LOGS``.
 """
 
 import sys
@@ -76,7 +76,7 @@ def main(logs: str | Path, epochs: int = 2) -> None:
         max_epochs=epochs,
         accelerator="cpu",
         logger=L.loggers.TensorBoardLogger(logs),
-        callbacks=[robustness, SaliencyLogger(pictures=3, codec="jpeg:10")],
+        callbacks=[robustness, SaliencyLogger(images=3, codec="jpeg:10")],
         enable_progress_bar=False,
         enable_model_summary=False,
         log_every_n_steps=2,

@@ -9,8 +9,8 @@ scenes, plus a price on bits. The proxy counts no bits, so they are estimated fr
 judged with real JPEG on other scenes, by that classifier and by one that had no part, beside the default curve at
 several strengths. Labels play no part.
 
-What it shows: after 80 steps at price 1 the learnt curve ties with the default on 240 scenes and does not beat it
-(geometric means of 1,542 and 1,541 bytes a picture for the classifier that made the map, 1,136 and 1,139 for the
+What it shows: after 80 steps at price 1 the learned curve ties with the default on 240 scenes and does not beat it
+(geometric means of 1,542 and 1,541 bytes an image for the classifier that made the map, 1,136 and 1,139 for the
 other).
 """
 
@@ -31,6 +31,7 @@ from foveate.filters import resize
 from foveate.images import as_tensor, to_uint8
 from foveate.integrations.kornia import Jpeg, Prefilter, StrengthCurve
 from foveate.prefilter import strength_map
+from foveate.saliency import saliency_maps
 
 QUALITIES = (5, 8, 13, 20, 32, 50)
 
@@ -55,15 +56,15 @@ def estimated_bits(images: Tensor, quality: int) -> Tensor:
 def train(steps: int, price: float, batch: int = 8) -> StrengthCurve:
     """Return the curve after so many steps; it starts at the default."""
     model = scene_net().requires_grad_(False)
-    pictures = scenes(48, seed=5).float() / 255
-    clean = model(PREPROCESS(pictures)).log_softmax(1)
+    images = scenes(48, seed=5).float() / 255
+    clean = model(PREPROCESS(images)).log_softmax(1)
     curve = StrengthCurve(0.5)
     augment = Prefilter(foveate.GradCam(model, preprocess=PREPROCESS), curve=curve)
     optimizer = torch.optim.Adam(curve.parameters(), 0.05)
     for _ in range(steps):
-        chosen = torch.randperm(len(pictures))[:batch]
+        chosen = torch.randperm(len(images))[:batch]
         quality = int(torch.randint(6, 40, ()))
-        filtered = augment(pictures[chosen])
+        filtered = augment(images[chosen])
         answers = model(PREPROCESS(Jpeg(quality)(filtered))).log_softmax(1)
         changed = kl_div(answers, clean[chosen], reduction="batchmean", log_target=True)
         loss = changed + price * estimated_bits(filtered, quality)
@@ -77,24 +78,25 @@ def main(judged: int = 32, steps: int = 8, price: float = 1.0) -> None:
     torch.manual_seed(0)
     curve = train(steps, price).requires_grad_(False)
     print(
-        f"learnt: amount {curve.amount:.2f}, threshold {curve.threshold:.3f}, exponent {curve.exponent:.2f}", end="; "
+        f"learned: amount {curve.amount:.2f}, threshold {curve.threshold:.3f}, exponent {curve.exponent:.2f}", end="; "
     )
     print("the default at strength 0.5: amount 1, threshold 0.25, exponent 1")
-    pictures = scenes(judged, seed=6)
+    images = scenes(judged, seed=6)
     judges = {"made the map": scene_net(), "had no part": scene_net("scene_net_small")}
     with torch.inference_mode():
-        clean = {judge: model(PREPROCESS(pictures)).argmax(1) for judge, model in judges.items()}
-    prefilter = foveate.Prefilter(foveate.GradCam(judges["made the map"], preprocess=PREPROCESS))
-    maps, size = prefilter.maps(pictures), (160, 160)
+        clean = {judge: model(PREPROCESS(images)).argmax(1) for judge, model in judges.items()}
+    cam = foveate.GradCam(judges["made the map"], preprocess=PREPROCESS)
+    prefilter = foveate.Prefilter(cam)
+    maps, size = saliency_maps(cam, images), (160, 160)
     strengths = {f"default, strength {s:g}": strength_map(maps, size, s) for s in (0.3, 0.5, 0.7, 0.9)}
-    strengths |= {"learnt": curve(resize(maps, size).clamp(0, 1))}
-    sources = {"JPEG alone": pictures, **{k: prefilter.smooth(pictures, v) for k, v in strengths.items()}}
+    strengths |= {"learned": curve(resize(maps, size).clamp(0, 1))}
+    sources = {"JPEG alone": images, **{k: prefilter.smooth(images, v) for k, v in strengths.items()}}
     curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {judge: {} for judge in judges}
     for name, source in sources.items():
         sizes, answers = [], {judge: [] for judge in judges}
         for quality in QUALITIES:
             compressor = foveate.Compressor(f"jpeg:{quality}")
-            encoded = compressor.store(to_uint8(source))
+            encoded = compressor.encode(to_uint8(source))
             decoded = torch.stack(compressor.decode(encoded))
             sizes.append(sum(len(e.data) for e in encoded) / judged)
             with torch.inference_mode():
@@ -104,7 +106,7 @@ def main(judged: int = 32, steps: int = 8, price: float = 1.0) -> None:
         for judge in judges:
             curves[judge][name] = (sizes, answers[judge])
     floors = (0.8, 0.85, 0.9, 0.95)
-    print(f"bytes a picture of real JPEG for 80, 85, 90 and 95 % unchanged answers, on {judged} other scenes:")
+    print(f"bytes an image of real JPEG for 80, 85, 90 and 95 % unchanged answers, on {judged} other scenes:")
     for judge, rows in curves.items():
         print(f"  the classifier that {judge}")
         for name, points in rows.items():

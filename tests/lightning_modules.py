@@ -12,26 +12,26 @@ from foveate.integrations.lightning import BatchCompressor, CompressOnTheFly
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-class Pictures(Dataset):
-    """Pictures whose class is their strongest color, normalized."""
+class ColorImages(Dataset):
+    """Images whose class is their strongest color, normalized."""
 
     def __init__(self, length=16, size=32, seed=0, transform=None):
         generator = torch.Generator().manual_seed(seed)
-        pictures = torch.rand(length, 3, size, size, generator=generator)
+        images = torch.rand(length, 3, size, size, generator=generator)
         self.labels = torch.randint(0, 3, (length,), generator=generator)
-        pictures[torch.arange(length), self.labels] += 0.05
-        self.pictures = (pictures.clamp(0, 1) * 255).byte()
+        images[torch.arange(length), self.labels] += 0.05
+        self.images = (images.clamp(0, 1) * 255).byte()
         self.transform = transform or v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
-        return self.transform(self.pictures[index]), int(self.labels[index])
+        return self.transform(self.images[index]), int(self.labels[index])
 
 
-def loader(length=16, batch=4, **more):
-    return DataLoader(Pictures(length, **more), batch)
+def loader(length=16, batch=4, **settings):
+    return DataLoader(ColorImages(length, **settings), batch)
 
 
 def make(package):
@@ -61,7 +61,7 @@ def make(package):
             return torch.optim.SGD(self.parameters(), 0.1)
 
     class Colors(Net):
-        """Right by construction, on pictures in [0, 1]."""
+        """Right by construction, on images in [0, 1]."""
 
         def __init__(self):
             super().__init__()

@@ -14,13 +14,14 @@ from foveate import transforms
 from foveate.images import as_tensor, to_array
 from foveate.integrations.albumentations import Compress, Prefilter
 from foveate.saliency import as_saliency
+from foveate.testing import HostConformance
 
 SALIENCY = {"model": f"{RECIPES}:tiny", "preprocess": {"resize": 64}}
 MAKERS = {
-    "Prefilter": lambda **more: Prefilter(SALIENCY, strength=(0.3, 0.9), sigma=24, **more),
-    "Compress": lambda **more: Compress("jpeg", quality=(5, 60), **more),
-    "Compress filtered": lambda **more: Compress(
-        "webp", (5, 60), saliency=f"{RECIPES}:tiny", strength=(0.2, 0.8), scale=0.7, **more
+    "Prefilter": lambda **settings: Prefilter(SALIENCY, strength=(0.3, 0.9), sigma=24, **settings),
+    "Compress": lambda **settings: Compress("jpeg", quality=(5, 60), **settings),
+    "Compress filtered": lambda **settings: Compress(
+        "webp", quality=(5, 60), saliency=f"{RECIPES}:tiny", strength=(0.2, 0.8), scale=0.7, **settings
     ),
 }
 IMAGES = {
@@ -37,8 +38,8 @@ IMAGES = {
 @pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 class TestConformance:
     @pytest.mark.parametrize("pickled", [False, True])
-    @pytest.mark.parametrize("image", IMAGES.values(), ids=list(IMAGES))
-    def test_images_change_and_nothing_else_does(self, make, image, pickled):
+    @pytest.mark.parametrize("make_image", IMAGES.values(), ids=list(IMAGES))
+    def test_images_change_and_nothing_else_does(self, make, make_image, pickled):
         chain, nothing = (
             A.Compose(
                 [transform],
@@ -48,16 +49,16 @@ class TestConformance:
             for transform in (make(), A.NoOp())
         )
         chain = pickle.loads(pickle.dumps(chain)) if pickled else chain
-        given = image()
-        before = given.copy()
+        image = make_image()
+        before = image.copy()
         mask = np.arange(21 * 34).reshape(21, 34) % 3
         others = {"mask": mask, "masks": mask[None], "bboxes": np.array([[1.0, 2, 8, 9]]), "labels": ["sign"]}
         others["keypoints"] = np.array([[3.0, 4.0]])
-        out, expected = chain(image=given, **others), nothing(image=given, **others)
-        assert (out["image"].shape, out["image"].dtype) == (given.shape, given.dtype)
-        assert not np.array_equal(out["image"], given)
+        out, expected = chain(image=image, **others), nothing(image=image, **others)
+        assert (out["image"].shape, out["image"].dtype) == (image.shape, image.dtype)
+        assert not np.array_equal(out["image"], image)
         assert out["image"].flags["C_CONTIGUOUS"]
-        assert np.array_equal(given, before)
+        assert np.array_equal(image, before)
         assert all(np.array_equal(out[key], expected[key]) for key in others)
 
     @pytest.mark.parametrize("kind", ["dict", "json", "yaml"])
@@ -87,10 +88,10 @@ class TestConformance:
         torch.manual_seed(5)
         first = [chain(image=image)["image"] for _ in range(12)]
         torch.manual_seed(5)
-        assert all(np.array_equal(chain(image=image)["image"], one) for one in first)
-        touched = [not np.array_equal(one, image) for one in first]
+        assert all(np.array_equal(chain(image=image)["image"], output) for output in first)
+        touched = [not np.array_equal(output, image) for output in first]
         assert 0 < sum(touched) < 12
-        assert len({one.tobytes() for one in first}) > 3
+        assert len({output.tobytes() for output in first}) > 3
 
     def test_images_and_volumes(self, make):
         images = np.stack([IMAGES["uint8"]() for _ in range(3)])
@@ -102,18 +103,18 @@ class TestConformance:
             assert out.shape == images.shape
         assert A.Compose([make()])(images=images)["images"].shape == images.shape
 
-    def test_is_applied_always_unless_told(self, make):
+    def test_is_applied_always_by_default(self, make):
         assert make().p == 1
         image = IMAGES["uint8"]()
         assert make(p=0)(image=image)["image"] is image
 
-    def test_what_is_no_image(self, make):
+    def test_what_is_not_an_image(self, make):
         with pytest.raises(ValueError, match="3 or 1"):
             make()(image=np.zeros((8, 8, 4), np.uint8))
         with pytest.raises(ValueError, match="normalization"):
             make()(image=np.full((8, 8, 3), 2, np.float32))
 
-    def test_arguments_that_are_none(self, make):
+    def test_unknown_arguments(self, make):
         with pytest.warns(UserWarning, match="color"):
             make(color=3)
         with pytest.raises(ValueError, match="color"):
@@ -129,9 +130,14 @@ class TestConformance:
         (lambda: Prefilter("resnet18", strength=(0.5, 0.1)), ValueError, "strength"),
         (lambda: Prefilter("resnet18", filter="median"), ValueError, "blend"),
         (lambda: Compress("gif"), ValueError, "gif"),
-        (lambda: Compress("jpeg", quality=(60, 20)), ValueError, "rising"),
+        (lambda: Compress("jpeg", quality=(60, 20)), ValueError, "smaller number first"),
         (lambda: Compress("jpeg", quality=0.5), TypeError, "integer"),
         (lambda: Compress(strength=0.5), ValueError, "without"),
+        (lambda: Compress(target={"bpp": 0.5, "bytes": 9}), ValueError, "bytes, bpp"),
+        (lambda: Compress(target=foveate.TargetSize(bpp=0.5)), ValueError, "target"),
+        (lambda: Compress(prefilter={"saliency": "resnet18", "strength": 2}), ValueError, "strength"),
+        (lambda: Compress(control={"witnesses": []}), ValueError, "at least one classifier"),
+        (lambda: Compress(quality=30, control={"witnesses": "resnet18"}), ValueError, "the control chooses"),
         (lambda: Compress(p=2), ValueError, "p"),
     ],
 )
@@ -145,8 +151,48 @@ def test_they_do_what_torchvision_s_do(photo):
     prefilter = foveate.Prefilter(as_saliency(SALIENCY), 0.6, sigma=6)
     out = Prefilter(SALIENCY, strength=0.6, sigma=6)(image=image)["image"]
     assert np.array_equal(out, to_array(transforms.Prefilter(prefilter)(photo)))
-    out = Compress("jpeg:20", saliency=SALIENCY, strength=0.6, sigma=6)(image=image)["image"]
-    assert np.array_equal(out, to_array(transforms.Compress("jpeg:20", prefilter=prefilter)(photo)))
+    expected = to_array(transforms.Compress("jpeg:20", prefilter=prefilter)(photo))
+    settings = {"strength": 0.6, "sigma": 6}
+    for arguments in (
+        {"prefilter": {"saliency": SALIENCY, **settings}},
+        {"prefilter": settings, "saliency": SALIENCY},
+        {"prefilter": {"sigma": 6}, "saliency": SALIENCY, "strength": 0.6},
+    ):
+        assert np.array_equal(Compress("jpeg:20", **arguments)(image=image)["image"], expected)
+
+
+class TestHost(HostConformance):
+    """What the Compress of every host does."""
+
+    make = staticmethod(Compress)
+    call = staticmethod(lambda transform, image: transform(image=image)["image"])
+
+
+class TestControl:
+    """A mapping stands for a control, so that a file can hold it."""
+
+    control = {"witnesses": f"{RECIPES}:tiny", "keep": "kl0.3", "qualities": [10, 40], "scales": [1.0, 0.5]}  # noqa: RUF012
+
+    def test_it_chooses_as_a_compressor_s(self, photo):
+        compressor = foveate.Compressor("jpeg", control=foveate.RateControl(**self.control))
+        expected = to_array(compressor.decode(compressor.encode(photo[None]))[0])
+        transform = Compress("jpeg", control=self.control)
+        for again in (transform, A.from_dict(json.loads(json.dumps(A.to_dict(transform))))):
+            assert np.array_equal(again(image=to_array(photo))["image"], expected)
+
+    def test_it_chooses_strengths_by_maps(self, photo):
+        control = {**self.control, "strengths": [0.9]}
+        by_control = Compress("jpeg", saliency=SALIENCY, control=control)
+        compressor = foveate.Compressor(
+            "jpeg", foveate.Prefilter(as_saliency(SALIENCY)), control=foveate.RateControl(**control)
+        )
+        expected = to_array(compressor.decode(compressor.encode(photo[None]))[0])
+        assert np.array_equal(by_control(image=to_array(photo))["image"], expected)
+
+    def test_a_replay_draws_nothing(self, photo):
+        chain, image = A.ReplayCompose([Compress("jpeg", control=self.control)]), to_array(photo)
+        out = chain(image=image)
+        assert np.array_equal(A.ReplayCompose.replay(out["replay"], image=image)["image"], out["image"])
 
 
 class Samples(Dataset):
@@ -164,11 +210,11 @@ class Samples(Dataset):
 def test_draws_differ_in_each_worker_and_epoch(persistent):
     chain = A.Compose([Compress("jpeg", quality=(1, 95))], seed=1)
     loader = DataLoader(Samples(chain), 1, num_workers=2, persistent_workers=persistent)
-    epochs = [[picture.numpy().tobytes() for picture in loader] for _ in range(2)]
+    epochs = [[image.numpy().tobytes() for image in loader] for _ in range(2)]
     workers = [set(epoch[k::2]) for epoch in epochs for k in range(2)]
     assert all(len(drawn) > 1 for drawn in workers)
     assert all(a != b for k, a in enumerate(workers) for b in workers[:k])
     torch.manual_seed(7)
-    first = [picture.numpy().tobytes() for picture in DataLoader(Samples(chain), 1, num_workers=2)]
+    first = [image.numpy().tobytes() for image in DataLoader(Samples(chain), 1, num_workers=2)]
     torch.manual_seed(7)
-    assert first == [picture.numpy().tobytes() for picture in DataLoader(Samples(chain), 1, num_workers=2)]
+    assert first == [image.numpy().tobytes() for image in DataLoader(Samples(chain), 1, num_workers=2)]

@@ -14,27 +14,27 @@ from foveate.integrations.kornia import Jpeg, Prefilter, StrengthCurve
 
 SALIENCY = {"model": "foveate.demo:scene_net", "preprocess": PREPROCESS}
 MAKERS = {
-    "Prefilter": lambda **more: Prefilter(SALIENCY, strength=(0.8, 1.0), sigma=24, **more),
-    "Prefilter guided": lambda **more: Prefilter(SALIENCY, 0.9, filter="guided", sigma=24, **more),
-    "Prefilter curve": lambda **more: Prefilter(SALIENCY, sigma=24, curve=StrengthCurve(0.9), **more),
-    "Jpeg": lambda **more: Jpeg((5, 60), **more),
-    "Jpeg straight through": lambda **more: Jpeg(20, straight_through=True, **more),
+    "Prefilter": lambda **settings: Prefilter(SALIENCY, strength=(0.8, 1.0), sigma=24, **settings),
+    "Prefilter guided": lambda **settings: Prefilter(SALIENCY, strength=0.9, filter="guided", sigma=24, **settings),
+    "Prefilter curve": lambda **settings: Prefilter(SALIENCY, sigma=24, curve=StrengthCurve(0.9), **settings),
+    "Jpeg": lambda **settings: Jpeg((5, 60), **settings),
+    "Jpeg straight through": lambda **settings: Jpeg(20, straight_through=True, **settings),
 }
-each = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+every_augmentation = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 DTYPES = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-5, torch.float64: 1e-5}
 
 
-def drawn(augment, *inputs, seed=5, **more):
+def drawn(augment, *inputs, seed=5, **settings):
     torch.manual_seed(seed)
-    return augment(*inputs, **more)
+    return augment(*inputs, **settings)
 
 
 def flat(images):
-    """A saliency that looks nowhere, of no model, whose maps do not depend on the pictures."""
+    """A saliency without a model that looks nowhere: its maps do not depend on the images."""
     return torch.zeros(len(images), 1, 2, 2)
 
 
-@each
+@every_augmentation
 class TestBase:
     @pytest.mark.parametrize("dtype", DTYPES)
     def test_smoke(self, make, dtype):
@@ -105,8 +105,8 @@ class TestGradcheck:
     images = staticmethod(lambda: (0.1 + 0.8 * torch.rand(1, 1, 6, 7, dtype=torch.float64)).requires_grad_())
 
     @pytest.mark.parametrize("filter", ["blend", "scale-space", "guided"])
-    def test_of_the_pictures(self, filter):
-        augment = Prefilter(flat, 0.9, filter=filter, sigma=60)
+    def test_of_the_images(self, filter):
+        augment = Prefilter(flat, strength=0.9, filter=filter, sigma=60)
         assert torch.autograd.gradcheck(augment, (self.images(),), fast_mode=True)
 
     def test_of_the_curve(self):
@@ -124,7 +124,7 @@ class TestGradcheck:
         torch.testing.assert_close(curve._amount.grad, (values[0] - values[1]) / 2e-4, rtol=1e-3, atol=1e-5)
 
 
-@each
+@every_augmentation
 class TestContainers:
     def sample(self, n=3):
         return {
@@ -176,7 +176,7 @@ class TestContainers:
         assert chain(video).shape == video.shape
 
 
-@each
+@every_augmentation
 @pytest.mark.parametrize("dtype", DTYPES)
 class TestSettingsOfTorch:
     @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
@@ -202,8 +202,8 @@ class TestSettingsOfTorch:
 class TestNumbers:
     @pytest.mark.parametrize("kind", [np.float32, np.float64, np.array, torch.tensor])
     def test_strengths_of_any_kind(self, kind):
-        assert Prefilter(flat, kind(0.5)).flags["strength"] == (0.5, 0.5)
-        pair = Prefilter(flat, [kind(0.25), kind(0.5)]).flags["strength"]
+        assert Prefilter(flat, strength=kind(0.5)).flags["strength"] == (0.5, 0.5)
+        pair = Prefilter(flat, strength=[kind(0.25), kind(0.5)]).flags["strength"]
         assert pair == (0.25, 0.5)
         assert {type(end) for end in pair} == {float}
 
@@ -215,9 +215,10 @@ class TestNumbers:
         assert {type(end) for end in pair} == {int}
         assert Jpeg(np.array([10, 30])).flags["quality"] == (10, 30)
 
-    @pytest.mark.parametrize("wrong", ["0.5", None, {}, (0.1, "0.5"), [0.1, 0.2, 0.3], (0.5, 0.1), torch.rand(2, 2)])
+    @pytest.mark.parametrize("wrong", ["0.5", True, {}, (0.1, "0.5"), [0.1, 0.2, 0.3], (0.5, 0.1), torch.rand(2, 2)])
     def test_what_is_not_a_number(self, wrong):
         with pytest.raises(ValueError, match="strength: "):
-            Prefilter(flat, wrong)
-        with pytest.raises(ValueError, match="quality: "):
-            Jpeg(wrong)
+            Prefilter(flat, strength=wrong)
+        for quality in (wrong, None):
+            with pytest.raises(ValueError, match="quality: "):
+                Jpeg(quality)

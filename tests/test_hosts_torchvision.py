@@ -32,7 +32,7 @@ MAKERS = {
     "Compress": lambda: Compress("jpeg", quality=(20, 60)),
     "Compress filtered": lambda: Compress("webp:30", prefilter=prefilter(), strength=(0.2, 0.8), scale=0.7),
 }
-each = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
+every_transform = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 
 IMAGES = {
     "image": lambda: tv_tensors.Image(torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8)),
@@ -64,7 +64,7 @@ def others():
         "object": object(),
         "tensor": torch.arange(5.0),
         "array": np.arange(5.0),
-        "picture array": np.zeros((*SIZE, 3), np.uint8),
+        "image array": np.zeros((*SIZE, 3), np.uint8),
     }
 
 
@@ -93,7 +93,7 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a is b or a == b
 
 
-@each
+@every_transform
 @pytest.mark.parametrize("pickled", [False, True], ids=["", "pickled"])
 @pytest.mark.parametrize("container", CONTAINERS.values(), ids=list(CONTAINERS))
 @pytest.mark.parametrize("image", IMAGES.values(), ids=list(IMAGES))
@@ -107,22 +107,22 @@ def test_samples(make, image, container, pickled):
     assert spec_after == spec
     assert type(out) is type(sample)
     needed = v2.Transform()._needs_transform_list(before)
-    pictures = 0
+    images = 0
     for leaf, result, is_image in zip(before, after, needed, strict=True):
         if not is_image or not isinstance(leaf, (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image)):
-            pictures += is_image and isinstance(leaf, torch.Tensor) and leaf.ndim >= 3 and result is not leaf
+            images += is_image and isinstance(leaf, torch.Tensor) and leaf.ndim >= 3 and result is not leaf
             assert is_image or result is leaf
             continue
-        pictures += 1
+        images += 1
         assert type(result) is (PIL.Image.Image if isinstance(leaf, PIL.Image.Image) else type(leaf))
         assert v2.functional.get_size(result) == v2.functional.get_size(leaf)
         assert not same(fingerprint(result), fingerprint(leaf))
-    assert pictures == 1
+    assert images == 1
     unchanged = [fingerprint(leaf) for leaf in before if not isinstance(leaf, np.ndarray)]
     assert all(same(a, b) for a, b in zip(kept, unchanged, strict=True))
 
 
-@each
+@every_transform
 @pytest.mark.parametrize("image", [IMAGES[k] for k in ("image", "video", "PIL", "tensor")])
 def test_several_arguments_are_as_one_tuple(make, image):
     transform, image, label = make(), image(), 3
@@ -134,8 +134,8 @@ def test_several_arguments_are_as_one_tuple(make, image):
     assert same(fingerprint(apart[0]), fingerprint(together[0]))
 
 
-@each
-class TestWithoutAPicture:
+@every_transform
+class TestWithoutAnImage:
     @pytest.mark.parametrize(
         ("sample", "words"),
         [
@@ -208,27 +208,30 @@ class TestRate:
 class TestNumbers:
     @pytest.mark.parametrize("kind", [int, np.int64, np.uint8, torch.tensor, np.array])
     def test_qualities_of_any_kind(self, kind):
-        assert Compress("jpeg", quality=kind(30)).quality == (30, 30)
-        pair = Compress("jpeg", quality=(kind(10), kind(40))).quality
+        assert Compress("jpeg", quality=kind(30)).draws.quality == (30, 30)
+        pair = Compress("jpeg", quality=(kind(10), kind(40))).draws.quality
         assert pair == (10, 40)
         assert {type(end) for end in pair} == {int}
         assert repr(Compress("jpeg", quality=kind(30))) == repr(Compress("jpeg", quality=30))
 
     @pytest.mark.parametrize("kind", [float, np.float64, np.float32, torch.tensor, np.array])
     def test_strengths_of_any_kind(self, kind):
-        for transform in (Prefilter(prefilter(), kind(0.5)), Compress(prefilter=prefilter(), strength=kind(0.5))):
-            assert transform.strength == (0.5, 0.5)
-        pair = Prefilter(prefilter(), [kind(0.25), kind(0.5)]).strength
+        for transform in (
+            Prefilter(prefilter(), strength=kind(0.5)),
+            Compress(prefilter=prefilter(), strength=kind(0.5)),
+        ):
+            assert transform.draws.strength == (0.5, 0.5)
+        pair = Prefilter(prefilter(), strength=[kind(0.25), kind(0.5)]).draws.strength
         assert pair == (0.25, 0.5)
         assert {type(end) for end in pair} == {float}
 
     def test_a_range_is_an_array_too(self):
-        assert Compress("jpeg", quality=np.array([10, 40])).quality == (10, 40)
-        assert Prefilter(prefilter(), np.array([0.25, 0.5])).strength == (0.25, 0.5)
+        assert Compress("jpeg", quality=np.array([10, 40])).draws.quality == (10, 40)
+        assert Prefilter(prefilter(), strength=np.array([0.25, 0.5])).draws.strength == (0.25, 0.5)
 
     @pytest.mark.parametrize("quality", ["30", (10, "40"), (10, None), [], (1, 2, 3), {}, np.array([[1, 2]])])
     def test_what_is_not_a_quality(self, quality):
-        with pytest.raises(ValueError, match="quality: expected a number or a rising pair"):
+        with pytest.raises(ValueError, match="quality: expected a number or a pair of numbers"):
             Compress("jpeg", quality=quality)
 
 
@@ -244,7 +247,7 @@ def drawn_with(transform, image):
     return transform(image)
 
 
-@each
+@every_transform
 @pytest.mark.parametrize("image", IMAGES.values(), ids=list(IMAGES))
 class TestSettingsOfTorch:
     def test_autocast_changes_nothing(self, make, image):
@@ -267,7 +270,7 @@ class TestSettingsOfTorch:
         assert getattr(out, "dtype", None) == getattr(image, "dtype", None)
 
 
-@each
+@every_transform
 def test_no_generator_but_torch_s_is_drawn_from(make):
     def states():
         return random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002

@@ -1,5 +1,7 @@
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,7 @@ def test_importing_foveate_loads_no_host():
 
 
 def test_the_functional_core_loads_no_host():
-    names = "saliency, filters, prefilter, codecs, compressor, models, images, evaluation, cli"
+    names = "saliency, filters, prefilter, codecs, compressor, sweep, draws, models, images, evaluation, cli"
     assert imported_by(f"import foveate\nfrom foveate import {names}\nfoveate.GradCam, foveate.Compressor") == []
 
 
@@ -27,9 +29,14 @@ def test_importing_the_integrations_loads_no_host():
 
 
 def test_a_host_loads_no_other():
-    loaded = imported_by("import foveate.integrations.albumentations")
+    statement = (
+        "from foveate.integrations.albumentations import Compress, Prefilter\n"
+        "import numpy\n"
+        "Compress('jpeg', quality=(5, 60), saliency='foveate.demo:scene_net')(image=numpy.zeros((32, 32, 3), 'uint8'))"
+    )
+    loaded = imported_by(statement)
     assert "albumentations" in loaded
-    assert not {"captum", "kornia", "lightning", "pytorch_lightning"} & set(loaded)
+    assert not {"torchvision", "captum", "kornia", "lightning", "pytorch_lightning"} & set(loaded)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +77,26 @@ def test_the_probe_sees_an_import():
 def test_every_public_name_is_there(name):
     assert getattr(foveate, name) is not None
     assert name in dir(foveate)
+
+
+def test_public_modules_are_there_without_an_import_of_their_own():
+    probe = (
+        "import foveate, sys\n"
+        "before = set(sys.modules)\n"
+        "foveate.transforms.Compress, foveate.saliency.as_saliency, foveate.integrations\n"
+        "print('foveate.transforms' in before, 'foveate.transforms' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_every_public_module_is_there():
+    """But the command line, which is a program, and no part of the library."""
+    entries = [path for path in Path(foveate.__file__).parent.iterdir() if path.suffix == ".py" or path.is_dir()]
+    modules = {path.stem for path in entries if not path.stem.startswith("_")} - {"cli"}
+    for name in modules:
+        assert getattr(foveate, name) is importlib.import_module(f"foveate.{name}")
+        assert name in dir(foveate)
 
 
 def test_an_unknown_name_is_an_attribute_error():

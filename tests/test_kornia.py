@@ -21,10 +21,12 @@ def middle(images):
 
 
 MAKERS = {
-    "Prefilter": lambda **more: Prefilter(SALIENCY, strength=(0.3, 0.9), sigma=24, **more),
-    "Prefilter curve": lambda **more: Prefilter({"model": SALIENCY}, sigma=24, curve=StrengthCurve(0.9), **more),
-    "Jpeg": lambda **more: Jpeg((5, 60), **more),
-    "Jpeg straight through": lambda **more: Jpeg(quality=20, straight_through=True, **more),
+    "Prefilter": lambda **settings: Prefilter(SALIENCY, strength=(0.3, 0.9), sigma=24, **settings),
+    "Prefilter curve": lambda **settings: Prefilter(
+        {"model": SALIENCY}, sigma=24, curve=StrengthCurve(0.9), **settings
+    ),
+    "Jpeg": lambda **settings: Jpeg((5, 60), **settings),
+    "Jpeg straight through": lambda **settings: Jpeg(quality=20, straight_through=True, **settings),
 }
 
 
@@ -89,7 +91,7 @@ class TestConformance:
         assert "0." in repr(augment) or "quality" in repr(augment)
         copy.deepcopy(augment)(torch.rand(1, 3, 16, 16))
 
-    def test_what_is_no_image(self, make):
+    def test_what_is_not_an_image(self, make):
         with pytest.raises(ValueError, match="normalization"):
             make()(torch.randn(2, 3, 16, 16) * 3)
         with pytest.raises(TypeError):
@@ -101,21 +103,22 @@ class TestConformance:
 class TestPrefilter:
     def test_it_is_the_prefilter(self):
         images = torch.rand(3, 3, 40, 60)
-        expected = foveate.Prefilter(middle, 0.7, "scale-space", sigma=6)(images)
-        torch.testing.assert_close(Prefilter(middle, 0.7, "scale-space", sigma=6)(images), expected)
+        expected = foveate.Prefilter(middle, 0.7, filter="scale-space", sigma=6)(images)
+        torch.testing.assert_close(Prefilter(middle, strength=0.7, filter="scale-space", sigma=6)(images), expected)
 
     def test_a_strength_for_each_sample(self):
         images = torch.rand(1, 3, 40, 60).repeat(6, 1, 1, 1)
-        augment = Prefilter(middle, (0.0, 1.0), sigma=9)
+        augment = Prefilter(middle, strength=(0.0, 1.0), sigma=9)
         out = augment(images)
         strengths = augment._params["strength"]
         assert len(set(strengths.tolist())) == 6
         for k, strength in enumerate(strengths.tolist()):
             expected = foveate.Prefilter(middle, strength, sigma=9)(images[k : k + 1])[0]
             torch.testing.assert_close(out[k], expected, atol=1e-5, rtol=0)
-        each = strength_map(middle(images), (40, 60), torch.tensor([0.0, 0.5, 1, 1e-30, 0.2, 0.9]))
-        for k, strength in enumerate((0.0, 0.5, 1, 1e-30, 0.2, 0.9)):
-            torch.testing.assert_close(each[k], strength_map(middle(images), (40, 60), strength)[k])
+        levels = (0.0, 0.5, 1, 1e-30, 0.2, 0.9)
+        maps = strength_map(middle(images), (40, 60), torch.tensor(levels))
+        for k, level in enumerate(levels):
+            torch.testing.assert_close(maps[k], strength_map(middle(images), (40, 60), level)[k])
 
     def test_the_curve_starts_at_the_default_and_learns(self):
         saliency = torch.linspace(0, 1, 101)[None, None, None]
@@ -127,21 +130,42 @@ class TestPrefilter:
         assert all(p.grad.abs() > 0 for p in augment.parameters())
 
     def test_gradcheck(self):
-        augment = Prefilter(middle, 0.7, sigma=40)
+        augment = Prefilter(middle, strength=0.7, sigma=40)
         images = (0.1 + 0.8 * torch.rand(1, 1, 8, 9, dtype=torch.float64)).requires_grad_()
         assert torch.autograd.gradcheck(augment, (images,))
 
     @pytest.mark.parametrize("strength", [1.5, (0.5, 0.1), (-1, 1), "strong", (0.1, 0.2, 0.3)])
     def test_wrong_strength(self, strength):
         with pytest.raises(ValueError, match="strength"):
-            Prefilter(middle, strength)
+            Prefilter(middle, strength=strength)
+
+    def test_a_whole_prefilter_keeps_its_settings(self):
+        images = torch.rand(3, 3, 40, 60)
+        for settings in ({"filter": "guided"}, {"sigma": 6, "even": True}, {"filter": lambda x, s, _: x * (1 - s)}):
+            prefilter = foveate.Prefilter(middle, 0.7, **settings)
+            torch.testing.assert_close(Prefilter(prefilter)(images), prefilter(images))
+            stronger = foveate.Prefilter(middle, 0.9, **settings)
+            torch.testing.assert_close(Prefilter(prefilter, strength=0.9)(images), stronger(images))
+        with pytest.raises(ValueError, match="filter, sigma: .*has its own"):
+            Prefilter(prefilter, sigma=6)
+        with pytest.raises(ValueError, match=r"saliency: this foveate\.Prefilter has none"):
+            Prefilter(foveate.Prefilter())
+
+    @pytest.mark.parametrize("saliency", [SALIENCY, {"model": SALIENCY}, foveate.GradCam(SALIENCY)], ids=type)
+    def test_forms_of_a_saliency(self, saliency):
+        assert Prefilter(saliency).prefilter == foveate.Prefilter(SALIENCY)
+
+    @pytest.mark.parametrize("wrong", [None, 3, foveate.GradCam])
+    def test_what_is_not_a_saliency(self, wrong):
+        with pytest.raises(TypeError, match="saliency: expected a Saliency, a function of images"):
+            Prefilter(wrong)
 
 
 class TestJpeg:
     def test_the_proxy_is_kornia_s(self):
         images = torch.rand(2, 3, 32, 48)
-        theirs = jpeg_codec_differentiable(images, torch.tensor([30.0]))
-        torch.testing.assert_close(Jpeg(30)(images), theirs)
+        expected = jpeg_codec_differentiable(images, torch.tensor([30.0]))
+        torch.testing.assert_close(Jpeg(30)(images), expected)
 
     def test_straight_through_has_the_codec_s_values_and_the_proxy_s_gradient(self, photo):
         images = (photo[None] / 255).requires_grad_()

@@ -12,24 +12,26 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from foveate.integrations._batches import Normalization
-from lightning_modules import MEAN, PACKAGES, STD, Pictures, loader
+from lightning_modules import MEAN, PACKAGES, STD, ColorImages, loader
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import foveate
-from foveate.integrations import _figures
+from foveate.images import from_array, to_array
 from foveate.integrations.lightning import (
     BatchCompressor,
     CompressionRobustness,
     SaliencyLogger,
+    _figures,
 )
+from foveate.integrations.lightning._normalization import Normalization
+from foveate.testing import HostConformance
 
 POINTS = ["jpeg:2", "jpeg:40", "webp:20"]
 CALLBACKS = {
-    "CompressionRobustness": lambda **more: CompressionRobustness(POINTS, **more),
-    "CompressionRobustness filtered": lambda **more: CompressionRobustness(["jpeg:5"], strength=0.7, **more),
-    "SaliencyLogger": lambda **more: SaliencyLogger(pictures=3, **more),
+    "CompressionRobustness": lambda **settings: CompressionRobustness(POINTS, **settings),
+    "CompressionRobustness filtered": lambda **settings: CompressionRobustness(["jpeg:5"], strength=0.7, **settings),
+    "SaliencyLogger": lambda **settings: SaliencyLogger(images=3, **settings),
 }
 
 
@@ -38,12 +40,12 @@ def package(request):
     return PACKAGES[request.param]
 
 
-# For what does not touch the package.
+# For what does not depend on the package.
 one_package = pytest.mark.parametrize("package", ["lightning.pytorch"], indirect=True)
 
 
-def trainer(package, tmp_path, callbacks=(), **more):
-    settings = {
+def trainer(package, tmp_path, callbacks=(), **settings):
+    defaults = {
         "max_epochs": 2,
         "logger": False,
         "enable_checkpointing": False,
@@ -53,24 +55,24 @@ def trainer(package, tmp_path, callbacks=(), **more):
         "devices": 1,
         "default_root_dir": tmp_path,
     }
-    return package[0].Trainer(callbacks=list(callbacks), **{**settings, **more})
+    return package[0].Trainer(callbacks=list(callbacks), **{**defaults, **settings})
 
 
-def by_hand(module, points=POINTS, length=16, strength=0.0, **more):
-    """Top-1, agreement and bits a pixel, a picture at a time, without Lightning."""
-    data = Pictures(length, **more)
-    how, values = Normalization(MEAN, STD), {}
+def by_hand(module, points=POINTS, length=16, strength=0.0, **settings):
+    """Top-1, agreement and bits a pixel, an image at a time, without Lightning."""
+    data = ColorImages(length, **settings)
+    normalization, values = Normalization(MEAN, STD), {}
     prefilter = None
     if strength:
-        prefilter = foveate.Prefilter(foveate.GradCam(module, preprocess=how), strength)
+        prefilter = foveate.Prefilter(foveate.GradCam(module, preprocess=normalization), strength)
     module = module.eval()
     with torch.no_grad():
-        clean = module(how(data.pictures / 255)).argmax(1)
+        clean = module(normalization(data.images / 255)).argmax(1)
         values["clean/top1"] = float((clean == data.labels).float().mean())
         for point in points:
             compressor = foveate.Compressor(point, prefilter)
-            encoded = [compressor.encode([picture])[0] for picture in data.pictures]
-            answers = torch.cat([module(how(p[None] / 255)).argmax(1) for p in compressor.decode(encoded)])
+            encoded = [compressor.encode([image])[0] for image in data.images]
+            answers = torch.cat([module(normalization(p[None] / 255)).argmax(1) for p in compressor.decode(encoded)])
             values[f"{point}/top1"] = float((answers == data.labels).float().mean())
             values[f"{point}/agreement"] = float((answers == clean).float().mean())
             values[f"{point}/bpp"] = float(np.mean([e.bpp for e in encoded]))
@@ -84,7 +86,7 @@ def robustness(metrics):
 
 @pytest.mark.parametrize("make", CALLBACKS.values(), ids=list(CALLBACKS))
 class TestConformance:
-    """What every callback does, in both packages; a new one joins by one line above."""
+    """What every callback does, in both packages; a new callback joins by one line above."""
 
     def test_both_packages_take_it(self, make, tmp_path):
         import lightning.pytorch
@@ -99,7 +101,7 @@ class TestConformance:
             torch.manual_seed(3)
             module = package[1]()
             run = trainer(package, tmp_path, callbacks)
-            run.fit(module, DataLoader(Pictures(), 4, shuffle=True), loader())
+            run.fit(module, DataLoader(ColorImages(), 4, shuffle=True), loader())
             weights.append(module.state_dict())
             assert module.training
         for a, b in zip(*(w.values() for w in weights), strict=True):
@@ -110,11 +112,11 @@ class TestConformance:
         order = []
 
         def spy(name):
-            own = getattr(type(callback), name)
+            hook = getattr(type(callback), name)
 
             def called(*args, **kwargs):
                 order.append((name, kwargs.get("dataloader_idx")))
-                return own(callback, *args, **kwargs)
+                return hook(callback, *args, **kwargs)
 
             return called
 
@@ -145,7 +147,7 @@ class TestConformance:
         try:
             callback = make(mean=list(MEAN), std=list(STD))
             run = trainer(package, tmp_path, [callback], logger=package[0].loggers.TensorBoardLogger(tmp_path))
-            run.validate(package[1](), DataLoader([(x.double(), y) for x, y in Pictures(8)], 4), verbose=False)
+            run.validate(package[1](), DataLoader([(x.double(), y) for x, y in ColorImages(8)], 4), verbose=False)
         finally:
             torch.set_default_dtype(torch.float32)
         assert all(math.isfinite(v) or k.endswith("loss") for k, v in robustness(run.callback_metrics).items())
@@ -197,7 +199,7 @@ class TestConformance:
         assert [type(c) for c in copied(run.callbacks)] == [type(c) for c in run.callbacks]
 
     @one_package
-    def test_batches_that_are_no_tuples(self, make, package, tmp_path):
+    def test_batches_that_are_not_tuples(self, make, package, tmp_path):
         class Odd(package[1]):
             def forward(self, x):
                 raise AssertionError("forward_fn is to be called")
@@ -208,19 +210,19 @@ class TestConformance:
         def collate(samples):
             return {"pixels": torch.stack([x for x, _ in samples]), "labels": torch.tensor([y for _, y in samples])}
 
-        odd = DataLoader(Pictures(8), 4, collate_fn=collate)
+        odd = DataLoader(ColorImages(8), 4, collate_fn=collate)
         run = trainer(package, tmp_path, [make(adapter=f"{__file__}:odd_batch", forward_fn=f"{__file__}:odd_forward")])
         run.validate(Odd(), odd, verbose=False)
         with pytest.raises(TypeError, match="adapter: a batch is a dict"):
             trainer(package, tmp_path, [make()]).validate(Odd(), odd, verbose=False)
 
     @one_package
-    def test_pictures_that_are_not_in_range(self, make, package, tmp_path):
-        unknown = Pictures(8, transform=lambda x: x.float())
+    def test_images_that_are_not_in_range(self, make, package, tmp_path):
+        unknown = ColorImages(8, transform=lambda x: x.float())
         with pytest.raises(ValueError, match="mean, std: .*give the mean and std"):
             trainer(package, tmp_path, [make()]).validate(package[1](), DataLoader(unknown, 4), verbose=False)
-        known = Pictures(8, transform=lambda x: (x / 255 - 0.5) / 0.25)
-        callback = make(mean=[0.5, 0.5, 0.5], std=0.25 if False else [0.25] * 3)
+        known = ColorImages(8, transform=lambda x: (x / 255 - 0.5) / 0.25)
+        callback = make(mean=[0.5, 0.5, 0.5], std=[0.25] * 3)
         trainer(package, tmp_path, [callback]).validate(package[1](), DataLoader(known, 4), verbose=False)
 
     @pytest.mark.parametrize(
@@ -262,15 +264,15 @@ class TestCompressionRobustness:
         expected = by_hand(copy.deepcopy(module), strength=strength)
         callback = CompressionRobustness(POINTS, strength=strength)
         run = trainer(package, tmp_path, [callback])
-        found = [robustness(run.validate(module, loader(), verbose=False)[0])]
-        found.append(robustness(run.test(module, loader(), verbose=False)[0]))
+        measured = [robustness(run.validate(module, loader(), verbose=False)[0])]
+        measured.append(robustness(run.test(module, loader(), verbose=False)[0]))
         run.fit(module, loader(4), loader())
-        for values in found:
+        for values in measured:
             assert values.keys() == expected.keys() | {"robustness/bytes_at_1pct_loss"}
             assert {k: v for k, v in values.items() if k in expected} == pytest.approx(expected, rel=1e-5)
         assert expected["robustness/clean/top1"] == 1
         assert expected["robustness/jpeg:2/top1"] < 1
-        assert robustness(run.callback_metrics).keys() == found[0].keys()
+        assert robustness(run.callback_metrics).keys() == measured[0].keys()
 
     def test_monitors(self, package, tmp_path):
         L = package[0]
@@ -292,8 +294,8 @@ class TestCompressionRobustness:
     def test_every_n_epochs_limit_and_sanity_check(self, package, tmp_path, monkeypatch):
         callback = CompressionRobustness(POINTS, every_n_epochs=2, limit_batches=1)
         seen = []
-        own = callback._measure
-        monkeypatch.setattr(callback, "_measure", lambda *args: seen.append(args[0].current_epoch) or own(*args))
+        measure = callback._measure
+        monkeypatch.setattr(callback, "_measure", lambda *args: seen.append(args[0].current_epoch) or measure(*args))
         run = trainer(package, tmp_path, [callback], max_epochs=5, num_sanity_val_steps=2)
         run.fit(package[1](), loader(4), loader())
         assert seen == [1, 3]
@@ -306,8 +308,8 @@ class TestCompressionRobustness:
         run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
         loaders = [loader(n, seed=n) for n in (8, 12)]
         values = robustness(run.validate(module, loaders, verbose=False)[0])
-        for k, one in enumerate(expected):
-            for key, value in one.items():
+        for k, measured in enumerate(expected):
+            for key, value in measured.items():
                 assert values[f"{key}/dataloader_idx_{k}"] == pytest.approx(value, rel=1e-5)
         assert len(values) == 2 * (len(expected[0]) + 1)
 
@@ -370,7 +372,9 @@ class TestCompressionRobustness:
         """After a fit, Trainer.val_dataloaders are still those of the fit."""
         run = trainer(package, tmp_path, [CompressionRobustness(["jpeg:5"])], max_epochs=1)
         run.fit(package[1](), loader(4), loader(4))
-        other = Pictures(8, transform=v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.9], [0.1])]))
+        other = ColorImages(
+            8, transform=v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.9], [0.1])])
+        )
         run.validate(package[1](), DataLoader(other, 4), verbose=False)
         two = [loader(4), DataLoader(other, 4)]
         run.validate(package[1](), two, verbose=False)
@@ -401,11 +405,11 @@ class TestCompressionRobustness:
         assert {k.split("/")[-1] for k in values} == {"agreement", "bpp", "bytes", "bytes_at_1pct_loss"}
 
     def test_an_interrupted_fit_goes_on(self, package, tmp_path):
-        def run(epochs, **more):
+        def run(epochs, **settings):
             torch.manual_seed(1)
             callbacks = [CompressionRobustness(POINTS), SaliencyLogger(2)]
             going = trainer(package, tmp_path, callbacks, max_epochs=epochs)
-            going.fit(package[1](dropout=0.0), loader(8), DataLoader(Pictures(), 4), **more)
+            going.fit(package[1](dropout=0.0), loader(8), DataLoader(ColorImages(), 4), **settings)
             going.save_checkpoint(tmp_path / f"{epochs}.ckpt")
             return callbacks
 
@@ -413,7 +417,7 @@ class TestCompressionRobustness:
         resumed, whole = run(3, ckpt_path=tmp_path / "1.ckpt"), run(3)
         assert resumed[0].history == whole[0].history
         assert [entry["epoch"] for entry in whole[0].history] == [0, 1, 2]
-        assert torch.equal(resumed[1].pictures, whole[1].pictures)
+        assert torch.equal(resumed[1].images, whole[1].images)
 
     @one_package
     def test_the_figure_is_in_the_event_file(self, package, tmp_path):
@@ -424,9 +428,9 @@ class TestCompressionRobustness:
         run.fit(package[1](), loader(4), loader())
         tags = events(logger.log_dir)
         for tag in ("robustness/rate_accuracy", "saliency"):
-            pictures = tags["images"][tag]
-            assert len(pictures) == 2
-            assert pictures[0].width > 300
+            figures = tags["images"][tag]
+            assert len(figures) == 2
+            assert figures[0].width > 300
         assert len(tags["scalars"]["robustness/jpeg:40/top1"]) == 2
         assert "robustness/jpeg:40/top1" in Path(csv.log_dir, "metrics.csv").read_text()
 
@@ -448,9 +452,11 @@ class TestCompressionRobustness:
                 super().__init__()
                 self.net[0] = torch.nn.Conv2d(1, 8, 3, 2, 1)
 
-        how = v2.Compose([v2.Grayscale(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
+        normalization = v2.Compose([v2.Grayscale(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.25])])
         run = trainer(package, tmp_path, [CompressionRobustness(POINTS, strength=0.5)])
-        values = robustness(run.validate(Gray(), DataLoader(Pictures(8, transform=how), 4), verbose=False)[0])
+        values = robustness(
+            run.validate(Gray(), DataLoader(ColorImages(8, transform=normalization), 4), verbose=False)[0]
+        )
         assert values["robustness/jpeg:40/agreement"] > 0.5
 
     def test_wrong_points(self):
@@ -496,15 +502,15 @@ class TestCompressionRobustness:
 
     @one_package
     def test_the_cure_for_what_no_mean_and_std_undo(self, package, tmp_path):
-        """The adapter gives pictures, and a function normalizes them as the data set does."""
+        """The adapter gives images, and a function normalizes them as the data set does."""
         import albumentations as A
 
-        def stretch(picture):
-            picture = picture.movedim(0, -1).numpy()
-            stretched = A.Compose([A.Normalize(normalization="min_max")])(image=picture)["image"]
+        def stretch(image):
+            image = image.movedim(0, -1).numpy()
+            stretched = A.Compose([A.Normalize(normalization="min_max")])(image=image)["image"]
             return torch.from_numpy(stretched).movedim(-1, 0).float()
 
-        class MinMax(Pictures):
+        class MinMax(ColorImages):
             def __init__(self):
                 super().__init__(8)
                 self.augment = A.Compose([A.Normalize(normalization="min_max")])
@@ -562,11 +568,10 @@ def test_two_processes_are_as_one(tmp_path):
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     rows = [line.split(" ", 3)[1:] for line in done.stdout.splitlines() if line.startswith("VALUES")]
-    two = [values for devices, _, values in rows if devices == "2"]
-    one = [values for devices, _, values in rows if devices == "1"]
-    assert len(two) == 2, done.stdout
-    assert set(two) == set(one)
-    assert "robustness/jpeg:40/top1" in one[0]
+    together, alone = ([values for devices, _, values in rows if devices == count] for count in ("2", "1"))
+    assert len(together) == 2, done.stdout
+    assert set(together) == set(alone)
+    assert "robustness/jpeg:40/top1" in alone[0]
     assert "saliency" in events(tmp_path / "lightning_logs" / "version_2")["images"]
 
 
@@ -588,9 +593,9 @@ class TestConfig:
     def test_the_example_s_callbacks_and_data(self, package, tmp_path):
         config = {**self.config, "model": {}, "data": {"batch": 2, "compress": self.config["data"]["compress"]}}
         cli = self.cli(package, tmp_path, copy.deepcopy(config))
-        found = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("foveate")]
-        assert [type(c).__name__ for c in found] == ["CompressionRobustness", "SaliencyLogger"]
-        assert [str(p) for p in found[0].points] == ["jpeg:5", "jpeg:30", "webp:20"]
+        callbacks = [c for c in cli.trainer.callbacks if type(c).__module__.startswith("foveate")]
+        assert [type(c).__name__ for c in callbacks] == ["CompressionRobustness", "SaliencyLogger"]
+        assert [str(p) for p in callbacks[0].points] == ["jpeg:5", "jpeg:30", "webp:20"]
         assert repr(cli.datamodule.compress) == ("BatchCompressor('jpeg', quality=(3, 40), strength=(0.0, 0.5), p=1)")
 
     def test_every_argument_can_stand_in_a_file(self, package, tmp_path):
@@ -619,7 +624,7 @@ class TestConfig:
                 "class_path": "foveate.integrations.lightning.SaliencyLogger",
                 "init_args": {
                     **shared,
-                    "pictures": 1,
+                    "images": 1,
                     "every_n_epochs": 1,
                     "codec": "webp",
                     "strength": 1,
@@ -630,10 +635,10 @@ class TestConfig:
         compress = {
             "codec": "webp",
             "quality": 30,
+            "prefilter": {"filter": "guided", "sigma": 2},
             "strength": 0.5,
-            "filter": "guided",
-            "sigma": 2,
             "scale": 0.9,
+            "target": {"bpp": 4},
             "p": 1,
         }
         config["model"] = {}
@@ -654,22 +659,22 @@ def plain_batch(batch):
 
 class TestSaliencyLogger:
     @one_package
-    def test_the_pictures_are_fixed(self, package, tmp_path):
+    def test_the_images_are_fixed(self, package, tmp_path):
         drawn = []
 
         class Show(SaliencyLogger):
             def _figure(self, trainer, module):
-                drawn.append(self.pictures.clone())
+                drawn.append(self.images.clone())
                 return super()._figure(trainer, module)
 
-        shuffled = DataLoader(Pictures(), 2, shuffle=True)
+        shuffled = DataLoader(ColorImages(), 2, shuffle=True)
         logger = package[0].loggers.TensorBoardLogger(tmp_path)
         trainer(package, tmp_path, [Show(3)], logger=logger).fit(package[1](), loader(4), shuffled)
         assert len(drawn) == 2
         assert torch.equal(*drawn)
         assert drawn[0].shape == (3, 3, 32, 32)
         assert {tuple(p.flatten().tolist()) for p in drawn[0]} <= {
-            tuple(p.flatten().tolist()) for p in Pictures().pictures
+            tuple(p.flatten().tolist()) for p in ColorImages().images
         }
 
     @one_package
@@ -682,13 +687,13 @@ class TestSaliencyLogger:
     def test_loggers_with_log_image(self, package, tmp_path):
         class Images(package[0].loggers.CSVLogger):
             def log_image(self, key, images, step=None):
-                self.got = key, images[0]
+                self.logged = key, images[0]
 
         logger = Images(tmp_path)
         trainer(package, tmp_path, [SaliencyLogger()], logger=logger).validate(package[1](), loader(), verbose=False)
-        assert logger.got[0] == "saliency"
-        assert logger.got[1].dtype == np.uint8
-        assert logger.got[1].ndim == 3
+        key, figure = logger.logged
+        assert key == "saliency"
+        assert (figure.dtype, figure.ndim) == (np.uint8, 3)
 
 
 class TestCompressOnTheFly:
@@ -709,20 +714,20 @@ class TestCompressOnTheFly:
 
     @one_package
     def test_training_batches_are_compressed_and_no_others(self, package, tmp_path):
-        clean = torch.stack([x for x, _ in Pictures()])
+        clean = torch.stack([x for x, _ in ColorImages()])
         batches = self.seen(package, tmp_path, BatchCompressor("jpeg:10"))
-        compressor, how = foveate.Compressor("jpeg:10"), Normalization(MEAN, STD)
-        expected = torch.stack(compressor.decode(compressor.encode(Pictures().pictures))) / 255
-        torch.testing.assert_close(batches["train"], how(expected))
+        compressor, normalization = foveate.Compressor("jpeg:10"), Normalization(MEAN, STD)
+        expected = torch.stack(compressor.decode(compressor.encode(ColorImages().images))) / 255
+        torch.testing.assert_close(batches["train"], normalization(expected))
         assert torch.equal(batches["val"][-16:], clean)
         assert torch.equal(self.seen(package, tmp_path, None)["train"], clean)
 
     @one_package
     def test_with_a_saliency_of_the_module_s_own(self, package, tmp_path):
         torch.manual_seed(2)
-        batches = self.seen(package, tmp_path, BatchCompressor("jpeg:90", strength=(0.8, 1.0), sigma=40))
-        how = Normalization(MEAN, STD)
-        rough = [how.undo(x).diff(dim=-1).abs().mean() for x in (batches["train"], batches["val"][-16:])]
+        batches = self.seen(package, tmp_path, BatchCompressor("jpeg:90", prefilter={"sigma": 40}, strength=(0.8, 1.0)))
+        normalization = Normalization(MEAN, STD)
+        rough = [normalization.undo(x).diff(dim=-1).abs().mean() for x in (batches["train"], batches["val"][-16:])]
         assert rough[0] < 0.8 * rough[1]
 
     def test_as_a_mixin_of_a_module(self, package, tmp_path):
@@ -747,16 +752,16 @@ class TestCompressOnTheFly:
         assert order[1] < 3 * 256
         assert len(list(module.children())) == 2
 
-    def test_each_picture_has_its_own_draw_from_torch(self):
+    def test_each_image_has_its_own_draw_from_torch(self):
         images = torch.rand(1, 3, 32, 32).repeat(12, 1, 1, 1)
         compress = BatchCompressor("jpeg", quality=(5, 90), p=0.7)
         torch.manual_seed(4)
         first = compress.compress(images)
         torch.manual_seed(4)
         assert torch.equal(compress.compress(images), first)
-        kinds = {picture.numpy().tobytes() for picture in first}
+        kinds = {image.numpy().tobytes() for image in first}
         assert len(kinds) > 4
-        untouched = sum(torch.equal(picture, images[0]) for picture in first)
+        untouched = sum(torch.equal(image, images[0]) for image in first)
         assert 0 < untouched < 12
 
     def test_the_batch_keeps_its_shape_and_its_own_tensor(self):
@@ -772,16 +777,16 @@ class TestCompressOnTheFly:
             BatchCompressor("jpeg:10", adapter=lambda batch: (batch[0] / 1, None))((images, labels))
         with pytest.raises(ValueError, match="no model and there is no module"):
             BatchCompressor(strength=0.5)((images, labels))
-        ours = BatchCompressor("jpeg:10", strength=0.5, saliency="foveate.demo:scene_net")((images.half(), labels))
-        assert ours[0].dtype == torch.float16
+        filtered = BatchCompressor("jpeg:10", strength=0.5, saliency="foveate.demo:scene_net")((images.half(), labels))
+        assert filtered[0].dtype == torch.float16
         assert BatchCompressor("jpeg:10")(((images * 255).byte(), labels))[0].dtype == torch.uint8
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8])
     @pytest.mark.parametrize("saliency", [None, "foveate.demo:scene_net"])
-    def test_pictures_of_every_dtype_under_every_setting(self, dtype, saliency):
-        pictures = (torch.rand(2, 3, 32, 32) * 255).byte()
+    def test_images_of_every_dtype_under_every_setting(self, dtype, saliency):
+        images = (torch.rand(2, 3, 32, 32) * 255).byte()
         numbers = {} if dtype == torch.uint8 else {"mean": MEAN, "std": STD}
-        images = pictures if dtype == torch.uint8 else Normalization(MEAN, STD)(pictures / 255).to(dtype)
+        images = images if dtype == torch.uint8 else Normalization(MEAN, STD)(images / 255).to(dtype)
         compress = BatchCompressor("jpeg:30", strength=0.8 if saliency else 0.0, saliency=saliency, **numbers)
         expected = compress.compress(images)
         assert (expected.shape, expected.dtype) == (images.shape, dtype)
@@ -803,31 +808,133 @@ class TestCompressOnTheFly:
         assert torch.equal(copied(compress)(batch, module)[0], expected)
 
     def test_numbers_of_numpy(self):
-        plain = BatchCompressor("jpeg", (10, 30), 0.5, sigma=1.5, scale=0.5, p=0.5, mean=0.5, std=0.25)
-        theirs = BatchCompressor(
+        plain = BatchCompressor("jpeg", quality=(10, 30), strength=0.5, scale=0.5, p=0.5, mean=0.5, std=0.25)
+        of_numpy = BatchCompressor(
             "jpeg",
-            (np.int64(10), np.int64(30)),
-            np.float32(0.5),
-            sigma=np.float64(1.5),
+            quality=(np.int64(10), np.int64(30)),
+            prefilter={"sigma": np.float64(1.5)},
+            strength=np.float32(0.5),
             scale=np.float32(0.5),
             p=np.float32(0.5),
             mean=np.float32(0.5),
             std=np.array([0.25]),
         )
-        assert repr(theirs) == repr(plain)
+        assert repr(of_numpy) == repr(plain)
+        assert of_numpy._draws == plain._draws
         robustness = CompressionRobustness(
-            POINTS, np.float32(0.5), every_n_epochs=np.int64(2), limit_batches=np.int64(3)
+            POINTS, strength=np.float32(0.5), every_n_epochs=np.int64(2), limit_batches=np.int64(3)
         )
         assert (robustness.every_n_epochs, robustness.limit_batches) == (2, 3)
         assert SaliencyLogger(np.int32(2)).count == 2
 
     @pytest.mark.parametrize(
         ("settings", "words"),
-        [({"quality": (60, 20)}, "rising"), ({"strength": 2}, "strength"), ({"p": 2}, "p:"), ({"scale": 0}, "scale")],
+        [
+            ({"quality": (60, 20)}, "smaller number first"),
+            ({"strength": 2}, "strength"),
+            ({"p": 2}, "p:"),
+            ({"scale": 0}, "scale"),
+        ],
     )
     def test_wrong_settings(self, settings, words):
         with pytest.raises(ValueError, match=words):
             BatchCompressor(**settings)
+
+
+def of_image(compress, image):
+    return to_array(compress((from_array(image)[None], None))[0][0])
+
+
+class TestHost(HostConformance):
+    """What the Compress of every host does."""
+
+    make = staticmethod(BatchCompressor)
+    call = staticmethod(of_image)
+    has_saliency = True  # that of the module in training
+
+
+class TestForms:
+    """What BatchCompressor's arguments may be given as."""
+
+    recipe = "foveate.demo:scene_net"
+
+    @pytest.fixture
+    def images(self):
+        return (torch.rand(3, 3, 48, 64) * 255).byte()
+
+    def expected(self, compressor, images):
+        return torch.stack(compressor.decode(compressor.encode(images)))
+
+    def test_of_a_prefilter(self, images):
+        settings = {"strength": 0.7, "filter": "scale-space", "sigma": 9, "even": True}
+        whole = {"saliency": self.recipe, **settings}
+        expected = self.expected(foveate.Compressor("jpeg:30", foveate.Prefilter(**whole)), images)
+        for arguments in (
+            {"prefilter": whole},
+            {"prefilter": foveate.Prefilter(**whole)},
+            {"prefilter": settings, "saliency": self.recipe},
+            {"prefilter": foveate.Prefilter(**settings), "saliency": {"model": self.recipe}},
+            {"prefilter": {**whole, "strength": 0.1}, "strength": 0.7},
+        ):
+            out = BatchCompressor("jpeg:30", **arguments).compress(images)
+            assert (out.int() - expected.int()).abs().float().mean() < 0.1, arguments
+        assert (BatchCompressor("jpeg:30").compress(images).int() - expected.int()).abs().float().mean() > 1
+
+    def test_of_a_target(self, images):
+        expected = self.expected(foveate.Compressor("jpeg", target=foveate.TargetSize(bpp=1)), images)
+        for target in ({"bpp": 1}, foveate.TargetSize(bpp=1)):
+            assert torch.equal(BatchCompressor("jpeg", target=target).compress(images), expected)
+
+    def test_of_a_control(self, images):
+        settings = {"witnesses": self.recipe, "keep": "kl0.3", "qualities": [10, 50], "scales": [1.0], "strengths": 0.9}
+        prefilter = foveate.Prefilter(self.recipe, sigma=9)
+        expected = self.expected(foveate.Compressor("jpeg", prefilter, control=foveate.RateControl(**settings)), images)
+        for control in (settings, foveate.RateControl(**settings)):
+            compress = BatchCompressor("jpeg", prefilter=prefilter, control=control)
+            assert torch.equal(compress.compress(images), expected)
+        with pytest.raises(ValueError, match="the control chooses"):
+            BatchCompressor("jpeg", quality=30, control=settings)
+
+    @one_package
+    def test_a_control_smooths_by_the_maps_of_the_module(self, package, images):
+        module = package[1]().eval()
+        settings = {"witnesses": self.recipe, "qualities": [30], "scales": [1.0], "strengths": [0.9]}
+        compress = BatchCompressor("jpeg", control=settings, prefilter={"sigma": 9})
+        prefilter = foveate.Prefilter(foveate.GradCam(module, preprocess=Normalization()), sigma=9)
+        expected = self.expected(foveate.Compressor("jpeg", prefilter, control=foveate.RateControl(**settings)), images)
+        assert (compress.compress(images, module).int() - expected.int()).abs().float().mean() < 0.1
+
+    @one_package
+    def test_a_codec_that_takes_maps_has_those_of_the_module(self, package, images):
+        module = package[1]().eval()
+        roi = "hevc:32,preset=ultrafast,roi=8"
+        compress = BatchCompressor(roi)
+        assert compress._draws.strength is None
+        cam = foveate.GradCam(module, preprocess=Normalization())
+        expected = self.expected(foveate.Compressor(roi, saliency=cam), images)
+        assert (compress.compress(images, module).int() - expected.int()).abs().float().mean() < 0.5
+
+    @one_package
+    @pytest.mark.parametrize("by_name", [False, True])
+    def test_a_saliency_without_a_model(self, package, images, by_name):
+        @foveate.register_saliency
+        class Brightness(foveate.Saliency):
+            def __call__(self, images):
+                return images.float().mean(1, keepdim=True) / (255 if images.dtype == torch.uint8 else 1)
+
+        compress = BatchCompressor(
+            "jpeg:30", saliency="Brightness" if by_name else {"method": "Brightness"}, strength=0.9
+        )
+        expected = self.expected(foveate.Compressor("jpeg:30", foveate.Prefilter(Brightness(), 0.9)), images)
+        for module in (None, package[1]()):
+            out = compress.compress(images, module)
+            assert (out.int() - expected.int()).abs().float().mean() < 0.1
+
+    @one_package
+    def test_a_method_by_its_name_explains_the_module(self, package, images):
+        module = package[1]().eval()
+        expected = BatchCompressor(saliency={"method": "ActivationMap"}, strength=0.9).compress(images, module)
+        assert torch.equal(BatchCompressor(saliency="ActivationMap", strength=0.9).compress(images, module), expected)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true", "32-true"])
@@ -848,8 +955,8 @@ def test_a_pre_filter_inside_a_step(package, tmp_path, precision):
             )
 
         def training_step(self, batch, batch_idx):
-            pictures = Normalization(MEAN, STD).undo(batch[0])
-            images = self.augment(self.plain(pictures).to(batch[0].dtype))
+            images = Normalization(MEAN, STD).undo(batch[0])
+            images = self.augment(self.plain(images).to(batch[0].dtype))
             return torch.nn.functional.cross_entropy(self(images), batch[1])
 
         def on_after_backward(self):
@@ -863,11 +970,11 @@ def test_a_pre_filter_inside_a_step(package, tmp_path, precision):
 
 class TestNormalization:
     def test_there_and_back(self):
-        how, pictures = Normalization(MEAN, STD), torch.rand(2, 3, 8, 8)
+        normalization, images = Normalization(MEAN, STD), torch.rand(2, 3, 8, 8)
         for dtype, atol in ((torch.float32, 1e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)):
-            torch.testing.assert_close(how.undo(how(pictures).to(dtype)), pictures, atol=atol, rtol=0)
+            torch.testing.assert_close(normalization.undo(normalization(images).to(dtype)), images, atol=atol, rtol=0)
         with pytest.raises(ValueError, match="mean, std"):
-            Normalization().undo(how(pictures))
+            Normalization().undo(normalization(images))
 
 
 def test_figures_can_be_drawn_on_axes_of_one_s_own():

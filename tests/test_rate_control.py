@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import foveate
-from foveate import Compressor, Prefilter, RateControl, Witness, transforms
+from foveate import Compressor, Prefilter, RateControl, Sweep, Witness, register_criterion, register_filter, transforms
 from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
 from foveate.evaluation import SampleFolder
@@ -22,6 +22,7 @@ from foveate.identity import IdentityError
 from foveate.images import as_tensor
 from foveate.models import Classifier, Preprocess
 from foveate.rate_control import (
+    CRITERIA,
     Calibration,
     Controlled,
     Criterion,
@@ -30,6 +31,7 @@ from foveate.rate_control import (
     default_qualities,
     spent,
 )
+from foveate.testing import CriterionConformance
 
 NET, SMALL = (Witness(f"foveate.demo:{name}", PREPROCESS) for name in ("scene_net", "scene_net:scene_net_small"))
 QUALITIES, SCALES = (5, 12, 25, 60), (1.0, 0.6)
@@ -53,17 +55,89 @@ def decoded_logits(encoded, witness=NET):
     return witness.logits(Compressor().decode(encoded))
 
 
-def by_hand(pictures, holds, strengths=(None,), prefilter=None, witnesses=(NET,)):
+def by_hand(images, holds, strengths=(None,), prefilter=None, witnesses=(NET,)):
     """The fewest bytes of every point that keeps the answer, by the fixed-point compressor alone; None without one."""
     grid = [*product(QUALITIES, SCALES, strengths)]
     least = []
-    for picture in pictures:
-        found = [Compressor(f"jpeg:{q}", prefilter, s).at(strength=t).encode([picture])[0] for q, s, t in grid]
-        held = torch.stack([holds(w.logits([picture] * len(found)), decoded_logits(found, w)) for w in witnesses]).all(
-            0
-        )
-        least.append(min((len(one.data) for one, ok in zip(found, held, strict=True) if ok), default=None))
+    for image in images:
+        encoded = [Compressor(f"jpeg:{q}", prefilter, scale=s).at(strength=t).encode([image])[0] for q, s, t in grid]
+        answers = [holds(w.logits([image] * len(encoded)), decoded_logits(encoded, w)) for w in witnesses]
+        kept = torch.stack(answers).all(0)
+        least.append(min((len(e.data) for e, holding in zip(encoded, kept, strict=True) if holding), default=None))
     return least
+
+
+class TestConformance(CriterionConformance):
+    """What every criterion does: those in CRITERIA join by themselves, each with a bound where it takes one."""
+
+    @pytest.fixture(params=CRITERIA.names())
+    def text(self, request):
+        return f"{request.param}0.5" if CRITERIA[request.param].bounded else request.param
+
+
+def second(clean, logits):
+    """By how much the clean answer is among the first two."""
+    answer = clean.argmax(1, keepdim=True)
+    others = logits.scatter(1, answer, -math.inf)
+    return logits.gather(1, answer).squeeze(1) - others.topk(2).values[:, -1]
+
+
+class TestRegisteredCriterion(CriterionConformance):
+    """One without a bound."""
+
+    @pytest.fixture
+    def text(self):
+        register_criterion("second", least=1e-6)(second)
+        return "second"
+
+
+class TestRegisteredCriterionWithABound(CriterionConformance):
+    @pytest.fixture
+    def text(self):
+        register_criterion("second-by", least=float)(second)
+        return "second-by0.5"
+
+
+class TestRegistration:
+    def test_it_is_used_by_name_and_learned_by_a_calibration(self, scenes):
+        register_criterion("second", least=1e-6)(second)
+        least = by_hand(scenes[:3], lambda clean, logits: second(clean, logits) > 0)
+        encoded = Compressor("jpeg", control=control("second", exhaustive=True)).encode(scenes[:3])
+        assert [len(e.data) if e.met else None for e in encoded] == least
+        calibration = control("top1+second").calibrate(Compressor("jpeg"), scenes[:3])
+        assert calibration.slack(as_criteria("second")).shape == calibration.bits.shape
+        assert control("second", calibration=calibration).keeps == "second"
+
+    def test_a_name_with_digits(self):
+        register_criterion("top2")(second)
+        assert as_criteria("top2+top1") == (Criterion("top2"), Criterion("top1"))
+        with pytest.raises(ValueError, match="takes no bound"):
+            Criterion("top2", 3)
+
+    @pytest.mark.parametrize(
+        ("name", "measure", "error", "words"),
+        [
+            ("top1", second, ValueError, "'top1' is .* already"),
+            ("Second", second, ValueError, "lower-case"),
+            ("a+b", second, ValueError, "lower-case"),
+            ("", second, TypeError, "name"),
+            ("third", 3, TypeError, "criterion: expected a function"),
+        ],
+    )
+    def test_what_cannot_be_registered(self, name, measure, error, words):
+        with pytest.raises(error, match=words):
+            register_criterion(name)(measure)
+
+    def test_what_it_returns_is_checked(self):
+        register_criterion("scalar")(lambda clean, logits: torch.tensor(1.0))
+        with pytest.raises(ValueError, match=r"keep: scalar is to return \(2,\) numbers, got \(\)"):
+            Criterion("scalar")(torch.rand(2, 3), torch.rand(2, 3))
+
+    def test_the_identity_tells_the_code(self):
+        register_criterion("second")(second)
+        mine = control("second").identity
+        assert mine != control("top1").identity
+        assert "second" in mine
 
 
 class TestCriteria:
@@ -99,11 +173,11 @@ class TestCriteria:
     @pytest.mark.parametrize(
         "text", ["", "robust", "top5", "p", "kl", "p-1", "p0", "kl0.2.1", "0.5", "top11", "pinf", "top1+"]
     )
-    def test_strings_that_are_none(self, text):
+    def test_what_is_not_a_criterion_s_string(self, text):
         with pytest.raises(ValueError, match="keep"):
             as_criteria(text)
 
-    def test_what_are_no_criteria(self):
+    def test_what_is_not_a_criterion(self):
         with pytest.raises(TypeError, match="keep.*got 0.9"):
             as_criteria([0.9])
         with pytest.raises(ValueError, match="at least one"):
@@ -113,64 +187,68 @@ class TestCriteria:
 class TestChoice:
     @pytest.mark.parametrize("keep", ["top1", "top1+kl0.5"])
     def test_exhaustive_is_the_least_by_hand(self, scenes, keep):
-        found = Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes)
+        chosen = Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes)
 
         def holds(clean, logits):
-            return torch.stack([one(clean, logits) for one in as_criteria(keep)]).all(0)
+            return torch.stack([criterion(clean, logits) for criterion in as_criteria(keep)]).all(0)
 
-        for one, least, finest in zip(found, by_hand(scenes, holds), Compressor("jpeg:60").encode(scenes), strict=True):
-            assert one.met == (least is not None)
-            assert len(one.data) == (len(finest.data) if least is None else least)
+        for encoded, least, finest in zip(
+            chosen, by_hand(scenes, holds), Compressor("jpeg:60").encode(scenes), strict=True
+        ):
+            assert encoded.met == (least is not None)
+            assert len(encoded.data) == (len(finest.data) if least is None else least)
 
     @pytest.mark.parametrize("exhaustive", [False, True])
     def test_what_is_met_is_met_by_what_is_decoded(self, scenes, exhaustive):
-        for one, scene in zip(
+        for encoded, scene in zip(
             Compressor("jpeg", control=control("kl0.2", exhaustive=exhaustive)).encode(scenes), scenes, strict=True
         ):
-            held = bool(Criterion("kl", 0.2)(NET.logits([scene]), decoded_logits([one])))
-            assert one.met == held
-            same = Compressor(one.codec, scale=one.scale).encode([scene])[0]
-            assert one.data == same.data
+            kept = bool(Criterion("kl", 0.2)(NET.logits([scene]), decoded_logits([encoded])))
+            assert encoded.met == kept
+            same = Compressor(encoded.codec, scale=encoded.scale).encode([scene])[0]
+            assert encoded.data == same.data
 
     def test_strengths_are_chosen_too(self, scenes, cam):
         prefilter = Prefilter(cam, 0.5)
         strengths = (0.0, 0.8)
         compressor = Compressor("jpeg", prefilter, control=control(strengths=strengths, exhaustive=True))
-        found = compressor.encode(scenes[:3])
+        chosen = compressor.encode(scenes[:3])
         least = by_hand(scenes[:3], Criterion("top1"), strengths, prefilter)
-        assert [len(one.data) if one.met else None for one in found] == least
-        assert any(one.strength > 0 for one in found)
-        for one, scene in zip(found, scenes, strict=False):
-            same = Compressor(one.codec, Prefilter(cam, one.strength), one.scale).encode([scene])[0]
-            assert one.data == same.data
+        assert [len(encoded.data) if encoded.met else None for encoded in chosen] == least
+        assert any(encoded.strength > 0 for encoded in chosen)
+        for encoded, scene in zip(chosen, scenes, strict=False):
+            same = Compressor(encoded.codec, Prefilter(cam, encoded.strength), scale=encoded.scale).encode([scene])[0]
+            assert encoded.data == same.data
 
     def test_every_witness_must_agree(self, scenes):
-        found = Compressor("jpeg", control=control("kl0.3", [NET, SMALL], exhaustive=True)).encode(scenes)
+        chosen = Compressor("jpeg", control=control("kl0.3", [NET, SMALL], exhaustive=True)).encode(scenes)
         least = by_hand(scenes, Criterion("kl", 0.3), witnesses=(NET, SMALL))
-        assert [len(one.data) if one.met else None for one in found] == least
-        assert all(len(one.clean) == len(one.final) == 2 for one in found)
+        assert [len(encoded.data) if encoded.met else None for encoded in chosen] == least
+        assert all(len(encoded.clean) == len(encoded.final) == 2 for encoded in chosen)
 
-    def test_a_function_of_the_user_s_own(self, scenes):
+    def test_a_function_as_criterion(self, scenes):
         def sure(clean, logits):
             return (logits.softmax(1).amax(1) > 0.9) & (clean.argmax(1) == logits.argmax(1))
 
-        found = Compressor("jpeg", control=control(sure, exhaustive=True)).encode(scenes)
+        chosen = Compressor("jpeg", control=control(sure, exhaustive=True)).encode(scenes)
         least = by_hand(scenes, sure)
-        assert [len(one.data) if one.met else None for one in found] == least
+        assert [len(encoded.data) if encoded.met else None for encoded in chosen] == least
         assert control(["top1", sure]).keeps == "top1+sure"
         with pytest.raises(ValueError, match=r"keep: <lambda> is to return \(3,\) booleans, got \(\)"):
             Compressor("jpeg", control=control(lambda a, b: torch.tensor(True))).encode(scenes[:3])
 
     def test_the_finest_point_is_the_flagged_fallback(self, scenes):
         for settings in ({}, {"exhaustive": True}, {"tries": 1}):
-            found = Compressor("jpeg", control=control("p1000", **settings)).encode(scenes[:3])
-            assert [one.met for one in found] == [False] * 3
-            assert [one.data for one in found] == [one.data for one in Compressor("jpeg:60").encode(scenes[:3])]
-            assert all(one.settings == {"codec": "jpeg:60", "strength": 0.0, "scale": 1.0} for one in found)
+            chosen = Compressor("jpeg", control=control("p1000", **settings)).encode(scenes[:3])
+            assert [encoded.met for encoded in chosen] == [False] * 3
+            assert [encoded.data for encoded in chosen] == [
+                encoded.data for encoded in Compressor("jpeg:60").encode(scenes[:3])
+            ]
+            assert all(encoded.settings == {"codec": "jpeg:60", "strength": 0.0, "scale": 1.0} for encoded in chosen)
 
     def test_the_floor(self, scenes):
-        found = Compressor("jpeg", control=control(floor=25, exhaustive=True)).encode(scenes)
-        assert min(one.codec.quality for one in found) == 25
+        chosen = Compressor("jpeg", control=control(floor=25, exhaustive=True)).encode(scenes)
+        assert min(encoded.codec.quality for encoded in chosen) == 25
         assert {p.quality for p in RateControl(NET, floor=32).points(Compressor("hevc"))} == {
             q for q in default_qualities(foveate.Hevc()) if q <= 32
         }
@@ -178,17 +256,17 @@ class TestChoice:
             Compressor("jpeg", control=control(floor=90))
 
     def test_the_record(self, scenes):
-        one = Compressor("jpeg", control=control("p0.9")).encode(scenes[:1])[0]
-        clean, after = NET.logits(scenes[:1]).softmax(1), decoded_logits([one]).softmax(1)
-        assert isinstance(one, Controlled)
-        assert one.clean == (pytest.approx(float(clean.amax()), rel=1e-5),)
-        assert one.final == (pytest.approx(float(after[0, clean.argmax()]), rel=1e-5),)
-        assert 1 <= one.tried <= one.encodes == len(QUALITIES) * len(SCALES)
+        encoded = Compressor("jpeg", control=control("p0.9")).encode(scenes[:1])[0]
+        clean, after = NET.logits(scenes[:1]).softmax(1), decoded_logits([encoded]).softmax(1)
+        assert isinstance(encoded, Controlled)
+        assert encoded.clean == (pytest.approx(float(clean.amax()), rel=1e-5),)
+        assert encoded.final == (pytest.approx(float(after[0, clean.argmax()]), rel=1e-5),)
+        assert 1 <= encoded.tried <= encoded.encodes == len(QUALITIES) * len(SCALES)
 
     def test_answers_that_are_not_monotone(self):
         """A classifier that knows the coarsest and the finest quality, and nothing between, as it falls."""
-        picture = as_tensor(Scenes(1)[0][0])
-        shown = {q: Compressor().decode(Compressor(f"jpeg:{q}").encode([picture]))[0] for q in (5, 12, 25, 60)}
+        image = as_tensor(Scenes(1)[0][0])
+        shown = {q: Compressor().decode(Compressor(f"jpeg:{q}").encode([image]))[0] for q in (5, 12, 25, 60)}
         wrong = torch.stack([shown[q].float() / 255 for q in (12, 25)])
 
         class Fussy(nn.Module):
@@ -198,17 +276,17 @@ class TestChoice:
 
         witness = Classifier("fussy", Fussy(), Preprocess(mean=(0, 0, 0), std=(1, 1, 1)))
         for exhaustive in (False, True):
-            one = Compressor(
+            encoded = Compressor(
                 "jpeg", control=control("top1", witness, scales=1.0, exhaustive=exhaustive, worth=0)
-            ).encode([picture])[0]
-            assert (one.codec.quality, one.met) == (5, True)
-        one = Compressor("jpeg", control=control(witnesses=witness, scales=1.0, floor=12)).encode([picture])[0]
-        assert (one.codec.quality, one.met) == (60, True)
+            ).encode([image])[0]
+            assert (encoded.codec.quality, encoded.met) == (5, True)
+        encoded = Compressor("jpeg", control=control(witnesses=witness, scales=1.0, floor=12)).encode([image])[0]
+        assert (encoded.codec.quality, encoded.met) == (60, True)
 
     def test_captum_finds_the_same_quality(self, scenes):
         """captum.robust.MinParamPerturbation from the finest downwards: the first quality that changes the answer."""
         steps = (10, 20, 30, 40)
-        found = Compressor("jpeg", control=RateControl(NET, qualities=steps, scales=1.0, exhaustive=True)).encode(
+        chosen = Compressor("jpeg", control=RateControl(NET, qualities=steps, scales=1.0, exhaustive=True)).encode(
             scenes
         )
         model = NET.classifier.model
@@ -222,16 +300,16 @@ class TestChoice:
             preproc_fn=PREPROCESS, apply_before_preproc=True,
         )  # fmt: skip
         compared = 0
-        for scene, one in zip(scenes, found, strict=True):
+        for scene, encoded in zip(scenes, chosen, strict=True):
             _, worse = least.evaluate(scene[None], target=int(NET.logits([scene]).argmax()))
             lowest_before_a_change = 10 if worse is None else 50 - worse + 10
-            assert one.codec.quality <= min(lowest_before_a_change, 40)
+            assert encoded.codec.quality <= min(lowest_before_a_change, 40)
             answers = [
                 int(NET.logits(Compressor().decode(Compressor(f"jpeg:{q}").encode([scene]))).argmax()) for q in steps
             ]
             kept = [a == int(NET.logits([scene]).argmax()) for a in answers]
             if kept == sorted(kept) and any(kept):  # monotone: the two searches look for the same
-                assert one.codec.quality == lowest_before_a_change
+                assert encoded.codec.quality == lowest_before_a_change
                 compared += 1
         assert compared >= 2
 
@@ -241,23 +319,25 @@ class TestBatches:
         compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.7), batch=4))
         together = compressor.encode(scenes)
         alone = [compressor.encode([scene])[0] for scene in scenes]
-        assert [one.settings for one in together] == [one.settings for one in alone]
-        assert [one.tried for one in together] == [one.tried for one in alone]
-        assert [one.data for one in compressor.encode(torch.stack(scenes))] == [one.data for one in together]
+        assert [encoded.settings for encoded in together] == [encoded.settings for encoded in alone]
+        assert [encoded.tried for encoded in together] == [encoded.tried for encoded in alone]
+        assert [encoded.data for encoded in compressor.encode(torch.stack(scenes))] == [
+            encoded.data for encoded in together
+        ]
 
-    def test_pictures_of_all_kinds(self, scenes):
+    def test_images_of_all_kinds(self, scenes):
         compressor = Compressor("jpeg", control=control())
-        pictures = [scenes[0], scenes[1][:, :80], scenes[2][:1], scenes[3].float() / 255]
-        found = compressor.encode(pictures)
-        assert [tuple(d.shape) for d in compressor.decode(found)] == [tuple(p.shape) for p in pictures]
+        images = [scenes[0], scenes[1][:, :80], scenes[2][:1], scenes[3].float() / 255]
+        chosen = compressor.encode(images)
+        assert [tuple(d.shape) for d in compressor.decode(chosen)] == [tuple(p.shape) for p in images]
         assert compressor.encode([]) == []
-        assert found[3].data == compressor.encode([scenes[3]])[0].data
+        assert chosen[3].data == compressor.encode([scenes[3]])[0].data
 
     def test_given_maps_are_used(self, scenes, cam):
         compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=0.9, exhaustive=True))
-        found = compressor.encode(scenes[:3], torch.ones(3, 1, 2, 2))
+        chosen = compressor.encode(scenes[:3], torch.ones(3, 1, 2, 2))
         plain = Compressor("jpeg", control=control(exhaustive=True)).encode(scenes[:3])
-        assert [one.data for one in found] == [one.data for one in plain]
+        assert [encoded.data for encoded in chosen] == [encoded.data for encoded in plain]
 
     def test_it_is_deterministic_and_draws_nothing(self, scenes):
         compressor = Compressor("jpeg", control=control("p0.9"))
@@ -281,22 +361,29 @@ class TestBatches:
 
 @pytest.fixture(scope="module")
 def calibrated(scenes, cam):
-    pictures = [Scenes(20, seed=6, size=112)[k][0] for k in range(20)]
+    images = [Scenes(20, seed=6, size=112)[k][0] for k in range(20)]
     compressor = Compressor("jpeg", Prefilter(cam))
-    return control(["top1", "kl0.3"], strengths=(0, 0.7)).calibrate(compressor, pictures)
+    return control(["top1", "kl0.3"], strengths=(0, 0.7)).calibrate(compressor, images)
 
 
 class TestCalibration:
+    @pytest.mark.parametrize("kind", [list, iter])
+    def test_progress(self, scenes, kind):
+        steps = []
+        control(qualities=(5, 60), scales=1.0).calibrate(Compressor("jpeg"), kind(scenes[:3]), steps.append)
+        total = 3 if kind is list else None
+        assert steps == [foveate.Progress("calibrate", done, total) for done in (1, 2, 3)]
+
     def test_it_holds_what_was_measured(self, calibrated, cam):
         table = calibrated
         assert table.bits.shape == table.values["lead"].shape == (20, 16)
         assert (table.codec, table.witnesses) == ("jpeg", ("scene_net",))
         k = table.points.index(OperatingPoint(0.7, 0.6, 12))
         scene = as_tensor(Scenes(20, seed=6, size=112)[3][0])
-        one = Compressor("jpeg:12", Prefilter(cam, 0.7), 0.6).encode([scene])
-        assert table.bits[3, k].exp() == pytest.approx(one[0].bpp)
+        encoded = Compressor("jpeg:12", Prefilter(cam, 0.7), scale=0.6).encode([scene])
+        assert table.bits[3, k].exp() == pytest.approx(encoded[0].bpp)
         slack = float(Criterion("kl", 0.3).slack(table.values["closeness"])[3, k])
-        assert (slack >= 0) == bool(Criterion("kl", 0.3)(NET.logits([scene]), decoded_logits(one)))
+        assert (slack >= 0) == bool(Criterion("kl", 0.3)(NET.logits([scene]), decoded_logits(encoded)))
 
     def test_save_and_load(self, calibrated, scenes, cam, tmp_path):
         path = tmp_path / "calibration.json"
@@ -307,19 +394,19 @@ class TestCalibration:
         assert again.points == calibrated.points
         torch.testing.assert_close(again.bits, calibrated.bits, atol=0.006, rtol=0)
         loaded = control("kl0.3", strengths=(0, 0.7), calibration=path)
-        found = Compressor("jpeg", Prefilter(cam), control=loaded).encode(scenes)
-        assert all(one.tried <= 16 for one in found)
+        chosen = Compressor("jpeg", Prefilter(cam), control=loaded).encode(scenes)
+        assert all(encoded.tried <= 16 for encoded in chosen)
 
     def test_it_saves_work_and_loses_little(self, calibrated, scenes, cam):
         best = Compressor("jpeg", Prefilter(cam), control=control("kl0.3", strengths=(0, 0.7), exhaustive=True))
         quick = Compressor("jpeg", Prefilter(cam), control=control("kl0.3", strengths=(0, 0.7), calibration=calibrated))
-        exact, found = best.encode(scenes), quick.encode(scenes)
-        assert [one.met for one in found] == [one.met for one in exact]
-        cost = spent(found)
+        exact, chosen = best.encode(scenes), quick.encode(scenes)
+        assert [encoded.met for encoded in chosen] == [encoded.met for encoded in exact]
+        cost = spent(chosen)
         assert cost.decodes == cost.encodes < spent(exact).encodes / 2
         assert cost.forwards == cost.decodes + len(scenes)
-        assert sum(len(one.data) for one in found) <= 1.15 * sum(len(one.data) for one in exact)
-        assert all(len(a.data) >= len(b.data) for a, b in zip(found, exact, strict=True))
+        assert sum(len(encoded.data) for encoded in chosen) <= 1.15 * sum(len(encoded.data) for encoded in exact)
+        assert all(len(a.data) >= len(b.data) for a, b in zip(chosen, exact, strict=True))
 
     def test_other_bounds_and_parts_of_the_grid(self, calibrated):
         control("kl0.01", qualities=(12, 60), scales=1.0, strengths=0.0, calibration=calibrated).check(
@@ -341,7 +428,7 @@ class TestCalibration:
     @pytest.mark.parametrize(
         "text", ["", "{}", "[]", '{"schema": 2}', '{"schema": 1, "codec": "jpeg", "points": [[1]]}']
     )
-    def test_files_that_are_none(self, tmp_path, text):
+    def test_files_that_are_not_calibrations(self, tmp_path, text):
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(ValueError, match=r"calibration: .*x\.json"):
             Calibration.load(tmp_path / "x.json")
@@ -353,18 +440,18 @@ class TestCalibration:
             control().calibrate(Compressor("jpeg"), [])
 
 
-@pytest.mark.parametrize("cls", CODECS.values(), ids=list(CODECS))
-def test_every_codec(cls, scenes):
-    """What rate control does with every codec; a codec in CODECS is tested here."""
-    codec = cls()
+@pytest.mark.parametrize("name", CODECS.names())
+def test_every_codec(name, scenes):
+    """What rate control does with every codec: those in CODECS join by themselves."""
+    codec = CODECS[name]()
     grid = default_qualities(codec)
     assert 7 <= len(grid) <= 9
     assert list(grid) == sorted(grid, key=list(codec.scale).index)
     assert set(codec.ladder) <= set(grid)
     chosen = (grid[0], grid[len(grid) // 2], grid[-1])
-    one = Compressor(codec, control=RateControl(NET, qualities=chosen, scales=1.0)).encode(scenes[:1])[0]
-    assert one.met == bool(Criterion("top1")(NET.logits(scenes[:1]), decoded_logits([one])))
-    assert one.codec.quality in chosen
+    encoded = Compressor(codec, control=RateControl(NET, qualities=chosen, scales=1.0)).encode(scenes[:1])[0]
+    assert encoded.met == bool(Criterion("top1")(NET.logits(scenes[:1]), decoded_logits([encoded])))
+    assert encoded.codec.quality in chosen
 
 
 def test_the_demo_s_control(scenes):
@@ -372,13 +459,13 @@ def test_the_demo_s_control(scenes):
     from foveate.demo.rate_control import GRID
     from foveate.demo.rate_control import control as shipped
 
-    pictures = [as_tensor(Scenes(8, seed=8)[k][0]) for k in range(8)]
+    images = [as_tensor(Scenes(8, seed=8)[k][0]) for k in range(8)]
     prefilter = Prefilter(foveate.GradCam("foveate.demo:scene_net", preprocess=PREPROCESS))
     for keep in ["kl0.3"]:
-        found = Compressor("jpeg", prefilter, control=shipped(keep)).encode(pictures)
-        best = Compressor("jpeg", prefilter, control=RateControl(NET, keep, **GRID, exhaustive=True)).encode(pictures)
-        assert spent(found).decodes <= 8 * len(pictures)
-        assert sum(len(one.data) for one in found) <= 1.15 * sum(len(one.data) for one in best)
+        chosen = Compressor("jpeg", prefilter, control=shipped(keep)).encode(images)
+        best = Compressor("jpeg", prefilter, control=RateControl(NET, keep, **GRID, exhaustive=True)).encode(images)
+        assert spent(chosen).decodes <= 8 * len(images)
+        assert sum(len(encoded.data) for encoded in chosen) <= 1.15 * sum(len(encoded.data) for encoded in best)
     assert shipped("robust0.2").keeps == "robust0.2"
 
 
@@ -386,35 +473,35 @@ def test_saliency_inside_the_codec(scenes, cam):
     compressor = Compressor(
         "hevc:37,preset=ultrafast,roi=6", saliency=cam, control=RateControl(NET, qualities=(42, 32), scales=1.0)
     )
-    one = compressor.encode(scenes[:1])[0]
-    assert one.data == Compressor(one.codec, saliency=cam).encode(scenes[:1])[0].data
+    encoded = compressor.encode(scenes[:1])[0]
+    assert encoded.data == Compressor(encoded.codec, saliency=cam).encode(scenes[:1])[0].data
 
 
 @pytest.fixture(scope="module")
-def learnt():
-    pictures = [Scenes(12, seed=6, size=112)[k][0] for k in range(12)]
-    return control("robust0.3", [NET, SMALL]).calibrate(Compressor("jpeg"), pictures)
+def learned():
+    images = [Scenes(12, seed=6, size=112)[k][0] for k in range(12)]
+    return control("robust0.3", [NET, SMALL]).calibrate(Compressor("jpeg"), images)
 
 
 class TestRobust:
     """For a server whose classifier is not known: answers weighed against bytes."""
 
-    def encode(self, learnt, scenes, price, **settings):
-        made = control(f"robust{price:g}", [NET, SMALL], calibration=learnt, **settings)
-        return Compressor("jpeg", control=made).encode(scenes)
+    def encode(self, learned, scenes, price, **settings):
+        robust = control(f"robust{price:g}", [NET, SMALL], calibration=learned, **settings)
+        return Compressor("jpeg", control=robust).encode(scenes)
 
-    def test_a_higher_price_buys_fewer_bytes(self, learnt, scenes):
-        sizes = [sum(len(one.data) for one in self.encode(learnt, scenes, price)) for price in (0.05, 1, 3)]
+    def test_a_higher_price_buys_fewer_bytes(self, learned, scenes):
+        sizes = [sum(len(encoded.data) for encoded in self.encode(learned, scenes, price)) for price in (0.05, 1, 3)]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[-1] < 0.6 * sizes[0]
 
-    def test_the_score_by_hand(self, learnt, scenes):
+    def test_the_score_by_hand(self, learned, scenes):
         """All points decoded, and the documented score of each: the choice is the best of those tried."""
-        found = self.encode(learnt, scenes[:3], 0.5, tries=8)
-        columns = [learnt.points.index(p) for p in control().points(Compressor("jpeg"))]
-        usual = learnt.values["closeness"][:, columns].clamp(-6, 6).mean(0)
-        typical = learnt.bits[:, columns[-1]].exp().mean()
-        for one, scene in zip(found, scenes, strict=False):
+        chosen = self.encode(learned, scenes[:3], 0.5, tries=8)
+        columns = [learned.points.index(p) for p in control().points(Compressor("jpeg"))]
+        usual = learned.values["closeness"][:, columns].clamp(-6, 6).mean(0)
+        typical = learned.bits[:, columns[-1]].exp().mean()
+        for encoded, scene in zip(chosen, scenes, strict=False):
             score = []
             for k, (_, scale, quality) in enumerate(control().points(Compressor("jpeg"))):
                 stored = Compressor(f"jpeg:{quality}", scale=scale).encode([scene])
@@ -426,13 +513,13 @@ class TestRobust:
                 chance = torch.special.ndtr((0.5 * slack + 0.5 * usual[k]) / 1.5)
                 score.append(float(chance - 0.5 * stored[0].bpp / typical))
             best = control().points(Compressor("jpeg"))[score.index(max(score))]
-            chosen = control().points(Compressor("jpeg")).index((one.strength, one.scale, one.codec.quality))
-            assert score[chosen] >= max(score) - 0.02, (one.settings, best)
+            point = control().points(Compressor("jpeg")).index((encoded.strength, encoded.scale, encoded.codec.quality))
+            assert score[point] >= max(score) - 0.02, (encoded.settings, best)
 
-    def test_met_says_whether_the_witnesses_kept_their_answers(self, learnt, scenes):
-        for one, scene in zip(self.encode(learnt, scenes, 3), scenes, strict=True):
-            kept = all(Criterion("top1")(w.logits([scene]), decoded_logits([one], w)) for w in (NET, SMALL))
-            assert one.met == kept
+    def test_met_says_whether_the_witnesses_kept_their_answers(self, learned, scenes):
+        for encoded, scene in zip(self.encode(learned, scenes, 3), scenes, strict=True):
+            kept = all(Criterion("top1")(w.logits([scene]), decoded_logits([encoded], w)) for w in (NET, SMALL))
+            assert encoded.met == kept
 
     def test_it_needs_a_calibration_and_stands_alone(self):
         with pytest.raises(ValueError, match="calibration: 'robust0.3' needs one"):
@@ -474,9 +561,9 @@ class TestArguments:
         with pytest.raises(error, match=words):
             Compressor("jpeg", **{"control": control(), **settings})
 
-    def test_store_would_skip_the_choice(self, scenes):
-        with pytest.raises(ValueError, match="use encode"):
-            Compressor("jpeg", control=control()).store(scenes)
+    def test_the_images_of_a_sweep_one_by_one_leave_no_choice(self, scenes):
+        with pytest.raises(ValueError, match="encode_at: .*use encode"):
+            Compressor("jpeg", control=control()).encode_at(Sweep(scenes), [0])
 
     def test_a_wrong_recipe(self, scenes):
         with pytest.raises(ValueError, match="did you mean"):
@@ -520,10 +607,10 @@ class TestTransform:
         assert torch.equal(out, torch.stack(expected))
 
     def test_pickled_is_a_recipe(self, scenes):
-        made = control(witnesses=[NET, SMALL])
-        Compressor("jpeg", control=made).encode(scenes[:1])
-        assert len(pickle.dumps(made)) < 2000
-        assert pickle.loads(pickle.dumps(made)) == made
+        by_recipe = control(witnesses=[NET, SMALL])
+        Compressor("jpeg", control=by_recipe).encode(scenes[:1])
+        assert len(pickle.dumps(by_recipe)) < 2000
+        assert pickle.loads(pickle.dumps(by_recipe)) == by_recipe
         by_value = control(witnesses=Classifier("net", NET.classifier.model, PREPROCESS))
         with pytest.raises(TypeError, match="give its recipe instead"):
             pickle.dumps(by_value)
@@ -531,7 +618,7 @@ class TestTransform:
     def test_a_gpu_in_a_worker_is_refused(self, folder):
         from recipes import tiny
 
-        # On a machine without one, "meta" stands for a device that is not the CPU.
+        # On a machine without encoded, "meta" stands for a device that is not the CPU.
         model = tiny().to("cuda" if torch.cuda.is_available() else "meta")
         transform = transforms.Compress("jpeg", control=control(witnesses=Classifier("tiny", model, Preprocess())))
         with pytest.raises(RuntimeError, match="witness Sequential on .* inside a DataLoader worker"):
@@ -548,15 +635,15 @@ class TestRealPhotos:
     def test_known_answers_are_kept_for_far_fewer_bytes(self, realdata):
         photos = [p.image for p in SampleFolder(realdata / "images", 8)]
         witness = Witness(f"{realdata}/zoo.py:load:mobilenet_v2")
-        found = Compressor("jpeg", control=RateControl(witness, "top1", qualities=(8, 18, 35, 70), scales=1.0)).encode(
+        chosen = Compressor("jpeg", control=RateControl(witness, "top1", qualities=(8, 18, 35, 70), scales=1.0)).encode(
             photos
         )
-        clean, after = witness.logits(photos), witness.logits(Compressor().decode(found))
-        assert sum(one.met for one in found) >= 6
-        for one, held in zip(found, clean.argmax(1) == after.argmax(1), strict=True):
-            assert one.met == bool(held)
+        clean, after = witness.logits(photos), witness.logits(Compressor().decode(chosen))
+        assert sum(encoded.met for encoded in chosen) >= 6
+        for encoded, kept in zip(chosen, clean.argmax(1) == after.argmax(1), strict=True):
+            assert encoded.met == bool(kept)
         finest = Compressor("jpeg:70").encode(photos)
-        assert sum(len(one.data) for one in found) < 0.6 * sum(len(one.data) for one in finest)
+        assert sum(len(encoded.data) for encoded in chosen) < 0.6 * sum(len(encoded.data) for encoded in finest)
 
 
 def lead(clean, logits):
@@ -577,17 +664,17 @@ class Always:
 
 
 class TestCriteriaThatAreFunctions:
-    """They count by what they are, never by what they are called."""
+    """They are told apart by their identity, never by their name."""
 
     def test_two_closures_of_one_factory(self, scenes):
         strict, lax = sure(0.95), sure(0.0)
-        wanted = Compressor("jpeg", control=control(strict, exhaustive=True)).encode(scenes)
+        expected = Compressor("jpeg", control=control(strict, exhaustive=True)).encode(scenes)
         for keep in ([strict, lax], [lax, strict]):
             for encoded, alone in zip(
-                Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes), wanted, strict=True
+                Compressor("jpeg", control=control(keep, exhaustive=True)).encode(scenes), expected, strict=True
             ):
                 assert (encoded.data, encoded.met) == (alone.data, alone.met)
-        assert len({len(e.data) for e in wanted}) > 1
+        assert len({len(e.data) for e in expected}) > 1
 
     def test_one_called_like_a_measure(self, scenes):
         encoded = Compressor("jpeg", control=control(["top1", lead])).encode(scenes[:2])
@@ -598,18 +685,18 @@ class TestCriteriaThatAreFunctions:
 
     def test_a_calibration_tells_them_apart(self, scenes, tmp_path):
         strict, lax = sure(0.95), sure(0.0)
-        made = control([strict, lax, lead]).calibrate(Compressor("jpeg"), scenes[:3])
-        assert made.slack([strict]).min() == -1
-        assert (made.slack([lax]) == 1).all()
-        assert (made.slack([lead]) == -1).all()
+        calibration = control([strict, lax, lead]).calibrate(Compressor("jpeg"), scenes[:3])
+        assert calibration.slack(as_criteria(strict)).min() == -1
+        assert (calibration.slack(as_criteria(lax)) == 1).all()
+        assert (calibration.slack(as_criteria(lead)) == -1).all()
         with pytest.raises(ValueError, match="made without"):
-            made.slack([sure(0.0)])
+            calibration.slack(as_criteria(sure(0.0)))
         with pytest.raises(IdentityError, match="keep: .*top level of a module"):
-            made.save(tmp_path / "calibration.json")
+            calibration.save(tmp_path / "calibration.json")
         assert not list(tmp_path.iterdir())
         kept = control(["top1", lead]).calibrate(Compressor("jpeg"), scenes[:3])
         kept.save(tmp_path / "calibration.json")
-        assert (Calibration.load(tmp_path / "calibration.json").slack([lead]) == -1).all()
+        assert (Calibration.load(tmp_path / "calibration.json").slack(as_criteria(lead)) == -1).all()
 
     def test_identities(self):
         assert control(lead).identity != control("top1").identity
@@ -619,31 +706,68 @@ class TestCriteriaThatAreFunctions:
 
 class TestEquality:
     def test_of_controls_and_calibrations(self, scenes, tmp_path):
-        made = control().calibrate(Compressor("jpeg"), scenes[:3])
+        calibration = control().calibrate(Compressor("jpeg"), scenes[:3])
         other = control().calibrate(Compressor("jpeg"), scenes[3:])
-        made.save(tmp_path / "calibration.json")
+        calibration.save(tmp_path / "calibration.json")
         loaded = Calibration.load(tmp_path / "calibration.json")
-        assert made == loaded
-        assert hash(made) == hash(loaded)
-        assert made != other
-        assert made != "a calibration"
-        assert control(calibration=made) == control(calibration=loaded)
-        assert hash(control(calibration=made)) == hash(control(calibration=loaded))
-        assert control(calibration=made) != control(calibration=other)
+        assert calibration == loaded
+        assert hash(calibration) == hash(loaded)
+        assert calibration != other
+        assert calibration != "a calibration"
+        assert control(calibration=calibration) == control(calibration=loaded)
+        assert hash(control(calibration=calibration)) == hash(control(calibration=loaded))
+        assert control(calibration=calibration) != control(calibration=other)
         assert control("top1") != control("p0.9")
-        assert len({control(), control(), control(calibration=made), control("kl0.2")}) == 3
+        assert len({control(), control(), control(calibration=calibration), control("kl0.2")}) == 3
+
+
+class TestSweepWithAControl:
+    def test_it_is_as_of_the_images(self, scenes, cam):
+        compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.7)))
+        assert compressor.encode(Sweep(scenes[:3])) == compressor.encode(scenes[:3])
+
+    def test_its_maps_are_used_whether_there_is_a_saliency_or_not(self, scenes, cam):
+        maps = [cam(scene[None])[0] for scene in scenes[:3]]
+        expected = Compressor("jpeg", Prefilter(cam), control=control(strengths=0.7)).encode(scenes[:3])
+
+        def other(images):
+            raise AssertionError("maps are given")
+
+        for prefilter in (Prefilter(), Prefilter(other)):
+            compressor = Compressor("jpeg", prefilter, control=control(strengths=0.7))
+            for sweep in (Sweep(scenes[:3], maps), Sweep(torch.stack(scenes[:3]), torch.stack(maps))):
+                assert compressor.encode(sweep) == expected
+        with pytest.raises(ValueError, match="maps: .*saliency"):
+            Compressor("jpeg", Prefilter(), control=control(strengths=0.7)).encode(scenes[:1])
+
+    def test_each_map_is_made_once_and_each_image_filtered_once_a_strength(self, scenes, cam):
+        mapped, smoothed = [], []
+
+        def counted(images):
+            mapped.append(len(images))
+            return cam(images)
+
+        @register_filter("counted")
+        def smooth(images, strengths, sigma):
+            smoothed.append(len(images))
+            return images - strengths / 2
+
+        prefilter = Prefilter(counted, filter="counted")
+        Compressor("jpeg", prefilter, control=control(strengths=(0, 0.5, 0.9))).encode(scenes[:4])
+        assert mapped == [4]
+        assert smoothed == [1] * 8
 
 
 class TestMapsWithAControl:
     @pytest.mark.parametrize("count", [0, 2, 4])
-    def test_they_are_one_a_picture(self, scenes, cam, count):
+    def test_they_are_one_an_image(self, scenes, cam, count):
         compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.5)))
         with pytest.raises(ValueError, match=f"maps: expected .* 3.*got .*{count}"):
             compressor.encode(scenes[:3], torch.rand(count, 1, 5, 5))
-        with pytest.raises(ValueError, match=f"maps: expected one a picture, 3, got {count}"):
+        with pytest.raises(ValueError, match=f"maps: expected one an image, 3, got {count}"):
             compressor.control.encode(compressor, scenes[:3], list(torch.rand(count, 1, 5, 5)))
-        with pytest.raises(ValueError, match=f"maps: expected one a picture, 3, got {count}"):
-            Compressor("jpeg").store(scenes[:3], list(torch.rand(count, 1, 5, 5)))
+        with pytest.raises(ValueError, match=f"maps: expected one an image, 3, got {count}"):
+            Compressor("jpeg", Prefilter(cam)).encode(Sweep(scenes[:3], list(torch.rand(count, 1, 5, 5))))
 
     def test_they_are_maps(self, scenes, cam):
         compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.5)))
@@ -656,16 +780,16 @@ def test_numbers_of_numpy_s(scenes):
     numpy = control(
         qualities=np.array([5, 60]), scales=np.array([1.0, 0.5], np.float32), tries=np.int64(3), batch=np.uint8(2)
     )
-    wanted = Compressor("jpeg", control=plain).encode(scenes[:3])
-    assert Compressor("jpeg", control=numpy).encode(scenes[:3]) == wanted
-    assert json.dumps([e.settings for e in wanted])
+    expected = Compressor("jpeg", control=plain).encode(scenes[:3])
+    assert Compressor("jpeg", control=numpy).encode(scenes[:3]) == expected
+    assert json.dumps([e.settings for e in expected])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_pictures_of_any_precision(scenes, cam, dtype):
+def test_images_of_any_precision(scenes, cam, dtype):
     compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.5)))
-    pictures = [(picture / 255).to(dtype) for picture in scenes[:2]]
-    encoded = compressor.encode(pictures)
+    images = [(image / 255).to(dtype) for image in scenes[:2]]
+    encoded = compressor.encode(images)
     assert [e.met for e in encoded] == [True, True]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert compressor.encode(pictures) == encoded
+        assert compressor.encode(images) == encoded

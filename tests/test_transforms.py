@@ -14,7 +14,9 @@ from torchvision.transforms import v2
 import foveate
 from foveate import transforms
 from foveate.demo import Scenes
+from foveate.draws import number_or_pair
 from foveate.images import from_array, to_array
+from foveate.testing import HostConformance
 
 
 def prefilter(strength=0.5):
@@ -83,9 +85,9 @@ class TestConformance:
     @pytest.mark.parametrize("image", IMAGES.values(), ids=list(IMAGES))
     def test_smoke(self, make, image, container, pickled):
         transform = pickle.loads(pickle.dumps(make())) if pickled else make()
-        given = container(sample(image()))
-        flat_in, spec_in = leaves(given)
-        flat_out, spec_out = leaves(transform(given))
+        original = container(sample(image()))
+        flat_in, spec_in = leaves(original)
+        flat_out, spec_out = leaves(transform(original))
         assert spec_in == spec_out
         for before, after in zip(flat_in, flat_out, strict=True):
             assert type(after) is type(before)
@@ -100,17 +102,17 @@ class TestConformance:
                 assert after is before
 
     def test_takes_what_jpeg_takes(self, make):
-        for image in IMAGES.values():
-            given = image()
-            if not isinstance(given, torch.Tensor) or given.dtype == torch.uint8:
-                v2.JPEG(50)(given)
-                make()(given)
+        for make_image in IMAGES.values():
+            image = make_image()
+            if not isinstance(image, torch.Tensor) or image.dtype == torch.uint8:
+                v2.JPEG(50)(image)
+                make()(image)
 
     def test_input_is_not_changed(self, make):
-        given = (torch.rand(3, 21, 34) * 255).byte()
-        before = given.clone()
-        make()(given)
-        assert torch.equal(given, before)
+        image = (torch.rand(3, 21, 34) * 255).byte()
+        before = image.clone()
+        make()(image)
+        assert torch.equal(image, before)
 
     def test_one_draw_a_call_from_torch_s_generator(self, make):
         transform, image = make(), torch.rand(3, 40, 40)
@@ -143,7 +145,7 @@ class TestConformance:
             (lambda: PIL.Image.new("RGBA", (8, 8)), ValueError, "convert"),
         ],
     )
-    def test_what_is_no_image(self, make, image, error, words):
+    def test_what_is_not_an_image(self, make, image, error, words):
         with pytest.raises(error, match=words):
             make()(image())
 
@@ -153,14 +155,14 @@ class TestConformance:
 
 class TestCompress:
     def test_it_is_torchvision_s_jpeg(self, photo):
-        """Same picture as v2.JPEG: only the Huffman tables differ, and they are lossless."""
+        """The same image as v2.JPEG gives: only the Huffman tables differ, and they are lossless."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torchvision's encoders are, since 0.29
-            theirs = v2.JPEG(35)(photo)
-        assert torch.equal(transforms.Compress("jpeg:35")(photo), theirs)
+            expected = v2.JPEG(35)(photo)
+        assert torch.equal(transforms.Compress("jpeg:35")(photo), expected)
 
     def test_it_is_the_compressor(self, photo):
-        compressor = foveate.Compressor("jpeg:30", prefilter(0.4), 0.5)
+        compressor = foveate.Compressor("jpeg:30", prefilter(0.4), scale=0.5)
         expected = compressor.decode(compressor.encode(photo[None]))[0]
         assert torch.equal(transforms.Compress("jpeg:30", prefilter=prefilter(0.4), scale=0.5)(photo), expected)
 
@@ -172,11 +174,17 @@ class TestCompress:
     @pytest.mark.parametrize(
         ("settings", "error", "words"),
         [
-            ({"quality": (60, 20)}, ValueError, "rising pair"),
+            ({"quality": (60, 20)}, ValueError, "smaller number first"),
             ({"quality": 0}, ValueError, "1 to 95"),
             ({"quality": (10, 99)}, ValueError, "1 to 95"),
-            ({"quality": True}, TypeError, "integer"),
+            ({"quality": True}, ValueError, "quality: expected a number"),
+            ({"quality": 0.5}, TypeError, "integer"),
             ({"strength": 0.5}, ValueError, "without a prefilter"),
+            ({"saliency": 3}, TypeError, "saliency: .*got int"),
+            ({"target": 3}, TypeError, "target: .*got int"),
+            ({"control": 3}, TypeError, "control: .*got int"),
+            ({"prefilter": {"strength": 2}}, ValueError, "strength"),
+            ({"prefilter": {"amount": 2}}, TypeError, "amount"),
             ({"codec": "gif"}, ValueError, "gif"),
             ({"prefilter": "grad-cam"}, TypeError, "foveate.Prefilter"),
         ],
@@ -188,11 +196,126 @@ class TestCompress:
     @pytest.mark.parametrize("strength", [1.5, (0.5, 0.1), (-1, 1)])
     def test_wrong_strength(self, strength):
         with pytest.raises(ValueError, match="strength"):
-            transforms.Prefilter(prefilter(), strength)
+            transforms.Prefilter(prefilter(), strength=strength)
         with pytest.raises(ValueError, match="strength.*'strong'"):
-            transforms.Prefilter(prefilter(), "strong")
-        with pytest.raises(TypeError, match=r"foveate\.Prefilter"):
+            transforms.Prefilter(prefilter(), strength="strong")
+        with pytest.raises(TypeError, match="saliency: expected a Saliency, a function of images"):
             transforms.Prefilter(0.5)
+        with pytest.raises(TypeError, match="saliency: .*got None"):
+            transforms.Prefilter(None)
+        with pytest.raises(ValueError, match=r"saliency: this foveate\.Prefilter has none"):
+            transforms.Prefilter(foveate.Prefilter())
+        with pytest.raises(ValueError, match=r"filter, sigma: a foveate\.Prefilter has its own"):
+            transforms.Prefilter(prefilter(), sigma=3)
+
+
+class TestHost(HostConformance):
+    """What the Compress of every host does."""
+
+    make = staticmethod(transforms.Compress)
+    call = staticmethod(lambda transform, image: to_array(transform(from_array(image))))
+
+
+class TestForms:
+    """What the arguments may be given as: objects, or mappings as a file holds them."""
+
+    recipe = f"{RECIPES}:tiny"
+
+    @pytest.mark.parametrize(
+        "saliency",
+        [
+            recipe,
+            {"model": recipe},
+            {"method": "GradCam", "model": recipe},
+            foveate.GradCam(recipe),
+            foveate.Prefilter(recipe),
+        ],
+        ids=lambda saliency: type(saliency).__name__,
+    )
+    def test_of_a_saliency(self, saliency):
+        transform = transforms.Prefilter(saliency, strength=0.6)
+        assert transform.draws.prefilter == foveate.Prefilter(foveate.GradCam(self.recipe))
+        assert transform.draws.strength == (0.6, 0.6)
+        if not isinstance(saliency, foveate.Prefilter):
+            compress = transforms.Compress(saliency=saliency)
+            assert compress.draws.compressor.prefilter == transform.draws.prefilter
+            assert compress.draws.strength == (0.5, 0.5)
+
+    def test_of_a_prefilter(self):
+        settings = {"saliency": self.recipe, "strength": 0.7, "filter": "guided", "sigma": 2, "even": True}
+        prefilter = foveate.Prefilter(**settings)
+        expected = transforms.Compress(prefilter=prefilter).draws
+        assert expected.strength == (0.7, 0.7)
+        assert transforms.Compress(prefilter=settings).draws == expected
+        apart = {name: value for name, value in settings.items() if name != "saliency"}
+        for form in (apart, foveate.Prefilter(**apart)):
+            draws = transforms.Compress(prefilter=form, saliency=self.recipe).draws
+            assert (draws.compressor.prefilter, draws.strength) == (prefilter, (0.7, 0.7))
+        assert transforms.Prefilter(prefilter).draws.strength == (0.7, 0.7)
+
+    def test_of_a_target(self):
+        by_object = transforms.Compress(target=foveate.TargetSize(bpp=0.5))
+        assert transforms.Compress(target={"bpp": 0.5}).draws == by_object.draws
+
+    def test_of_a_control(self, photo):
+        settings = {"witnesses": self.recipe, "keep": "kl0.3", "qualities": [10, 40], "scales": 1.0}
+        by_mapping = transforms.Compress(control=settings)
+        by_object = transforms.Compress(control=foveate.RateControl(**settings))
+        assert by_mapping.draws == by_object.draws
+        assert by_mapping.draws.draw() == {}
+        assert torch.equal(by_mapping(photo), by_object(photo))
+        filtered = transforms.Compress(control={**settings, "strengths": [0, 0.8]}, saliency=self.recipe)
+        assert filtered(photo).shape == photo.shape
+
+    def test_a_codec_that_takes_maps_is_not_filtered_besides(self):
+        roi = "hevc:30,preset=ultrafast,roi=10"
+        draws = transforms.Compress(roi, saliency=self.recipe).draws
+        assert draws.compressor == foveate.Compressor(roi, saliency=self.recipe)
+        assert (draws.strength, draws.filters, draws.uses_maps) == (None, False, True)
+        both = transforms.Compress(roi, saliency=self.recipe, strength=0.5).draws
+        assert both.compressor.prefilter == foveate.Prefilter(self.recipe)
+        assert both.filters
+
+    @pytest.mark.parametrize("transform", [transforms.Compress, transforms.Prefilter])
+    def test_all_but_the_first_are_by_name(self, transform):
+        with pytest.raises(TypeError, match="positional"):
+            transform(self.recipe, 0.5)
+
+    def test_a_filter_by_function(self, photo):
+        def negative(images, strengths, sigma):
+            return torch.lerp(images, 1 - images, strengths)
+
+        expected = foveate.Prefilter(self.recipe, 0.6, filter=negative)(photo[None])[0]
+        assert torch.equal(transforms.Prefilter(self.recipe, strength=0.6, filter=negative)(photo), expected)
+
+
+class TestNumberOrPair:
+    @pytest.mark.parametrize(
+        ("value", "ends"),
+        [
+            (30, (30, 30)),
+            (0.5, (0.5, 0.5)),
+            ([10, 60], (10, 60)),
+            ((0.2, 0.2), (0.2, 0.2)),
+            (np.int64(30), (30, 30)),
+            (np.array([0.25, 0.5]), (0.25, 0.5)),
+            (torch.tensor(3), (3, 3)),
+            ((torch.tensor(0.25), np.float32(0.5)), (0.25, 0.5)),
+        ],
+    )
+    def test_python_s_numbers_come_out(self, value, ends):
+        pair = number_or_pair("quality", value)
+        assert pair == ends
+        assert {type(end) for end in pair} == {type(end) for end in ends}
+
+    @pytest.mark.parametrize("value", [None, "30", True, (1, True), [], [1], (1, 2, 3), {}, {1, 2}, np.zeros((1, 2))])
+    def test_anything_else_is_refused(self, value):
+        with pytest.raises(ValueError, match="quality: expected a number or a pair of numbers"):
+            number_or_pair("quality", value)
+
+    def test_the_smaller_comes_first(self):
+        with pytest.raises(ValueError, match=r"quality: expected the smaller number first, got \(60, 20\)"):
+            number_or_pair("quality", (60, 20))
 
 
 class TestRate:

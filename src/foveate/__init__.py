@@ -52,6 +52,7 @@ _MODULES = (
     "codecs",
     "compressor",
     "demo",
+    "draws",
     "evaluation",
     "export",
     "filters",

@@ -188,7 +188,7 @@ class Compressor:
         codec = self.codec if quality is None else self.codec.with_quality(quality)
         if strength is None or self.prefilter is None:
             return replace(self, codec=codec)
-        return replace(self, codec=codec, prefilter=replace(self.prefilter, strength=strength))
+        return replace(self, codec=codec, prefilter=self.prefilter.at(strength))
 
     def to(self, device: str | torch.device) -> Self:
         """Move the models of the saliency and the control, built now where they are recipes, to a device.
@@ -221,8 +221,7 @@ class Compressor:
         """
         sweep = self._sweep(images, maps)
         if self.control is not None:
-            saliency = self.used_saliency
-            maps_from_outside = sweep.maps(saliency) if sweep.has_maps and saliency is not None else None
+            maps_from_outside = sweep.maps(self.used_saliency) if sweep.has_maps and self.needs_maps else None
             return list(self.control.encode(self, sweep.images, maps_from_outside))
         return self.encode_at(sweep, range(len(sweep)))
 
@@ -266,7 +265,7 @@ class Compressor:
         if self.target is not None:
             parts.append(identity(self.target))
         prefilter = self.prefilter
-        if prefilter is not None and (self.filters or self.control is not None):
+        if prefilter is not None and self._may_filter:
             settings = f"strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
             parts.append(f"{prefilter.filter_name} {settings}")
             if not prefilter.function.__module__.startswith("foveate."):
@@ -281,7 +280,7 @@ class Compressor:
     def used_saliency(self) -> Saliency | None:
         """What makes the maps; None where neither the pre-filter nor the codec asks for any."""
         prefilter = self.prefilter
-        if prefilter is not None and (self.filters or self.control is not None):
+        if prefilter is not None and self._may_filter:
             return prefilter.saliency
         if not self.codec.needs_saliency:
             return None
@@ -291,6 +290,15 @@ class Compressor:
     def filters(self) -> bool:
         """Whether the pre-filter changes anything."""
         return self.prefilter is not None and self.prefilter.strength > 0
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether saliency maps are asked for: by the pre-filter, which a control may turn on, or by the codec."""
+        return self._may_filter or self.codec.needs_saliency
+
+    @property
+    def _may_filter(self) -> bool:
+        return self.filters or (self.prefilter is not None and self.control is not None)
 
     def decode(self, encoded: Sequence[Encoded], as_stored: bool = False) -> list[Tensor]:
         """Decompress images to their source sizes.

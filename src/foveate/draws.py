@@ -140,7 +140,8 @@ class PrefilterDraws:
 
         Raises:
             TypeError: if ``saliency`` is of another kind.
-            ValueError: if an argument is out of range, or a whole pre-filter is given with settings of its own beside.
+            ValueError: if an argument is out of range, or a whole pre-filter has no saliency, or is given with settings
+                of its own beside.
         """
         if not isinstance(saliency, Prefilter):
             if saliency is None:
@@ -150,6 +151,8 @@ class PrefilterDraws:
             raise ValueError(
                 "filter, sigma: a foveate.Prefilter has its own; give its saliency instead, or change those"
             )
+        elif saliency.saliency is None:
+            raise ValueError("saliency: this foveate.Prefilter has none; give it one")
         else:
             prefilter = saliency
         return cls(prefilter, strength_range(prefilter.strength if strength is None else strength))
@@ -160,7 +163,7 @@ class PrefilterDraws:
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
         """Filter a batch (B, C, H, W) at what was drawn."""
-        return replace(self.prefilter, strength=draw["strength"] or 0.0)(images)
+        return self.prefilter.at(draw["strength"] or 0.0)(images)
 
 
 @dataclass(frozen=True)
@@ -196,8 +199,8 @@ class CompressDraws:
             codec: a codec or its short string.
             quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
                 ``codec``.
-            prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments; None makes one of ``saliency`` where
-                ``strength`` is not 0.
+            prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments, guided by ``saliency`` where it has
+                no saliency of its own; None makes one of ``saliency`` where ``strength`` is not 0.
             saliency: see :func:`foveate.saliency.as_saliency`; of a codec that takes maps itself too.
             strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``;
                 with a saliency alone 0.5, or 0 where the codec takes maps itself.
@@ -221,8 +224,11 @@ class CompressDraws:
             saliency=saliency,
         )
         filters = not compressor.codec.needs_saliency if strength is None else plain(strength) != 0
-        if prefilter is None and saliency is not None and filters:
+        if compressor.prefilter is None and saliency is not None and filters:
             compressor = replace(compressor, prefilter=Prefilter(compressor.saliency))
+        elif compressor.prefilter is not None and compressor.prefilter.saliency is None and saliency is not None:
+            guided = replace(compressor.prefilter, saliency=compressor.saliency)
+            compressor = replace(compressor, prefilter=guided)
         if control is not None:
             return cls(replace(compressor, control=_as_control(control)), None, None)
         if compressor.prefilter is None and strength is not None and plain(strength) != 0:
@@ -244,8 +250,7 @@ class CompressDraws:
     def uses_maps(self) -> bool:
         """Whether saliency maps may be asked for."""
         compressor = self.compressor
-        chosen_strength = compressor.control is not None and compressor.prefilter is not None
-        return self.filters or chosen_strength or compressor.codec.needs_saliency
+        return self.filters or (compressor.needs_maps if self.strength is None else compressor.codec.needs_saliency)
 
     def draw(self) -> Draw:
         """Draw the quality and the strength of one call; with a control there is nothing to draw."""

@@ -1,5 +1,6 @@
 """The pre-filter: keep the image where the classifier looks, smooth it elsewhere."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
@@ -201,7 +202,21 @@ class Prefilter:
     @property
     def filter_name(self) -> str:
         """What the filter is called, for results."""
-        return self.filter if isinstance(self.filter, str) else self.filter.__name__
+        if isinstance(self.filter, str):
+            return self.filter
+        return getattr(self.filter, "__name__", type(self.filter).__name__)
+
+    def at(self, strength: float) -> "Prefilter":
+        """Return this pre-filter at another strength.
+
+        Unlike :func:`dataclasses.replace` it looks up no name: it works where only a parent process knows the filter.
+
+        Raises:
+            ValueError: if the strength is out of range.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "strength", check_number("strength", strength, 0, 1))
+        return other
 
     def __call__(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
         """Filter a batch.
@@ -229,10 +244,21 @@ class Prefilter:
             maps = saliency_maps(self.saliency, images)
         else:
             maps = check_maps(maps, len(images)).to(images.device)
-        strengths = strength_map(maps, _size(images), self.strength)
-        if self.even:
-            strengths = strengths.mean((-2, -1), keepdim=True).expand_as(strengths)
-        return self.smooth(images, strengths)
+        return self.smooth(images, self.strengths(maps, _size(images)))
+
+    def strengths(self, maps: Tensor, size: tuple[int, int], strength: float | Tensor | None = None) -> Tensor:
+        """Return how much each pixel is smoothed: :func:`strength_map`, or its mean where ``even``.
+
+        Args:
+            maps: saliency maps (B, 1, h, w) in [0, 1].
+            size: height and width of the images.
+            strength: in [0, 1], or (B,) of them, one an image; None takes that of this pre-filter.
+
+        Returns:
+            (B, 1, H, W) float32 in [0, 1].
+        """
+        strengths = strength_map(maps, size, self.strength if strength is None else strength)
+        return strengths.mean((-2, -1), keepdim=True).expand_as(strengths) if self.even else strengths
 
     def smooth(self, images: Tensor, strengths: Tensor) -> Tensor:
         """Filter a batch as a strength map says.

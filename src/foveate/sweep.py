@@ -44,14 +44,7 @@ class Sweep:
         self.images: list[Tensor] = list(images)
         self._batched = batched
         self._given: list[Tensor] | Callable[[Saliency], Sequence[Tensor]] | None
-        if maps is None or callable(maps):
-            self._given = maps
-        else:
-            self._given = list(maps)
-            if len(self._given) != len(self.images):
-                raise ValueError(f"maps: expected one an image, {len(self.images)}, got {len(self._given)}")
-            for saliency_map in self._given:
-                check_maps(saliency_map[None], 1)
+        self._given = maps if maps is None or callable(maps) else self._checked(maps)
         self._maps: dict[Saliency | None, list[Tensor]] = {}
         self._filtered: dict[tuple[Prefilter, int], Tensor] = {}
 
@@ -70,14 +63,14 @@ class Sweep:
             saliency: asked where the maps are not from outside.
 
         Raises:
-            ValueError: if there is neither a saliency nor maps.
+            ValueError: if there is neither a saliency nor maps, or a function did not return one map an image.
         """
         if isinstance(self._given, list):
             return self._given
         if saliency is None:
             raise ValueError("maps: there is no saliency to make them; give a saliency, or give maps to the call")
         if saliency not in self._maps:
-            self._maps[saliency] = self._ask(saliency) if self._given is None else list(self._given(saliency))
+            self._maps[saliency] = self._ask(saliency) if self._given is None else self._checked(self._given(saliency))
         return self._maps[saliency]
 
     def filtered(self, prefilter: Prefilter | None, index: int) -> Tensor:
@@ -93,6 +86,13 @@ class Sweep:
             else:
                 self._filtered[key] = prefilter(self.images[index][None], maps[index][None])[0]
         return self._filtered[key]
+
+    def _checked(self, maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
+        if len(maps) != len(self.images):
+            raise ValueError(f"maps: expected one an image, {len(self.images)}, got {len(maps)}")
+        for saliency_map in maps:
+            check_maps(saliency_map[None], 1)
+        return list(maps)
 
     def _ask(self, saliency: Saliency) -> list[Tensor]:
         if self._batch is not None:

@@ -137,9 +137,10 @@ class Compress(_ImageTransform):
         codec: a codec or its short string, such as ``"jpeg:30"``.
         quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
             ``codec``.
-        prefilter: a :class:`foveate.Prefilter` to use before the codec, or a mapping of its arguments.
-        saliency: instead of ``prefilter``, what makes its maps: see :func:`foveate.saliency.as_saliency`; it makes
-            those of a codec that takes maps itself, too.
+        prefilter: a :class:`foveate.Prefilter` to use before the codec, or a mapping of its arguments; without a
+            saliency of its own it is guided by ``saliency``.
+        saliency: what makes the maps, see :func:`foveate.saliency.as_saliency`: of ``prefilter``, or of a pre-filter at
+            its default settings; of a codec that takes maps itself, too.
         strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``; with
             a ``saliency`` alone 0.5, or 0 where the codec takes maps itself.
         scale: sides of the stored image over those of the source; it comes back at source size.

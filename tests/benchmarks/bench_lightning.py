@@ -16,14 +16,14 @@ from collections.abc import Callable
 import lightning.pytorch as L
 import torch
 import torchvision
-from foveate.integrations._batches import Normalization
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from foveate import Compressor, GradCam, Prefilter
 from foveate.integrations.lightning import CompressionRobustness
+from foveate.integrations.lightning._normalization import Normalization
 
-HOW = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NORMALIZATION = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Net(L.LightningModule):
@@ -57,26 +57,27 @@ def main() -> None:
 
     torch.manual_seed(0)
     coarse = torch.rand(args.batch * args.batches, 3, 28, 28)
-    pictures = torch.nn.functional.interpolate(coarse, size=224, mode="bicubic").clamp(0, 1)
-    data = DataLoader(TensorDataset(HOW(pictures), torch.zeros(len(pictures), dtype=torch.int64)), args.batch)
-    module, batches = Net().eval(), list(pictures.split(args.batch))
+    images = torch.nn.functional.interpolate(coarse, size=224, mode="bicubic").clamp(0, 1)
+    data = DataLoader(TensorDataset(NORMALIZATION(images), torch.zeros(len(images), dtype=torch.int64)), args.batch)
+    module, batches = Net().eval(), list(images.split(args.batch))
     compressors = [Compressor(point) for point in args.points]
 
     def epoch(strength: float | None) -> None:
         callbacks = []
         if strength is not None:
-            callbacks.append(CompressionRobustness(args.points, strength, mean=list(HOW.mean), std=list(HOW.std)))
+            numbers = {"mean": list(NORMALIZATION.mean), "std": list(NORMALIZATION.std)}
+            callbacks.append(CompressionRobustness(args.points, strength=strength, **numbers))
         trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=callbacks)
         trainer.validate(module, data, verbose=False)
 
     def parts(strength: float) -> None:
-        cam = Prefilter(GradCam(module, preprocess=HOW), strength)
+        prefilter = Prefilter(GradCam(module, preprocess=NORMALIZATION), strength)
         for batch in batches:
-            filtered = cam(batch) if strength else batch
+            filtered = prefilter(batch) if strength else batch
             for compressor in compressors:
-                decoded = torch.stack(compressor.decode(compressor.store(filtered))).float() / 255
+                decoded = torch.stack(compressor.decode(compressor.encode(filtered))).float() / 255
                 with torch.inference_mode():
-                    module(HOW(decoded))
+                    module(NORMALIZATION(decoded))
 
     report = {"torch": torch.__version__, "threads": torch.get_num_threads(), **vars(args)}
     for strength in args.strength:
@@ -92,7 +93,7 @@ def main() -> None:
             "epoch_s": round(statistics.median(row[0] for row in rows), 3),
             "plain_epoch_s": round(statistics.median(row[1] for row in rows), 3),
             "parts_s": round(statistics.median(row[2] for row in rows), 3),
-            "what it adds / parts": [round(q, 3) for q in added],
+            "added / parts": [round(q, 3) for q in added],
             "epoch / parts": [round(q, 3) for q in whole],
         }
     print(json.dumps(report, indent=1))

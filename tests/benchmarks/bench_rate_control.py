@@ -21,7 +21,7 @@ from tqdm import tqdm
 from foveate import Compressor, GradCam, Prefilter
 from foveate.evaluation import SampleFolder, saved_at_equal
 from foveate.models import Preprocess, load_classifier
-from foveate.rate_control import KINDS, MEASURES, OperatingPoint, as_criteria
+from foveate.rate_control import Keep, OperatingPoint, as_criteria
 from foveate.rate_control._bench import Bench
 from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Seen, search
 
@@ -53,19 +53,21 @@ class Table:
     def __post_init__(self) -> None:
         self._measured: dict[tuple[str, str], Tensor] = {}
 
-    def measured(self, name: str, kind: str) -> Tensor:
-        if (name, kind) not in self._measured:
+    def measured(self, name: str, criterion: Keep) -> Tensor:
+        key = name, criterion.measure_name
+        if key not in self._measured:
             clean, logits = self.clean[name], self.logits[name]
-            columns = [MEASURES[kind](clean, logits[:, k].float()) for k in range(len(self.points))]
-            self._measured[name, kind] = torch.stack(columns, 1)
-        return self._measured[name, kind]
+            columns = [criterion.measure(clean, logits[:, k].float()) for k in range(len(self.points))]
+            self._measured[key] = torch.stack(columns, 1)
+        return self._measured[key]
 
     def slack(self, names: Sequence[str], keep: str) -> Tensor:
-        found = [one.slack(self.measured(name, KINDS[one.kind].measure)) for one in as_criteria(keep) for name in names]
-        return torch.stack(found).amin(0).double()
+        slacks = [criterion.slack(self.measured(name, criterion)) for criterion in as_criteria(keep) for name in names]
+        return torch.stack(slacks).amin(0).double()
 
     def agrees(self, name: str) -> Tensor:
-        return self.measured(name, "lead") > 0
+        (same_answer,) = as_criteria("top1")
+        return same_answer.slack(self.measured(name, same_answer)) >= 0
 
     @property
     def bits(self) -> Tensor:
@@ -80,10 +82,10 @@ def measure(folder: SampleFolder, recipes: Sequence[str]) -> Table:
     for photo in tqdm(folder, desc="photos"):
         if photo is None:
             continue
-        encoded = Bench(compressor, tuple(GRID), [photo.image], None).store([(0, k) for k in range(len(GRID))])
+        encoded = Bench(compressor, tuple(GRID), [photo.image], None).encode([(0, k) for k in range(len(GRID))])
         shown = [photo.image, *compressor.decode(encoded)]
         logits = {name: judge.logits(shown) for name, judge in zip(("model", "judge"), judges.values(), strict=True)}
-        rows.append((torch.tensor([len(one.data) for one in encoded]), encoded[0].pixels, logits))
+        rows.append((torch.tensor([len(e.data) for e in encoded]), encoded[0].pixels, logits))
     return Table(
         GRID,
         torch.stack([row[0] for row in rows]),
@@ -116,17 +118,17 @@ def choose(
     points, tried = torch.zeros(len(slack), dtype=torch.long), torch.zeros(len(slack))
     for half in (0, 1):
         here, other = photos[half::2], photos[1 - half :: 2]
-        belief = Belief.learnt(slack[other], bits[other])
+        belief = Belief.learned(slack[other], bits[other])
         if keep.startswith("robust"):
             belief.typical = float(bits[other, -1].exp().mean())
-            price = as_criteria(keep)[0].bound
+            price = as_criteria(keep)[0].price
             kind = Priced(belief, price, len(columns), -1) if exhaustive else Priced(belief, price, 16, worth)
         else:
             kind = Exhaustive() if exhaustive else Expected(belief, worth, 16)
         seen = [Seen() for _ in here]
         if exhaustive:
-            for i, one in zip(here.tolist(), seen, strict=True):
-                one.bits = dict(enumerate(bits[i].tolist()))
+            for i, evidence in zip(here.tolist(), seen, strict=True):
+                evidence.bits = dict(enumerate(bits[i].tolist()))
 
         def look(jobs, here=here, seen=seen):
             for j, k in jobs:
@@ -134,9 +136,9 @@ def choose(
                 seen[j].bits[k], seen[j].slack[k] = float(bits[i, k]), float(slack[i, k])
 
         search(seen, [kind] * len(seen), look)
-        for i, one in zip(here.tolist(), seen, strict=True):
-            best = kind.best(one)
-            points[i], tried[i] = columns[-1 if best is None else best], len(one.slack)
+        for i, evidence in zip(here.tolist(), seen, strict=True):
+            best = kind.best(evidence)
+            points[i], tried[i] = columns[-1 if best is None else best], len(evidence.slack)
     return Choice(points, tried)
 
 
@@ -144,19 +146,19 @@ def saved(table: Table, choice: Tensor, judge: str, reference: Sequence[int], ro
     """Share of the bytes saved at equal agreement, over some photos."""
     agrees, size = table.agrees(judge)[rows].double().numpy(), table.bytes[rows].double().numpy()
     chosen = choice[rows].numpy()
-    each = np.arange(len(rows))
+    photos = np.arange(len(rows))
     rates, answers = size[:, reference].mean(0), agrees[:, reference].mean(0)
-    agreement = float(np.clip(agrees[each, chosen].mean(), answers[rates.argmin()], answers.max()))
-    return saved_at_equal(rates, answers, float(size[each, chosen].mean()), agreement) or 0.0
+    agreement = float(np.clip(agrees[photos, chosen].mean(), answers[rates.argmin()], answers.max()))
+    return saved_at_equal(rates, answers, float(size[photos, chosen].mean()), agreement) or 0.0
 
 
 def interval(table: Table, choice: Tensor, judge: str, reference: Sequence[int], rows: Tensor, draws: int = 500) -> str:
     generator = torch.Generator().manual_seed(0)
-    found = [
+    shares = [
         saved(table, choice, judge, reference, rows[torch.randint(len(rows), (len(rows),), generator=generator)])
         for _ in range(draws)
     ]
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(shares, [2.5, 97.5])
     return f"{100 * saved(table, choice, judge, reference, rows):5.0f} % [{100 * low:3.0f}, {100 * high:3.0f}]"
 
 
@@ -165,9 +167,9 @@ def together(table: Table, choices: Sequence[Tensor], judge: str, reference: Seq
     generator = torch.Generator().manual_seed(0)
     draws = [torch.arange(len(rows))]
     draws += [torch.randint(len(rows), (len(rows),), generator=generator) for _ in range(500)]
-    found = [np.mean([saved(table, one, judge, reference, rows[draw]) for one in choices]) for draw in draws]
-    low, high = np.percentile(found[1:], [2.5, 97.5])
-    return f"{100 * found[0]:5.0f} % [{100 * low:3.0f}, {100 * high:3.0f}]"
+    means = [np.mean([saved(table, choice, judge, reference, rows[draw]) for choice in choices]) for draw in draws]
+    low, high = np.percentile(means[1:], [2.5, 97.5])
+    return f"{100 * means[0]:5.0f} % [{100 * low:3.0f}, {100 * high:3.0f}]"
 
 
 def report(table: Table, held_out: int) -> None:
@@ -235,10 +237,10 @@ def report(table: Table, held_out: int) -> None:
         best = choose(table, names, keep, columns, True)
         least = table.bytes[rows, best.points].double().sum()
         for worth in (0.03, 0.05):
-            found = choose(table, names, keep, columns, worth=worth)
-            loss = table.bytes[rows, found.points].double().sum() / least - 1
+            quick = choose(table, names, keep, columns, worth=worth)
+            loss = table.bytes[rows, quick.points].double().sum() / least - 1
             print(
-                f"| {'+'.join(names)} | {keep} | {len(columns)} | worth {worth} | {found.tried.mean():.2f} decoded "
+                f"| {'+'.join(names)} | {keep} | {len(columns)} | worth {worth} | {quick.tried.mean():.2f} decoded "
                 f"(exhaustive {best.tried.mean():.1f}) | {100 * loss:+.1f} % bytes |",
                 flush=True,
             )

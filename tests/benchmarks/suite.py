@@ -3,8 +3,8 @@
     pip install grad-cam
     python tests/benchmarks/suite.py --out bench.json [--photos DIR] [--model SPEC] [--readme README.md]
 
-Everything runs in one process on the same pictures, in turn, A B A B ...; ratios are taken round by round, and medians
-and quartiles are kept. Without ``--photos`` the pictures are generated scenes. ``--only`` runs some parts, ``--quick``
+Everything runs in one process on the same images, in turn, A B A B ...; ratios are taken round by round, and medians
+and quartiles are kept. Without ``--photos`` the images are generated scenes. ``--only`` runs some parts, ``--quick``
 all of them at settings too small to mean anything. What cannot run here is skipped, with the reason in the JSON.
 Beside the JSON lies a plot of the cost against size. Peak memory is what the kernel counts as resident; Linux only.
 """
@@ -57,7 +57,7 @@ class Settings:
     side: int = 224
     quick: bool = False
 
-    def pictures(self, count: int, height: int, width: int) -> Tensor:
+    def images(self, count: int, height: int, width: int) -> Tensor:
         """The first photos, stretched to one size: uint8 (count, 3, height, width)."""
         chosen = [self.photos[k % len(self.photos)] for k in range(count)]
         return torch.stack([as_tensor(Image.open(p).convert("RGB").resize((width, height))) for p in chosen])
@@ -73,7 +73,7 @@ def saliency(settings: Settings, device: str = "cpu") -> dict[str, Any]:
         preprocess = Preprocess()
         cam, activations = GradCam(model), ActivationMap(model)
         for batch in settings.batches:
-            images = settings.pictures(batch, settings.side, settings.side).to(device) / 255
+            images = settings.images(batch, settings.side, settings.side).to(device) / 255
             cam(images[:1])
             layer = model.get_submodule(cam.layer_name)
             by_hand = LayerGradCam(model, layer)
@@ -100,18 +100,18 @@ def saliency(settings: Settings, device: str = "cpu") -> dict[str, Any]:
             except ImportError as error:
                 skipped["pytorch-grad-cam"] = f"{error}; pip install grad-cam"
             else:
-                theirs = GradCAM(model=model, target_layers=[layer])
-                calls["pytorch-grad-cam"] = lambda: theirs(preprocess(images), None)
+                grad_cam = GradCAM(model=model, target_layers=[layer])
+                calls["pytorch-grad-cam"] = lambda: grad_cam(preprocess(images), None)
             repeats = settings.repeats if batch < 16 else max(2, settings.repeats // (3 if batch < 64 else 5))
-            found = alternate(calls, repeats, "forward pass", batch)
+            timings = alternate(calls, repeats, "forward pass", batch)
             if "pytorch-grad-cam" in calls:
-                theirs.activations_and_grads.release()
-            out[f"{name}, batch {batch}"] = found | ({"skipped": skipped} if skipped else {})
+                grad_cam.activations_and_grads.release()
+            out[f"{name}, batch {batch}"] = timings | ({"skipped": skipped} if skipped else {})
     return out
 
 
 def guided(settings: Settings) -> dict[str, Any]:
-    """2. The guided filter by the picture itself, radius 16, against Kornia's, OpenCV's and a copy."""
+    """2. The guided filter by the image itself, radius 16, against Kornia's, OpenCV's and a copy."""
     import cv2
     from kornia.filters import guided_blur
 
@@ -121,7 +121,7 @@ def guided(settings: Settings) -> dict[str, Any]:
         with _threads(threads):
             cv2.setNumThreads(threads)
             for height, width in settings.sizes:
-                x = settings.pictures(1, height, width) / 255
+                x = settings.images(1, height, width) / 255
                 eps, array = torch.full((1, 1, height, width), EPS), x[0].permute(1, 2, 0).contiguous().numpy()
                 calls = {
                     "foveate": lambda: guided_filter(x, x, 16, eps),
@@ -133,10 +133,10 @@ def guided(settings: Settings) -> dict[str, Any]:
                 if height * width <= 400 * 500:
                     calls["Kornia"] = lambda: guided_blur(x, x, 33, EPS)
                 else:
-                    skipped["Kornia"] = "minutes a picture"
+                    skipped["Kornia"] = "minutes an image"
                 large = height * width > 10**6
-                found = alternate(calls, max(2, settings.repeats // (5 if large else 2)), "foveate")
-                out[f"{height}x{width}, {threads} thread{'s' * (threads > 1)}"] = found | (
+                timings = alternate(calls, max(2, settings.repeats // (5 if large else 2)), "foveate")
+                out[f"{height}x{width}, {threads} thread{'s' * (threads > 1)}"] = timings | (
                     {"skipped": skipped} if skipped else {}
                 )
     cv2.setNumThreads(cv2_threads)
@@ -144,8 +144,8 @@ def guided(settings: Settings) -> dict[str, Any]:
 
 
 def codec(settings: Settings) -> dict[str, Any]:
-    """3. Pre-filter with a given map and codec against the codec alone, 500x400, one thread."""
-    images = settings.pictures(min(20, len(settings.photos)), 400, 500)
+    """3. Pre-filter with a ready map and codec against the codec alone, 500x400, one thread."""
+    images = settings.images(min(20, len(settings.photos)), 400, 500)
     maps = GradCam(settings.model, preprocess=settings.preprocess)(images)
     out: dict[str, Any] = {}
     with _threads(1):
@@ -153,11 +153,11 @@ def codec(settings: Settings) -> dict[str, Any]:
             plain = Compressor(name)
             filtered = Compressor(name, Prefilter(lambda x: x))
 
-            def run(one: Compressor, maps: Tensor | None) -> None:
+            def run(compressor: Compressor, maps: Tensor | None) -> None:
                 for k in range(len(images)):
-                    encoded = one.encode(images[k : k + 1], None if maps is None else maps[k : k + 1])
+                    encoded = compressor.encode(images[k : k + 1], None if maps is None else maps[k : k + 1])
                     if decode:
-                        one.decode(encoded)
+                        compressor.decode(encoded)
 
             calls: dict[str, Callable[[], object]] = {
                 "codec": lambda: run(plain, None),
@@ -172,12 +172,12 @@ def codec(settings: Settings) -> dict[str, Any]:
                 except ImportError as error:
                     skipped["Albumentations"] = str(error)
                 else:
-                    theirs = albumentations.ImageCompression(quality_range=(50, 50), p=1.0)
+                    compression = albumentations.ImageCompression(quality_range=(50, 50), p=1.0)
                     arrays = [image.permute(1, 2, 0).contiguous().numpy() for image in images]
-                    calls["Albumentations"] = lambda: [theirs(image=a) for a in arrays]
-            what = f"{name}, {'encode and decode' if decode else 'encode'}"
-            found = alternate(calls, settings.repeats, "codec", len(images))
-            out[what] = found | ({"skipped": skipped} if skipped else {})
+                    calls["Albumentations"] = lambda: [compression(image=a) for a in arrays]
+            label = f"{name}, {'encode and decode' if decode else 'encode'}"
+            timings = alternate(calls, settings.repeats, "codec", len(images))
+            out[label] = timings | ({"skipped": skipped} if skipped else {})
     return out
 
 
@@ -235,7 +235,7 @@ def epoch(settings: Settings) -> dict[str, Any]:
             out[f"{workers} workers"] = {
                 kind: {
                     "ms": quartiles(spent[kind])[1],
-                    "pictures_per_second": round(1e3 / quartiles(spent[kind])[1], 1),
+                    "images_per_second": round(1e3 / quartiles(spent[kind])[1], 1),
                 }
                 for kind in kinds
             } | {"ratio": ratio[1], "ratio_quartiles": ratio[::2], "n": len(spent["with"])}
@@ -286,7 +286,7 @@ def imports(settings: Settings) -> dict[str, Any]:
 
 
 def rate_control(settings: Settings) -> dict[str, Any]:
-    """6. Rate control: candidates decoded and shown to the witness, encodes and time a picture."""
+    """6. Rate control: candidates decoded and shown to the witness, encodes and time an image."""
     images = [as_tensor(Image.open(p).convert("RGB")) for p in settings.photos]
     half = max(2, len(images) // 2)
     cam = GradCam(settings.model, preprocess=settings.preprocess)
@@ -296,18 +296,18 @@ def rate_control(settings: Settings) -> dict[str, Any]:
     control = RateControl(witness, "kl0.3", **grid)
     calibration: Calibration = control.calibrate(plain, images[:half])
     out: dict[str, Any] = {}
-    for name, one in (
+    for name, chooser in (
         ("calibrated", RateControl(witness, "kl0.3", **grid, calibration=calibration)),
         ("not calibrated", control),
     ):
-        compressor = Compressor("jpeg", Prefilter(cam), control=one)
+        compressor = Compressor("jpeg", Prefilter(cam), control=chooser)
         began = time.perf_counter()
         chosen = [c for image in images[half:] or images for c in compressor.encode([image])]
         seconds = time.perf_counter() - began
         out[name] = {
             "n": len(chosen),
-            "points": len(one.points(plain)),
-            "forwards": round(1 + sum(c.tried for c in chosen) / len(chosen), 2),  # and one of the picture itself
+            "points": len(chooser.points(plain)),
+            "forwards": round(1 + sum(c.tried for c in chosen) / len(chosen), 2),  # and one of the image itself
             "encodes": round(sum(c.encodes for c in chosen) / len(chosen), 2),
             "ms": round(1e3 * seconds / len(chosen), 1),
         }
@@ -315,21 +315,21 @@ def rate_control(settings: Settings) -> dict[str, Any]:
 
 
 def size(settings: Settings) -> dict[str, Any]:
-    """7. Time and memory against the picture's size and the filter's radius."""
+    """7. Time and memory against the image's size and the filter's radius."""
     out: dict[str, Any] = {}
     with _threads(1):
         for side in settings.sides:
-            image = settings.pictures(1, side, side)
+            image = settings.images(1, side, side)
             x, maps = image / 255, torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
             eps = torch.full((1, 1, side, side), EPS)
             prefilter, jpeg = Prefilter(lambda x: x), Compressor("jpeg:50")
             calls = {"JPEG": lambda: jpeg.decode(jpeg.encode(image)), "pre-filter": lambda: prefilter(image, maps)}
             calls |= {f"guided filter, radius {r}": lambda r=r: guided_filter(x, x, r, eps) for r in (4, 16, 64)}
-            found = alternate(calls, settings.repeats if side < 1000 else 2, "JPEG")
+            timings = alternate(calls, settings.repeats if side < 1000 else 2, "JPEG")
             for name, call in calls.items():
-                found[name]["peak_MB"] = round(_growth(call), 2)
-                found[name]["us_per_kilopixel"] = round(1e6 * float(str(found[name]["ms"])) / side**2, 2)
-            out[f"{side}x{side}"] = found
+                timings[name]["peak_MB"] = round(_growth(call), 2)
+                timings[name]["us_per_kilopixel"] = round(1e6 * float(str(timings[name]["ms"])) / side**2, 2)
+            out[f"{side}x{side}"] = timings
     return out
 
 
@@ -338,14 +338,14 @@ def cuda(settings: Settings) -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {"skipped": "there is no GPU here"}
     out: dict[str, Any] = {f"saliency, {k}": v for k, v in saliency(settings, "cuda").items()}
-    x = settings.pictures(8, 1080, 1920).cuda() / 255
+    x = settings.images(8, 1080, 1920).cuda() / 255
     eps = torch.full((8, 1, 1080, 1920), EPS, device="cuda")
     out["guided filter, 8 of 1080x1920"] = alternate(
         {"copy": x.clone, "foveate": lambda: guided_filter(x, x, 16, eps)}, settings.repeats, "copy"
     )
     model = torchvision.models.resnet50(weights=None).cuda()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    batch, classes = settings.pictures(64, 224, 224).cuda() / 255, torch.zeros(64, dtype=torch.int64, device="cuda")
+    batch, classes = settings.images(64, 224, 224).cuda() / 255, torch.zeros(64, dtype=torch.int64, device="cuda")
     prefilter = Prefilter(ActivationMap(model))
 
     def step(images: Tensor) -> None:
@@ -393,33 +393,33 @@ def _growth(call: Callable[[], object]) -> float:
             os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        said = pipe.read()
+        reported = pipe.read()
     os.waitpid(child, 0)
-    return float(said or "nan")
+    return float(reported or "nan")
 
 
 def _peak(pid: int) -> float:
     status = Path(f"/proc/{pid}/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found[1]) / 1024 if found else float("nan")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(peak[1]) / 1024 if peak else float("nan")
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
+def plot(timings: dict[str, Any], path: Path) -> None:
     """Draw time and memory against pixels."""
     from matplotlib.figure import Figure
 
     figure = Figure((9, 4), layout="constrained")
     axes = figure.subplots(1, 2)
-    pixels = [int(name.split("x")[0]) ** 2 for name in found]
+    pixels = [int(name.split("x")[0]) ** 2 for name in timings]
     for axis, key, label in (
         (axes[0], "ms", "milliseconds"),
-        (axes[1], "peak_MB", "peak memory beyond the picture, MB"),
+        (axes[1], "peak_MB", "peak memory beyond the image, MB"),
     ):
-        for name in next(iter(found.values())):
-            axis.plot(pixels, [max(row[name][key], 0.1) for row in found.values()], marker="o", label=name)
+        for name in next(iter(timings.values())):
+            axis.plot(pixels, [max(row[name][key], 0.1) for row in timings.values()], marker="o", label=name)
         axis.set(xscale="log", yscale="log", xlabel="pixels", ylabel=label)
         axis.grid(alpha=0.3)
-    base = [found[name]["JPEG"]["ms"] for name in found]
+    base = [timings[name]["JPEG"]["ms"] for name in timings]
     axes[0].plot(pixels, [base[-1] * p / pixels[-1] for p in pixels], "k:", lw=1, label="linear in pixels")
     axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=120)
@@ -431,9 +431,9 @@ def section(results: dict[str, Any]) -> str:
     lines = [f"{results['machine']}; medians, quartiles in brackets.", ""]
     lines += ["| what | against | ratio | goal |", "|---|---|--:|--:|"]
 
-    def add(what: str, against: str, row: dict[str, Any], goal: str = "") -> None:
+    def add(label: str, against: str, row: dict[str, Any], goal: str = "") -> None:
         low, high = row["ratio_quartiles"]
-        lines.append(f"| {what} | {against} | {row['ratio']:.2f} ({low:.2f} to {high:.2f}), n = {row['n']} | {goal} |")
+        lines.append(f"| {label} | {against} | {row['ratio']:.2f} ({low:.2f} to {high:.2f}), n = {row['n']} | {goal} |")
 
     for name, row in parts.get("saliency", {}).items():
         goal = "" if name.endswith("batch 1") else "1.1"
@@ -463,7 +463,7 @@ def section(results: dict[str, Any]) -> str:
                 add(f"{other}, {name}", "the codec alone", row[other])
     for name, row in parts.get("epoch", {}).items():
         a, b = row["with"], row["without"]
-        rates = " and ".join(f"{one['pictures_per_second']:g} pictures/s" for one in (a, b))
+        rates = " and ".join(f"{row['images_per_second']:g} images/s" for row in (a, b))
         if "peak_MB" in a:
             rates += f"; {a['peak_MB']} and {b['peak_MB']} MB at most"
         add(f"an epoch with the pre-filter, {name} ({rates})", "without", row, "1.25")
@@ -474,7 +474,7 @@ def section(results: dict[str, Any]) -> str:
                 host = f"{row['host_s']:.2f} ({row['host']})"
                 lines.append(f"| `{name}` | {row['beyond_s']:.2f} | {host} | {row['beyond_MB']:.0f} |")
     if "rate_control" in parts:
-        lines += ["", "| rate control, `kl0.3` | forward passes a picture | encodes | ms |", "|---|--:|--:|--:|"]
+        lines += ["", "| rate control, `kl0.3` | forward passes an image | encodes | ms |", "|---|--:|--:|--:|"]
         for name, row in parts["rate_control"].items():
             cells = f"{row['forwards']:g} | {row['encodes']:g} | {row['ms']:.0f}"
             lines.append(f"| {name}, {row['points']} points, n = {row['n']} | {cells} |")
@@ -545,9 +545,9 @@ def scenes(folder: Path, count: int) -> list[Path]:
     """Generated scenes as JPEG files, 500x400."""
     from foveate.demo import Scenes
 
-    made = Scenes(count)
+    generated = Scenes(count)
     for k in range(count):
-        Image.fromarray(np.asarray(made[k][0])).resize((500, 400)).save(folder / f"{k:03}.jpg", quality=90)
+        Image.fromarray(np.asarray(generated[k][0])).resize((500, 400)).save(folder / f"{k:03}.jpg", quality=90)
     return sorted(folder.glob("*.jpg"))
 
 

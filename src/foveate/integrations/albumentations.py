@@ -9,7 +9,7 @@ epoch (Albumentations' own, in 2.0.8, repeats itself there); ``Compose(seed=...)
 ``ReplayCompose`` repeats them. One draw serves a call.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,14 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
     """Applies ``_draws`` to images alone, with what was drawn kept among the call's params."""
 
     _draws: PrefilterDraws | CompressDraws
+
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuse by position what is by name in every host: Albumentations' wrapper of ``__init__`` lets it through."""
+        if len(args) > 1:
+            raise TypeError(
+                f"{cls.__name__}: expected one positional argument, got {len(args)}; give the others by name"
+            )
+        return super().__new__(cls)  # type: ignore[no-any-return]
 
     def should_apply(self, force_apply: bool = False) -> bool:
         """Draw whether to apply it, from torch's generator."""
@@ -132,9 +140,10 @@ class Compress(_ImageTransform):
         codec: a codec's short string, such as ``"jpeg:30"``.
         quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
             ``codec``.
-        prefilter: a mapping of the arguments of :class:`foveate.Prefilter`, which then comes before the codec.
-        saliency: instead of ``prefilter``, what makes its maps, as for :class:`Prefilter`; it makes those of a codec
-            that takes maps itself, too.
+        prefilter: a mapping of the arguments of :class:`foveate.Prefilter`, which then comes before the codec; without
+            a saliency of its own it is guided by ``saliency``.
+        saliency: what makes the maps, as for :class:`Prefilter`: of ``prefilter``, or of a pre-filter at its default
+            settings; of a codec that takes maps itself, too.
         strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``; with
             a ``saliency`` alone 0.5, or 0 where the codec takes maps itself.
         scale: sides of the stored image over those of the source; it comes back at source size.

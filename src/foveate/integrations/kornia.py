@@ -22,7 +22,7 @@ from foveate.compressor import Compressor
 from foveate.draws import NumberOrPair, PrefilterDraws, check_channels, number_or_pair
 from foveate.filters import resize
 from foveate.images import check_tensor
-from foveate.prefilter import Filter, strength_map
+from foveate.prefilter import Filter
 from foveate.saliency import SaliencySpec, saliency_maps
 
 __all__ = ["Jpeg", "Prefilter", "StrengthCurve"]
@@ -149,10 +149,10 @@ class Prefilter(_PerSample):
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         saliency, size = self.prefilter.saliency, (images.shape[-2], images.shape[-1])
-        assert saliency is not None  # as __init__ saw to it
+        assert saliency is not None  # as PrefilterDraws.of saw to it
         maps = saliency_maps(saliency, images.detach())
         if self.curve is None:
-            strengths = strength_map(maps, size, draws["strength"])
+            strengths = self.prefilter.strengths(maps, size, draws["strength"])
         else:
             strengths = self.curve(resize(maps, size).clamp(0, 1))
         return self.prefilter.smooth(images, strengths)

@@ -21,10 +21,12 @@ class HostConformance:
             ``strength``, ``scale``, ``target``, ``control``) to the transform, as a ``staticmethod``.
         call: from the transform and an image (H, W, 3) uint8 to the decoded image, (H, W, 3) uint8, as a
             ``staticmethod``.
+        has_saliency: whether it has a saliency of its own, so that a strength alone is enough.
     """
 
     make: ClassVar[Any]
     call: ClassVar[Any]
+    has_saliency: ClassVar[bool] = False
 
     @pytest.fixture
     def make_host(self) -> Any:
@@ -85,7 +87,7 @@ class HostConformance:
             ({"codec": "jpeg", "quality": 200}, "quality"),
             ({"codec": "nothing"}, "there is no 'nothing'"),
             ({"codec": "jpeg", "scale": 0}, "scale"),
-            ({"codec": "jpeg", "strength": 0.5}, "strength"),
+            ({"codec": "jpeg", "strength": 1.5}, "strength"),
             ({"codec": "jpeg", "target": {}}, "bytes, bpp"),
         ],
     )
@@ -93,6 +95,13 @@ class HostConformance:
         """Early, with the argument and the value."""
         with pytest.raises(ValueError, match=words):
             make_host(**arguments)
+
+    def test_a_strength_without_maps_is_refused(self, make_host: Any) -> None:
+        """There is nothing that it could smooth by."""
+        if self.has_saliency:
+            pytest.skip("this host has a saliency of its own")
+        with pytest.raises(ValueError, match=r"strength: 0\.5 was given without"):
+            make_host("jpeg", strength=0.5)
 
 
 def _through(compressor: Compressor, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from foveate.compressor import Control
 from foveate.draws import CompressDraws, Draw, as_prefilter, plain
 from foveate.images import to_uint8
 from foveate.integrations.lightning._reader import Adapter, BatchReader, Forward, Numbers, SaliencySpec
-from foveate.prefilter import Prefilter, strength_map
+from foveate.prefilter import Prefilter
 from foveate.sweep import Sweep
 
 
@@ -123,7 +123,7 @@ class BatchCompressor:
         if compressor.prefilter is not None and maps is not None and self._draws.filters:
             strengths = torch.tensor([draw["strength"] for draw in draws], device=images.device)
             size = images.shape[-2], images.shape[-1]
-            images = compressor.prefilter.smooth(images, strength_map(maps, size, strengths))
+            images = compressor.prefilter.smooth(images, compressor.prefilter.strengths(maps, size, strengths))
         codec_alone = replace(compressor, prefilter=None)
         sources = to_uint8(images).cpu()
 

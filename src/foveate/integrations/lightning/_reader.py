@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foveate.integrations.lightning._normalization import Normalization, chosen, normalization_of
 from foveate.models import check_logits, import_object, undisturbed
-from foveate.saliency import Saliency, as_saliency, saliency_maps
+from foveate.saliency import SALIENCIES, Saliency, as_saliency, saliency_maps
 
 # Callables without their types, at which LightningCLI's help would list every subclass of Tensor.
 SaliencySpec: TypeAlias = str | dict[str, Any] | Callable[..., Any] | None
@@ -95,16 +95,25 @@ class BatchReader:
 
     def _make(self, module: Any, preprocess: _Normalized) -> Saliency:
         spec = {} if self._spec is None else self._spec
+        if isinstance(spec, str) and spec in SALIENCIES:
+            spec = {"method": spec}
         if not isinstance(spec, Mapping) or "model" in spec:
             return as_saliency(spec)
         if module is None:
-            raise ValueError("saliency: it names no model and there is no module; give one of the two")
-        spec = {"preprocess": preprocess, **spec}
+            return _without_module(spec)
         if self._forward is None:
-            return as_saliency(spec, model=module)
+            return as_saliency(spec, model=module, preprocess=preprocess)
         if isinstance(spec.get("layer"), str):
-            spec["layer"] = f"module.{spec['layer']}"
-        return as_saliency(spec, model=_Through(module, self._forward))
+            spec = {**spec, "layer": f"module.{spec['layer']}"}
+        return as_saliency(spec, model=_Through(module, self._forward), preprocess=preprocess)
+
+
+def _without_module(spec: Mapping[str, Any]) -> Saliency:
+    """The saliency of a method that takes no model, such as CachedSaliency."""
+    try:
+        return as_saliency(spec)
+    except ValueError as error:
+        raise ValueError("saliency: it names no model and there is no module; give one of the two") from error
 
 
 class _Through(nn.Module):

@@ -10,20 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from foveate.integrations._batches import Normalization, chosen, normalization_of
-from lightning_modules import MEAN, STD, Pictures, loader
+from lightning_modules import MEAN, STD, ColorImages, loader
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision import transforms as v1
-from torchvision.transforms import functional as v1F
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as v2F
 
 import foveate
+from foveate.integrations.lightning._normalization import Normalization, chosen, normalization_of
 from foveate.models import Preprocess
 from foveate.transforms import Compress
 
-HOW = Normalization(MEAN, STD)
+NORMALIZATION = Normalization(MEAN, STD)
 
 
 class Bare(Dataset):
@@ -123,8 +121,8 @@ normal = v2.Normalize(MEAN, STD)
         nn.Sequential(K.Normalize(torch.tensor([MEAN]), torch.tensor([STD]))),
         torchvision.transforms._presets.ImageClassification(crop_size=8, mean=MEAN, std=STD),
         Preprocess(8, mean=MEAN, std=STD),
-        functools.partial(v1F.normalize, mean=MEAN, std=STD),
-        functools.partial(v2F.normalize, mean=MEAN, std=STD, inplace=True),
+        functools.partial(v1.functional.normalize, mean=MEAN, std=STD),
+        functools.partial(v2.functional.normalize, mean=MEAN, std=STD, inplace=True),
         functools.partial(Step(normal)),
         functools.partial(lambda x, then: then(x), then=normal),
         Step(normal),
@@ -146,22 +144,22 @@ def test_understood_under_any_name(transform, name):
 
 
 def test_understood_through_data_sets_and_loaders():
-    assert normalization_of(loader()) == HOW
-    assert normalization_of([loader(), loader(8)]) == HOW
-    assert normalization_of({"a": loader(), "b": [loader(8)]}) == HOW
-    assert normalization_of(Subset(Bare(tf=normal), [0])) == HOW
-    assert normalization_of(ConcatDataset([Pictures(), Bare(aug=normal)])) == HOW
-    assert normalization_of(ByClass()) == HOW
-    assert normalization_of(DataLoader(Bare(), collate_fn=closure(normal))) == HOW
+    assert normalization_of(loader()) == NORMALIZATION
+    assert normalization_of([loader(), loader(8)]) == NORMALIZATION
+    assert normalization_of({"a": loader(), "b": [loader(8)]}) == NORMALIZATION
+    assert normalization_of(Subset(Bare(tf=normal), [0])) == NORMALIZATION
+    assert normalization_of(ConcatDataset([ColorImages(), Bare(aug=normal)])) == NORMALIZATION
+    assert normalization_of(ByClass()) == NORMALIZATION
+    assert normalization_of(DataLoader(Bare(), collate_fn=closure(normal))) == NORMALIZATION
     folder = torchvision.datasets.FakeData(4, transform=normal)
-    assert normalization_of(folder) == HOW
+    assert normalization_of(folder) == NORMALIZATION
     same = normalization_of(Bare(a=v2.Normalize([0.5], [0.25]), b=v2.Normalize([0.5] * 3, [0.25] * 3)))
     assert set(same.mean + same.std) == {0.5, 0.25}
     assert normalization_of(v2.Normalize([0.5] * 3, [0.25])) == Normalization((0.5,) * 3, (0.25,) * 3)
 
 
 class Sampler:
-    """Of a loader, which has no say in how pictures look."""
+    """Of a loader, which has no say in how images look."""
 
     def __init__(self):
         self.transform = v2.Normalize([0.1], [0.1])
@@ -177,7 +175,7 @@ class Sampler:
     "data",
     [
         None,
-        Pictures(transform=lambda x: x),
+        ColorImages(transform=lambda x: x),
         Bare(target_transform=v2.Normalize([0.5], [0.5]), target_tf=normalize),
         Bare(samples=[normal] * 1000),
         Bare(index=dict.fromkeys(range(1000), normal)),
@@ -197,7 +195,7 @@ def test_nothing_is_read_where_there_is_nothing(data):
 def test_a_data_set_that_holds_itself():
     data = Bare(tf=normal)
     data.parent, data.children = data, [data]
-    assert normalization_of(data) == HOW
+    assert normalization_of(data) == NORMALIZATION
 
 
 def test_far_more_than_one_looks_through():
@@ -205,7 +203,7 @@ def test_far_more_than_one_looks_through():
     deep = []
     for _ in range(5000):
         deep = [deep]
-    assert normalization_of(Bare(table=table, deep=deep, tf=normal)) == HOW
+    assert normalization_of(Bare(table=table, deep=deep, tf=normal)) == NORMALIZATION
 
 
 two = v2.Normalize([0.5] * 3, [0.5] * 3)
@@ -248,7 +246,7 @@ two = v2.Normalize([0.5] * 3, [0.5] * 3)
         (normalize, "normalize"),
         (functools.partial(normalize), "normalize"),
         (functools.partial(torch.nn.functional.normalize, dim=0), "normalize"),
-        (functools.partial(v1F.normalize, mean=MEAN), "normalize"),
+        (functools.partial(v1.functional.normalize, mean=MEAN), "normalize"),
         (nn.InstanceNorm2d(3), "InstanceNorm2d"),
         (kornia.enhance.ZCAWhitening(), "ZCAWhitening"),
     ],
