@@ -103,8 +103,8 @@ class Reading:
 
     Attributes:
         source: where they come from.
-        timeout: see :class:`Work`.
-        memory: see :class:`Work`.
+        timeout: see :class:`foveate.export._work.Work`.
+        memory: see :class:`foveate.export._work.Work`.
         formats: names of Pillow's formats that are opened besides the usual ones.
     """
 

@@ -33,7 +33,7 @@ class Supervisor:
     the entries is tried alone, and the one that ends the process alone, twice, is set aside.
 
     Args:
-        work: a pickled :class:`Work`.
+        work: a pickled :class:`foveate.export._work.Work`.
         timeout: seconds that an image may take.
 
     Attributes:

@@ -45,8 +45,8 @@ class Job:
         others: what to do with other files.
         only_if_smaller: keep the source's bytes if they are not more.
         device: for the compressor's models.
-        timeout: see :class:`Work`.
-        memory: see :class:`Work`.
+        timeout: see :class:`foveate.export._work.Work`.
+        memory: see :class:`foveate.export._work.Work`.
         formats: names of Pillow's formats that are opened besides the usual ones.
     """
 
