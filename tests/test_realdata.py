@@ -95,7 +95,7 @@ def test_evaluate_on_real_photos(realdata, tmp_path):
 def test_gradients_reach_through_filter_and_classifier(realdata, photos):
     judge = load_classifier(f"{realdata}/zoo.py:load:squeezenet1_1")
     prefilter = foveate.Prefilter(foveate.GradCam(judge.model, preprocess=Preprocess(256)), 0.5)
-    image = (photos[0].pixels[None] / 255).requires_grad_()
+    image = (photos[0].image[None] / 255).requires_grad_()
     judge.model(judge.preprocess(prefilter(image))).amax().backward()
     assert torch.isfinite(image.grad).all()
     assert float(image.grad.abs().sum()) > 0

@@ -48,7 +48,7 @@ def measure(paths: list[Path], model: str, codecs: list[str], strength: float) -
     def note(name: str, value: float) -> None:
         figures.setdefault(name, []).append(value)
 
-    prefilter.maps(read(paths[0])[None])  # the model is built
+    prefilter(read(paths[0])[None])  # the model is built
     for path in paths:
         seconds, image = timed(lambda path=path: read(path.read_bytes()))
         note("read", seconds)

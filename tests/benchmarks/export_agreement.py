@@ -34,7 +34,7 @@ def answers(root: Path, judge: object) -> tuple[list[str], torch.Tensor, torch.T
     data = ImageFolder(root, chain)
     numbers = {name: k for k, name in enumerate(wnids())}
     labels = torch.tensor([numbers[data.classes[label]] for _, label in data.samples])
-    answered = [judge.ask(images).argmax(1) for images, _ in DataLoader(data, 32)]  # type: ignore[attr-defined]
+    answered = [judge.forward(images).argmax(1) for images, _ in DataLoader(data, 32)]  # type: ignore[attr-defined]
     return [os.path.splitext(os.path.relpath(path, root))[0] for path, _ in data.samples], labels, torch.cat(answered)
 
 
