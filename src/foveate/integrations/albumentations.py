@@ -53,7 +53,7 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
             raise TypeError(
                 f"{cls.__name__}: expected one positional argument, got {len(args)}; give the others by name"
             )
-        return super().__new__(cls)  # type: ignore[no-any-return]
+        return super().__new__(cls)
 
     def should_apply(self, force_apply: bool = False) -> bool:
         """Draw whether to apply it, from torch's generator."""
