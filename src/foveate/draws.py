@@ -81,12 +81,14 @@ def draw_uniform(ends: tuple[Number, Number]) -> float:
 
 
 def plain(value: Any) -> Any:
-    """Return numbers of NumPy or torch, alone or in a list or tuple, as Python's; all else as it is.
+    """Return numbers of NumPy or torch, alone or in a list, tuple or dict, as Python's; all else as it is.
 
     Example:
         >>> plain((np.int64(10), np.float32(0.5), "a"))
         (10, 0.5, 'a')
     """
+    if isinstance(value, dict):
+        return {key: plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in value] if isinstance(value, list) else tuple(plain(v) for v in value)
     return value.tolist() if isinstance(value, np.generic | np.ndarray | Tensor) else value
