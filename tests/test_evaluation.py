@@ -524,7 +524,7 @@ class TestSampleFolder:
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr("foveate.evaluation._samples.read", fail)
+        monkeypatch.setattr("foveate.evaluation._samples.read_image", fail)
         with pytest.raises(UnreadableError) as caught:
             SampleFolder(tree)[0]
         assert (caught.value.name, caught.value.reason) == ("cat/0.png", str(error) or type(error).__name__)
