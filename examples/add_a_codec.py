@@ -1,13 +1,13 @@
-"""Add a codec of your own: PNG with fewer levels a channel, which any program reads.
+"""Add your own codec: PNG with fewer levels per channel, which any program reads.
 
     python examples/add_a_codec.py
 
-In a package, the lines below and an entry point make it known to the command line, to workers and to Ray:
+In a package, add an entry point so that the command line, workers and Ray find it:
 
     [project.entry-points."foveate.codecs"]
     png = "my_package:Png"
 
-Its tests are one class: `class TestPng(foveate.testing.CodecConformance): codec_class = Png`.
+To test it, write one class: `class TestPng(foveate.testing.CodecConformance): codec_class = Png`.
 """
 
 import io
@@ -23,7 +23,7 @@ from foveate.images import UNREADABLE, read, to_array
 @foveate.register_codec
 @dataclass(frozen=True)
 class Png(foveate.Codec):
-    """PNG of so many bits a channel, 1 to 8."""
+    """PNG with a quality of 1 to 8 bits per channel."""
 
     quality: int = 4
 

@@ -1,13 +1,13 @@
-"""Add a criterion of your own: the witness's answer stays among its first five.
+"""Add your own criterion: the witness's answer stays among its top five.
 
     python examples/add_a_criterion.py
 
-In a package, the lines below and an entry point make it known to the command line, to workers and to Ray:
+In a package, add an entry point so that the command line, workers and Ray find it:
 
     [project.entry-points."foveate.criteria"]
     top5 = "my_package:top5"
 
-Its tests are one class: `class TestTop5(foveate.testing.CriterionConformance): criterion = "top5"`.
+To test it, write one class: `class TestTop5(foveate.testing.CriterionConformance): criterion = "top5"`.
 """
 
 import torch
@@ -17,7 +17,7 @@ import foveate
 
 @foveate.register_criterion("top5", least=torch.finfo(torch.float32).tiny)  # above 0: a tie is not enough
 def top5(clean: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Return by how much the clean answer leads the sixth: the search learns from how far, not only from whether."""
+    """Return how far the clean answer is above the sixth logit: graded values help the search."""
     answer = clean.argmax(1, keepdim=True)
     others = logits.scatter(1, answer, -torch.inf)
     fifth = others.topk(min(5, logits.shape[1] - 1), dim=1).values[:, -1]

@@ -1,13 +1,13 @@
-"""Add a filter of your own: the mean of a square around every pixel, as the strength says.
+"""Add your own filter: the mean of a square around each pixel, mixed in by the strength.
 
     python examples/add_a_filter.py
 
-In a package, the lines below and an entry point make it known to the command line, to workers and to Ray:
+In a package, add an entry point so that the command line, workers and Ray find it:
 
     [project.entry-points."foveate.filters"]
     box = "my_package:box"
 
-Its tests are one class: `class TestBox(foveate.testing.FilterConformance): filter = "box"`.
+To test it, write one class: `class TestBox(foveate.testing.FilterConformance): filter = "box"`.
 """
 
 import torch

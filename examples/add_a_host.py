@@ -1,11 +1,11 @@
-"""Add a host of your own: a transform for a Hugging Face dataset.
+"""Add your own host: a transform for a Hugging Face dataset.
 
     dataset.set_transform(CompressImages("jpeg", quality=(10, 60)))
 
     python examples/add_a_host.py
 
-`foveate.draws` reads the arguments as all hosts do, draws by torch's generator and compresses; the host only finds the
-images. Its tests are one class of `make = CompressImages` and `call`, derived from `foveate.testing.HostConformance`.
+`foveate.draws` parses the arguments as in all hosts, draws with torch's generator and compresses; the host only finds
+the images. To test it, subclass `foveate.testing.HostConformance` with `make = CompressImages` and `call`.
 """
 
 from typing import Any
@@ -19,12 +19,12 @@ from foveate.images import as_tensor, to_array
 
 
 class CompressImages:
-    """Compress and decode the images in a batch of rows, each by a draw of its own.
+    """Compress and decode the images in a batch of rows, each with its own draw.
 
     Args:
         codec: a codec or its short string.
         column: the column that holds PIL images, or arrays (H, W, 3).
-        arguments: as of every host: quality, prefilter, saliency, strength, scale, target, control.
+        arguments: as in every host: quality, prefilter, saliency, strength, scale, target, control.
     """
 
     def __init__(self, codec: str = "jpeg", *, column: str = "image", **arguments: Any) -> None:

@@ -1,14 +1,14 @@
-"""Add a saliency of your own: where the edges are, without any network.
+"""Add your own saliency: the energy of edges, without any network.
 
     python examples/add_a_saliency.py
 
-In a package, the lines below and an entry point make it known to the command line, to workers and to Ray:
+In a package, add an entry point so that the command line, workers and Ray find it:
 
     [project.entry-points."foveate.saliencies"]
     EdgeEnergy = "my_package:EdgeEnergy"
 
-Its tests are one class with `make = staticmethod(lambda model: EdgeEnergy())` and `asks_model = False`, derived from
-`foveate.testing.SaliencyConformance`. One that asks a model has an argument `model`, as `foveate.GradCam` has.
+To test it, subclass `foveate.testing.SaliencyConformance` with `make = staticmethod(lambda model: EdgeEnergy())` and
+`asks_model = False`. A saliency that runs a model has an argument `model`, like `foveate.GradCam`.
 """
 
 import torch
@@ -21,7 +21,7 @@ from foveate.saliency import normalize
 
 @foveate.register_saliency
 class EdgeEnergy(foveate.Saliency):
-    """The energy of edges, in cells of some pixels.
+    """The energy of edges, averaged in square cells.
 
     Args:
         cell: side of a cell in pixels.
@@ -44,7 +44,7 @@ def main() -> None:
     from foveate.images import as_tensor
 
     scenes = torch.stack([as_tensor(scene) for scene, _ in Scenes(4)])
-    # By its name, as a file of settings or the command line gives it, or as an object: Prefilter(EdgeEnergy(16)).
+    # By name, as on the command line or in a settings file; or as an object: Prefilter(EdgeEnergy(16)).
     for strength in (0.0, 0.3):
         prefilter = foveate.Prefilter({"method": "EdgeEnergy", "cell": 16}, strength)
         encoded = foveate.Compressor("jpeg:40", prefilter).encode(scenes)

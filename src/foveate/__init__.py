@@ -1,9 +1,9 @@
-"""Foveate: images that are cheap to send and store for the network that will look at them.
+"""Foveate: compress images for the neural network that will look at them.
 
-A saliency map says where a classifier looks; a pre-filter keeps values and edges there and smooths
-the rest; any standard codec then needs fewer bytes and any standard decoder reads them.
+A saliency map shows where a classifier looks, and a pre-filter keeps the image there and smooths the rest.
+Any standard codec then needs fewer bytes, and any standard decoder reads them.
 
-Names are imported when first used, so that ``import foveate`` loads none of the libraries it builds on.
+Names are imported on first use, so ``import foveate`` alone loads none of its dependencies.
 
 Example:
     >>> import torch, foveate

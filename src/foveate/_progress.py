@@ -1,4 +1,4 @@
-"""What long work says of itself as it goes on: one shape for every ``progress=``."""
+"""Progress of long work: one type for every ``progress=``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ class Progress:
     """How far a stage of long work has come.
 
     Attributes:
-        stage: what is being done, such as ``"measure"``, ``"calibrate"``, ``"saliency"``, ``"compress"`` or
+        stage: the current stage: ``"measure"``, ``"calibrate"``, ``"saliency"``, ``"compress"`` or
             ``"verify"``.
-        done: steps of this stage that are done, those of an earlier run that was resumed included.
-        total: steps of this stage in all; None while that is not known.
-        source_bytes: bytes that went in so far, where bytes are counted; else 0.
-        bytes: bytes that came out so far, where bytes are counted; else 0.
+        done: completed steps of this stage, including those of an earlier run that was resumed.
+        total: number of steps of this stage; None while unknown.
+        source_bytes: bytes read so far, if bytes are counted; else 0.
+        bytes: bytes written so far, if bytes are counted; else 0.
 
     Example:
         >>> Progress("compress", done=3, total=12).share
@@ -30,7 +30,7 @@ class Progress:
 
     @property
     def share(self) -> float | None:
-        """The share of the stage that is done, in [0, 1]; None while the total is not known."""
+        """The share of the stage that is done, in [0, 1]; None while the total is unknown."""
         return None if self.total is None else self.done / self.total if self.total else 1.0
 
 

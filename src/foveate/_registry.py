@@ -1,4 +1,4 @@
-"""Kinds that users add to: by a decorator in a process, or by an entry point of their package in every process."""
+"""Registries that users extend: with a decorator in one process, or with an entry point in every process."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,16 +10,16 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Classes or functions by name: those of Foveate, those registered in this process, and those of entry points.
+    """Classes or functions by name: built in, registered in this process, or from entry points.
 
-    A package that declares an entry point is found by the command line, by spawned workers and by Ray's actors, as each
-    looks for it when a name is first asked for. What was registered by a decorator alone is known where its module was
-    imported; objects made with it carry what they need when they are pickled.
+    Entry points work on the command line, in spawned workers and in Ray actors, since each process looks them up when a
+    name is first requested. Names registered only by a decorator are known where their module was imported; objects
+    made with them carry what they need when pickled.
 
     Args:
-        argument: the argument that takes such a name, for errors.
-        group: the group of entry points.
-        convert: returns what is kept for what is added under a name; raises where that cannot be.
+        argument: the argument that takes these names, for error messages.
+        group: the entry point group.
+        convert: from a name and the object added under it to the value to store; raises if the object is invalid.
 
     Example:
         >>> colors = Registry("color", "example.colors", lambda name, color: color)
@@ -35,16 +35,16 @@ class Registry(Generic[T]):
         self._entry_points: dict[str, EntryPoint] | None = None
 
     def add(self, name: str, thing: Any, origin: Any = None) -> None:
-        """Add a class or function; the same one under the same name again, as when a module is reloaded, replaces it.
+        """Add a class or function; adding the same one again, as on a module reload, replaces it.
 
         Args:
             name: its name.
-            thing: what is added.
-            origin: the class or function that it was made from, by whose place in the code it is told from others.
+            thing: the class or function to add.
+            origin: the class or function it was made from, whose place in the code identifies it.
 
         Raises:
-            TypeError: if the name is not a string, or ``thing`` is of another kind.
-            ValueError: if the name is another's.
+            TypeError: if the name is not a string, or ``thing`` is of another type.
+            ValueError: if the name is taken.
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f"name: expected a string, got {name!r}")
@@ -56,11 +56,11 @@ class Registry(Generic[T]):
         self._things[name] = kept
 
     def __getitem__(self, name: str) -> T:
-        """Return what has a name.
+        """Return the entry with a name.
 
         Raises:
-            ValueError: if nothing has it.
-            ImportError: if it is of an entry point that cannot be loaded.
+            ValueError: if there is none.
+            ImportError: if its entry point cannot be loaded.
         """
         if name not in self._things and name in self._declared():
             self._load(self._declared()[name])
@@ -78,11 +78,11 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def names(self) -> tuple[str, ...]:
-        """Return all names, Foveate's first."""
+        """Return all names, built-in ones first."""
         return tuple(dict.fromkeys([*self._things, *self._declared()]))
 
     def usable(self) -> dict[str, T]:
-        """Return all that can be loaded, by name; a warning tells of an entry point that cannot be."""
+        """Return all loadable entries by name; warn of entry points that cannot be loaded."""
         things = {}
         for name in self.names():
             try:
@@ -101,13 +101,13 @@ class Registry(Generic[T]):
                         f"{self.argument}: the entry points {other.value} and {point.value} of {self.group} are both "
                         f"called {point.name!r}; uninstall one of their packages"
                     )
-            self._entry_points = points  # at once, as other threads ask too
+            self._entry_points = points  # assigned in one step, for other threads
         return self._entry_points
 
     def _load(self, point: EntryPoint) -> None:
         try:
             thing: Any = point.load()
-        except Exception as error:  # whatever a module raises while it is imported
+        except Exception as error:  # whatever a module raises on import
             raise ImportError(
                 f"{self.argument}: the entry point {point.name} = {point.value} of {self.group} cannot be loaded: "
                 f"{type(error).__name__}: {error}"
@@ -117,7 +117,7 @@ class Registry(Generic[T]):
 
 
 def _path(thing: Any) -> str:
-    """Where a class or function is defined; the main module of a spawned process stands for that of its parent."""
+    """Return where a class or function is defined; a spawned process's main module counts as its parent's."""
     if not isinstance(thing, type | FunctionType):
         return repr(thing)
     return f"{thing.__module__.replace('__mp_main__', '__main__')}.{thing.__qualname__}"

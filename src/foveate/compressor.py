@@ -1,4 +1,4 @@
-"""Pre-filter, store and fetch: images to bitstreams of a standard codec and back to their own size."""
+"""The compressor: images to bitstreams of a standard codec, and back to images of source size."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ __all__ = ["Compressor", "Control", "Encoded"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """One compressed image: any standard decoder reads ``data``.
+    """A compressed image; any standard decoder reads ``data``.
 
     Attributes:
         data: the complete bitstream.
-        size: height and width of the source image in pixels; that of the stored one is smaller where it was scaled.
-        codec: the codec that wrote it, at the quality it was written with.
-        strength: of the pre-filter; 0 without one.
+        size: height and width of the source image in pixels; a scaled image is stored smaller.
+        codec: the codec that wrote it, with the quality used.
+        strength: strength of the pre-filter; 0 without one.
         scale: stored side over source side.
-        channels: of the source image, 3 or 1.
-        met: False where a :class:`TargetSize` was given and even the coarsest quality takes more, or a
-            :class:`RateControl` and even the finest point does not keep the answer.
+        channels: channels of the source image, 3 or 1.
+        met: False if even the coarsest quality exceeds the :class:`TargetSize`, or even the finest point does not meet
+            the criteria of the :class:`RateControl`.
 
     Example:
         >>> import torch
@@ -53,17 +53,17 @@ class Encoded:
 
     @property
     def pixels(self) -> int:
-        """Pixels of the source image, whatever size is stored."""
+        """Number of pixels of the source image, whatever size is stored."""
         return self.size[0] * self.size[1]
 
     @property
     def bpp(self) -> float:
-        """Bits a pixel of the source image."""
+        """Bits per pixel of the source image."""
         return 8 * len(self.data) / self.pixels
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was made with, JSON-able."""
+        """The settings it was made with, JSON-able."""
         return {"codec": str(self.codec), "strength": self.strength, "scale": self.scale}
 
 
@@ -73,21 +73,21 @@ class Control(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """What its choices depend on, as one line of text; see :func:`foveate.identity.identity`."""
+        """Everything its choices depend on, as one line of text; see :func:`foveate.identity.identity`."""
 
     @property
     @abstractmethod
     def keeps(self) -> str:
-        """What it keeps to, as a short text for results."""
+        """The criteria it meets, as a short text for results."""
 
     @property
     @abstractmethod
     def family(self) -> str:
-        """What the controls whose points make one curve share."""
+        """A name shared by controls whose points form one curve."""
 
     @abstractmethod
     def to(self, device: str | torch.device) -> Self:
-        """Move its models to a device; return this control."""
+        """Move the models to a device; return this control."""
 
     @abstractmethod
     def check(self, compressor: "Compressor") -> None:
@@ -97,31 +97,30 @@ class Control(ABC):
     def encode(
         self, compressor: "Compressor", images: Sequence[Tensor], maps: Sequence[Tensor] | None = None
     ) -> Sequence[Encoded]:
-        """Return one bitstream an image (C, H, W), in order; ``maps`` are (1, h, w), one an image, where given."""
+        """Return one bitstream per image (C, H, W), in order; ``maps`` are (1, h, w), one per image, or None."""
 
 
 @dataclass(frozen=True)
 class Compressor:
-    """A codec, with a pre-filter before it where one is given.
+    """A codec, with an optional pre-filter before it.
 
     Args:
-        codec: a codec or its short string, such as ``"jpeg:30"``.
+        codec: a codec or its short string like ``"jpeg:30"``.
         prefilter: None stores the image as it is.
-        scale: in (0, 1]: the sides of the stored image over those of the source. The decoder's side gets the image
-            back at source size, and the rate stays per source pixel. Scaling comes after the filter.
+        scale: side of the stored image divided by that of the source, in (0, 1]. Decoding resizes back to source size,
+            and rates are per source pixel. Scaling comes after the filter.
         target: a :class:`TargetSize` that chooses the codec's quality for each image; None keeps that of ``codec``.
-        saliency: makes the maps of a codec that takes them itself (``"hevc:32,roi=8"``), in any form that
-            :func:`foveate.saliency.as_saliency` takes; None takes the pre-filter's.
+        saliency: makes the maps for a codec that uses them itself (``"hevc:32,roi=8"``), in any form that
+            :func:`foveate.saliency.as_saliency` accepts; None takes the pre-filter's.
         control: a :class:`foveate.RateControl` that chooses strength, scale and quality for each image; None keeps
-            those given here. Not together with ``target`` or a ``scale``.
+            those given here. It cannot be combined with ``target`` or ``scale``.
 
-    Images are encoded and decoded on as many threads as torch may use (``torch.get_num_threads()``; one in a worker
-    of a DataLoader).
+    Images are encoded and decoded on as many threads as torch may use (``torch.get_num_threads()``; one in a DataLoader
+    worker).
 
     Raises:
-        TypeError: if ``prefilter``, ``target``, ``saliency`` or ``control`` is of another kind.
-        ValueError: if the codec's string or the scale does not fit, or two arguments both choose the quality or the
-            scale.
+        TypeError: if ``prefilter``, ``target``, ``saliency`` or ``control`` is of another type.
+        ValueError: if the codec's string or the scale is invalid, or two arguments choose the quality or the scale.
 
     Example:
         >>> import torch
@@ -141,7 +140,7 @@ class Compressor:
     saliency: Saliency | None = None
     control: Control | None = None
 
-    if TYPE_CHECKING:  # what is taken is more than what is kept
+    if TYPE_CHECKING:  # the constructor accepts more types than the fields hold
 
         def __init__(
             self,
@@ -178,10 +177,10 @@ class Compressor:
         object.__setattr__(self, name, value)
 
     def at(self, quality: float | None = None, strength: float | None = None) -> "Compressor":
-        """Return this compressor at another operating point; what is None stays.
+        """Return this compressor at another operating point; None keeps a value.
 
         Raises:
-            ValueError: if a strength is given and there is no pre-filter, or a value is out of range.
+            ValueError: if a strength is given without a pre-filter, or a value is out of range.
         """
         if strength is not None and self.prefilter is None:
             raise ValueError("strength: this Compressor has no prefilter; give it one")
@@ -191,9 +190,9 @@ class Compressor:
         return replace(self, codec=codec, prefilter=self.prefilter.at(strength))
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the models of the saliency and the control, built now where they are recipes, to a device.
+        """Move the models of the saliency and the control to a device; recipes are built now.
 
-        Images may stay where they are; codecs work on the CPU.
+        Images can stay where they are; codecs work on the CPU.
         """
         if self.used_saliency is not None:
             self.used_saliency.to(device)
@@ -207,17 +206,17 @@ class Compressor:
         Args:
             images: a batch (B, C, H, W), or a sequence of images of any sizes: tensors (C, H, W), uint8 arrays
                 (H, W, C) or PIL images. C is 3 or 1; tensors are uint8 or float in [0, 1], and floats are rounded to
-                uint8 for the codec. A batch is filtered as one, a sequence image by image. A :class:`Sweep` of images
-                that go through several compressors keeps their maps and what was filtered.
-            maps: saliency maps (B, 1, h, w) in [0, 1], one an image, to use instead of asking the saliency. A sweep has
-                its own.
+                uint8 for the codec. A batch is filtered at once, a sequence image by image. To run images through
+                several compressors, pass a :class:`Sweep`, which keeps their maps and filtered images.
+            maps: saliency maps (B, 1, h, w) in [0, 1], one per image, to use instead of the saliency's. A sweep has its
+                own.
 
         Returns:
-            One bitstream an image, in order.
+            One bitstream per image, in order.
 
         Raises:
-            TypeError, ValueError: if something is not an image, the pre-filter or the codec refuses it, or nothing
-                makes the maps that they need.
+            TypeError, ValueError: if an item is not an image, the pre-filter or the codec rejects it, or there is no
+                saliency to make the maps they need.
         """
         sweep = self._sweep(images, maps)
         if self.control is not None:
@@ -230,13 +229,13 @@ class Compressor:
 
         Args:
             sweep: the images.
-            indices: their numbers in it.
+            indices: indices of the images in the sweep.
 
         Returns:
-            One bitstream an index, in order.
+            One bitstream per index, in order.
 
         Raises:
-            ValueError: as :meth:`encode`, or if this compressor has a control, which has to see all images at once.
+            ValueError: as :meth:`encode`, or if this compressor has a control, which must see all images at once.
         """
         if self.control is not None:
             raise ValueError("encode_at: the control chooses from all images of a call; use encode")
@@ -249,7 +248,7 @@ class Compressor:
         return parallel_map(lambda pair: self._store(*pair), zip(images, maps, strict=True))
 
     def prepare(self, sweep: Sweep, indices: Sequence[int]) -> None:
-        """Make the maps and the filtered images that :meth:`encode_at` needs: threads may then call it at once."""
+        """Make the maps and filtered images that :meth:`encode_at` needs, so that threads can call it concurrently."""
         for k in indices:
             sweep.filtered(self.prefilter, k)
         if self.codec.needs_saliency and indices:
@@ -257,11 +256,11 @@ class Compressor:
 
     @property
     def identity(self) -> str:
-        """What the bytes depend on, other libraries than the codec's aside, as one line of text."""
+        """Everything the bytes depend on, except libraries other than the codec's, as one line of text."""
         refuse_subclass(self, Compressor)
         parts = [str(self.codec), self.codec.library(), f"scale={self.scale:g}"]
         if not type(self.codec).__module__.startswith("foveate."):
-            parts.append(identity(self.codec, "codec"))  # whose short string does not tell its code
+            parts.append(identity(self.codec, "codec"))  # its short string does not cover its code
         if self.target is not None:
             parts.append(identity(self.target))
         prefilter = self.prefilter
@@ -278,7 +277,7 @@ class Compressor:
 
     @property
     def used_saliency(self) -> Saliency | None:
-        """What makes the maps; None where neither the pre-filter nor the codec asks for any."""
+        """The saliency that makes the maps; None if neither the pre-filter nor the codec needs any."""
         prefilter = self.prefilter
         if prefilter is not None and self._may_filter:
             return prefilter.saliency
@@ -293,7 +292,7 @@ class Compressor:
 
     @property
     def needs_maps(self) -> bool:
-        """Whether saliency maps are asked for: by the pre-filter, which a control may turn on, or by the codec."""
+        """Whether saliency maps are needed: by the pre-filter, which a control may turn on, or by the codec."""
         return self._may_filter or self.codec.needs_saliency
 
     @property
@@ -304,11 +303,11 @@ class Compressor:
         """Decompress images to their source sizes.
 
         Args:
-            encoded: what :meth:`encode` returned, of this or another compressor.
-            as_stored: leave them in the size they are stored in, as a plain reader of the file gets them.
+            encoded: the result of :meth:`encode`, of this or another compressor.
+            as_stored: keep the stored size, as a plain reader of the file gets it.
 
         Returns:
-            One uint8 tensor (C, H, W) on the CPU a bitstream, in order.
+            One uint8 tensor (C, H, W) on the CPU per bitstream, in order.
 
         Raises:
             CodecError: if a bitstream is damaged.

@@ -1,4 +1,4 @@
-"""What the hosts share: their one set of arguments, and the draw of a quality and a strength for each call."""
+"""Shared by the hosts: their common arguments, and drawing a quality and a strength for each call."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,10 +45,10 @@ ControlSpec: TypeAlias = Control | Mapping[str, Any]
 
 
 def number_or_pair(name: str, value: Any) -> tuple[Number, Number]:
-    """Return a number, or a rising pair of numbers, as a pair of Python's numbers.
+    """Return a number, or an ascending pair of numbers, as a pair of Python numbers.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if ``value`` is neither.
 
     Example:
         >>> number_or_pair("quality", 30), number_or_pair("quality", np.array([10, 60]))
@@ -65,23 +65,23 @@ def number_or_pair(name: str, value: Any) -> tuple[Number, Number]:
 
 
 def strength_range(value: Any) -> tuple[float, float]:
-    """Return a strength in [0, 1], or a rising pair of them, as a pair.
+    """Return a strength in [0, 1], or an ascending pair of them, as a pair.
 
     Raises:
-        ValueError: if it is neither.
+        ValueError: if ``value`` is neither.
     """
     low, high = (check_number("strength", end, 0, 1) for end in number_or_pair("strength", value))
     return low, high
 
 
 def draw_uniform(ends: tuple[Number, Number]) -> float:
-    """Draw a number evenly from a range, by torch's random generator; the number itself where the ends are one."""
+    """Draw a number uniformly from a range with torch's generator; equal ends draw nothing and return that number."""
     low, high = ends
     return low if low == high else low + (high - low) * float(torch.rand(()))
 
 
 def plain(value: Any) -> Any:
-    """Return numbers of NumPy or torch, alone or in a list, tuple or dict, as Python's; all else as it is.
+    """Convert NumPy and torch numbers, alone or in a list, tuple or dict, to Python's; return all else unchanged.
 
     Example:
         >>> plain((np.int64(10), np.float32(0.5), "a"))
@@ -95,7 +95,7 @@ def plain(value: Any) -> Any:
 
 
 def check_channels(channels: int, cure: str, name: str = "image") -> None:
-    """Raise a ValueError that names the alpha channel if images seem to have one.
+    """Raise a ValueError unless images have 3 or 1 channels, with a hint for an alpha channel.
 
     Example:
         >>> check_channels(4, "drop it")
@@ -111,7 +111,7 @@ def check_channels(channels: int, cure: str, name: str = "image") -> None:
 
 @dataclass(frozen=True)
 class PrefilterDraws:
-    """A pre-filter, and the range that its strength is drawn from.
+    """A pre-filter and the range from which its strength is drawn.
 
     Example:
         >>> draws = PrefilterDraws.of(lambda images: images[:, :1], strength=(0.2, 0.4))
@@ -131,19 +131,19 @@ class PrefilterDraws:
         filter: str | Filter = "blend",
         sigma: float = 1.5,
     ) -> "PrefilterDraws":
-        """Return what the arguments of a host's ``Prefilter`` stand for.
+        """Build from the arguments of a host's ``Prefilter``.
 
         Args:
             saliency: see :func:`foveate.saliency.as_saliency`; or a whole :class:`foveate.Prefilter`.
-            strength: in [0, 1], or a pair to draw it from evenly; None takes that of a :class:`foveate.Prefilter`, else
-                0.5.
+            strength: in [0, 1], or a pair to draw it from uniformly; None takes that of a :class:`foveate.Prefilter`,
+                else 0.5.
             filter: see :class:`foveate.Prefilter`.
             sigma: see :class:`foveate.Prefilter`.
 
         Raises:
-            TypeError: if ``saliency`` is of another kind.
-            ValueError: if an argument is out of range, or a whole pre-filter has no saliency, or is given with settings
-                of its own beside.
+            TypeError: if ``saliency`` is of another type.
+            ValueError: if an argument is out of range, or a whole pre-filter has no saliency or is combined with its
+                own settings.
         """
         if not isinstance(saliency, Prefilter):
             if saliency is None:
@@ -164,13 +164,13 @@ class PrefilterDraws:
         return {"strength": draw_uniform(self.strength)}
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Filter a batch (B, C, H, W) at what was drawn."""
+        """Filter a batch (B, C, H, W) with a draw."""
         return self.prefilter.at(draw["strength"] or 0.0)(images)
 
 
 @dataclass(frozen=True)
 class CompressDraws:
-    """A compressor, and the ranges that its quality and strength are drawn from; None where nothing is drawn.
+    """A compressor and the ranges from which its quality and strength are drawn; None where nothing is drawn.
 
     Example:
         >>> draws = CompressDraws.of("jpeg", quality=(10, 20))
@@ -195,17 +195,17 @@ class CompressDraws:
         target: TargetSpec | None = None,
         control: ControlSpec | None = None,
     ) -> "CompressDraws":
-        """Return what the arguments of a host's ``Compress`` stand for.
+        """Build from the arguments of a host's ``Compress``.
 
         Args:
             codec: a codec or its short string.
-            quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
-                ``codec``.
-            prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments, guided by ``saliency`` where it has
-                no saliency of its own; None makes one of ``saliency`` where ``strength`` is not 0.
-            saliency: see :func:`foveate.saliency.as_saliency`; of a codec that takes maps itself too.
-            strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``;
-                with a saliency alone 0.5, or 0 where the codec takes maps itself.
+            quality: on the codec's own scale, or a pair to draw it from uniformly, both ends included; None takes that
+                of ``codec``.
+            prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments, guided by ``saliency`` if it has no
+                saliency of its own; None makes one from ``saliency`` if ``strength`` is not 0.
+            saliency: see :func:`foveate.saliency.as_saliency`; also used by a codec that takes maps itself.
+            strength: strength of the pre-filter, in [0, 1], or a pair to draw it from uniformly. None takes that of
+                ``prefilter``; with only a saliency 0.5, or 0 if the codec takes maps itself.
             scale: see :class:`foveate.Compressor`.
             target: a :class:`foveate.TargetSize` or a mapping of its arguments, which then chooses the quality.
             control: a :class:`foveate.RateControl` or a mapping of its arguments, which then chooses the quality, the
@@ -213,8 +213,8 @@ class CompressDraws:
 
         Raises:
             TypeError: if an argument is of the wrong kind.
-            ValueError: if an argument is out of range, strength is given and there is nothing to make maps, or quality
-                or strength together with a control.
+            ValueError: if an argument is out of range, strength is given without a saliency, or quality or strength is
+                combined with a control.
         """
         if control is not None and (quality is not None or strength is not None):
             raise ValueError("quality, strength: the control chooses them; give the control qualities= or strengths=")
@@ -250,12 +250,12 @@ class CompressDraws:
 
     @property
     def uses_maps(self) -> bool:
-        """Whether saliency maps may be asked for."""
+        """Whether saliency maps may be needed."""
         compressor = self.compressor
         return self.filters or (compressor.needs_maps if self.strength is None else compressor.codec.needs_saliency)
 
     def draw(self) -> Draw:
-        """Draw the quality and the strength of one call; with a control there is nothing to draw."""
+        """Draw the quality and the strength of one call; a control chooses both instead."""
         if self.quality is None:
             return {}
         low, high = self.quality
@@ -267,11 +267,11 @@ class CompressDraws:
         return {"quality": quality, "strength": None if self.strength is None else draw_uniform(self.strength)}
 
     def apply(self, images: Tensor, draw: Draw) -> Tensor:
-        """Compress and decode a batch (B, C, H, W) at what was drawn; its shape, dtype and device stay."""
+        """Compress and decode a batch (B, C, H, W) with a draw, keeping its shape, dtype and device."""
         return self.apply_counted(images, draw)[0]
 
     def apply_counted(self, images: Tensor, draw: Draw) -> tuple[Tensor, list[Encoded]]:
-        """Compress and decode a batch, and return its bitstreams too."""
+        """Compress and decode a batch, and also return its bitstreams."""
         if not len(images):
             return images, []
         compressor = self.compressor.at(**draw)
@@ -280,10 +280,10 @@ class CompressDraws:
 
 
 def as_prefilter(prefilter: Any) -> Prefilter | None:
-    """Return a pre-filter, or one of a mapping of its arguments; None stays.
+    """Return a pre-filter, or make one from a mapping of its arguments; None stays None.
 
     Raises:
-        TypeError: if it is none of these.
+        TypeError: if ``prefilter`` is of another type.
     """
     if isinstance(prefilter, Mapping):
         return Prefilter(**prefilter)

@@ -26,21 +26,21 @@ AnyFilter = TypeVar("AnyFilter", bound=Filter)
 
 
 def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) -> Tensor:
-    r"""Turn saliency maps into how much each pixel is smoothed.
+    r"""Turn saliency maps into the strength of smoothing of each pixel.
 
-    The map :math:`S` is upsampled smoothly (bicubic) to the image and :math:`1 - \min(1, S / strength^2)` taken: a
-    pixel is smoothed in full where the map is 0, less as it rises, and not at all from :math:`strength^2` on. Squared,
-    since most of a Grad-CAM map is low, ``strength`` is about the share of a photo that is touched at all: measured
-    with MobileNetV2 on 500 ImageNet photos, 0.3, 0.5, 0.7 and 0.9 touch 30, 51, 72 and 93 % of the pixels. An image
-    whose map is broad is touched less than one with a small object.
+    The map :math:`S` is upsampled to the image (bicubic) and becomes :math:`1 - \min(1, S / strength^2)`: a pixel is
+    fully smoothed where the map is 0, less as it rises, and not at all from :math:`strength^2` up. Because of the
+    square (most of a Grad-CAM map is low), ``strength`` is roughly the share of a photo that is smoothed at all:
+    measured with MobileNetV2 on 500 ImageNet photos, 0.3, 0.5, 0.7 and 0.9 affect 30, 51, 72 and 93 % of the pixels. An
+    image with a broad map is affected less than one with a small object.
 
     Args:
         maps: (B, 1, h, w) in [0, 1], 1 where the classifier looks most.
         size: height and width of the images.
-        strength: in [0, 1], or (B,) of them, one an image; 0 gives 0 everywhere.
+        strength: in [0, 1], or a tensor (B,) with one per image; 0 gives 0 everywhere.
 
     Returns:
-        (B, 1, H, W) float32 in [0, 1]: 0 keeps the pixel, 1 smooths it in full.
+        (B, 1, H, W) float32 in [0, 1]: 0 keeps the pixel, 1 smooths it fully.
 
     Raises:
         ValueError: if the maps are not floating point in [0, 1].
@@ -58,15 +58,15 @@ def strength_map(maps: Tensor, size: tuple[int, int], strength: float | Tensor) 
     # Not below the smallest normal number, where the square of a tiny strength would vanish.
     tiny = torch.finfo(torch.float32).tiny
     if not isinstance(strength, Tensor):
-        return saliency.div_(-max(strength**2, tiny)).add_(1).clamp_(0, 1)  # in place: there is much of it
+        return saliency.div_(-max(strength**2, tiny)).add_(1).clamp_(0, 1)  # in place, to save memory
     strengths = strength.to(saliency).view(-1, 1, 1, 1)
     return (1 - saliency / strengths.square().clamp_min(tiny)).clamp(0, 1) * (strengths > 0)
 
 
 @lru_cache(16)
 def _interpolation(size: int, into: int, device: torch.device) -> Tensor:
-    """The matrix (into, size) of :func:`resize` along one axis: a product with it is three times as fast."""
-    with torch.inference_mode(False):  # whose tensors no later gradient may pass
+    """Return the matrix (into, size) of :func:`resize` along one axis; multiplying by it is three times as fast."""
+    with torch.inference_mode(False):  # gradients cannot pass through inference tensors
         return resize(torch.eye(size, dtype=torch.float32, device=device)[None, None], (into, size))[0, 0]
 
 
@@ -79,7 +79,7 @@ def _scale_space(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
 
 
 def _guided(images: Tensor, strengths: Tensor, sigma: float) -> Tensor:
-    # An edge of contrast 0.14, the root of 0.02, is half kept at full strength.
+    # At full strength, an edge of contrast 0.14 (the square root of 0.02) is half kept.
     return guided_filter(images, images, radius=max(1, round(3 * sigma)), eps=0.02 * strengths.square())
 
 
@@ -98,23 +98,23 @@ FILTERS.add("guided", _guided)
 
 
 def register_filter(name: str) -> Callable[[AnyFilter], AnyFilter]:
-    """Add a filter by a decorator of its function, for ``Prefilter(filter=name)``.
+    """Register a filter, as a decorator of its function, for ``Prefilter(filter=name)``.
 
-    For the command line and other processes a package declares it as an entry point as well::
+    To make it available on the command line and in other processes, also declare an entry point in your package::
 
         [project.entry-points."foveate.filters"]
         box = "my_package:box"
 
     Args:
-        name: what it is called.
+        name: the name of the filter.
 
     Returns:
         A decorator of a function of images (B, C, H, W), strengths (B, 1, H, W), both float in [0, 1], and sigma, the
-        width of the smoothing at full strength in pixels; it returns images of the same shape. A strength of 0 is to
+        width of the smoothing at full strength in pixels; it returns images of the same shape. A strength of 0 must
         keep the pixel.
 
     Raises:
-        TypeError: if the name is not a string, or what is decorated is not a function.
+        TypeError: if the name is not a string, or the decorated object is not a function.
         ValueError: if another filter has the name.
 
     Example:
@@ -134,28 +134,28 @@ def register_filter(name: str) -> Callable[[AnyFilter], AnyFilter]:
 
 @dataclass(frozen=True)
 class Prefilter:
-    """Smooth images where a saliency map is low, as much as ``strength`` allows.
+    """Smooth images where a saliency map is low, controlled by ``strength``.
 
     Args:
         saliency: where the classifier looks: a :class:`foveate.GradCam` or any other :class:`foveate.Saliency`, a
-            function of images (B, 3, H, W) that returns maps (B, 1, h, w) in [0, 1], a model's recipe such as
-            ``"resnet18"`` for its Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. None where every
-            call brings its maps.
-        strength: how much of the image may be smoothed, in [0, 1]: a pixel is smoothed where its saliency is below
-            the square of ``strength``, the more the lower (:func:`strength_map` is the curve, and says what share of a
-            photo that is). 0 returns the input bit for bit.
+            function of images (B, 3, H, W) that returns maps (B, 1, h, w) in [0, 1], a model's recipe like
+            ``"resnet18"`` for its Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. None if every call
+            passes maps.
+        strength: how much of the image may be smoothed, in [0, 1]: a pixel is smoothed where its saliency is below the
+            square of ``strength``, and more the lower it is (see :func:`strength_map` for the curve and the share of a
+            photo affected). 0 returns the input bit for bit.
         filter: ``"blend"`` mixes the image with a Gaussian blur of it; ``"scale-space"`` blurs every pixel with a
-            Gaussian of its own width; ``"guided"`` keeps strong edges in the smoothed parts too. Or another that was
-            registered by :func:`register_filter`, or the function itself.
-        sigma: width of the smoothing at full strength, in pixels of an image whose short side is 256; it grows with
-            the image, as the classifier that resizes it sees it. 1.5 removes the detail that costs most bytes; 2 and
-            3 saved less at equal answers at JPEG qualities 35 to 75 (MobileNetV2, 500 ImageNet photos, strength 0.5).
-        even: spread the same amount of smoothing evenly over each image, as a baseline: every pixel is smoothed by
-            the mean of the image's strength map.
+            Gaussian of its own width; ``"guided"`` also keeps strong edges in the smoothed parts. Or a filter
+            registered with :func:`register_filter`, or a function.
+        sigma: width of the smoothing at full strength, in pixels of an image whose short side is 256; it scales with
+            the image, because classifiers resize their input. 1.5 removes the detail that costs the most bytes; 2 and 3
+            saved less at equal answers at JPEG qualities 35 to 75 (MobileNetV2, 500 ImageNet photos, strength 0.5).
+        even: spread the same amount of smoothing evenly over each image, as a baseline: every pixel gets the mean of
+            the image's strength map.
 
     Raises:
-        TypeError: if ``saliency`` or ``filter`` is of another kind.
-        ValueError: if a number is out of range or there is no such filter.
+        TypeError: if ``saliency`` or ``filter`` is of another type.
+        ValueError: if a number is out of range or the filter does not exist.
 
     Example:
         >>> def middle(images):
@@ -174,10 +174,10 @@ class Prefilter:
     filter: str | Filter = "blend"
     sigma: float = 1.5
     even: bool = False
-    # The function itself, pickled with it: so a worker knows a filter that was registered in its parent alone.
+    # Pickled along, so that a worker knows a filter registered only in its parent.
     function: Filter = field(init=False, repr=False, compare=False)
 
-    if TYPE_CHECKING:  # what is taken is more than what is kept
+    if TYPE_CHECKING:  # the constructor accepts more types than the fields hold
 
         def __init__(
             self,
@@ -201,7 +201,7 @@ class Prefilter:
 
     @property
     def filter_name(self) -> str:
-        """What the filter is called, for results."""
+        """The name of the filter, for results."""
         if isinstance(self.filter, str):
             return self.filter
         return getattr(self.filter, "__name__", type(self.filter).__name__)
@@ -209,7 +209,7 @@ class Prefilter:
     def at(self, strength: float) -> "Prefilter":
         """Return this pre-filter at another strength.
 
-        Unlike :func:`dataclasses.replace` it looks up no name: it works where only a parent process knows the filter.
+        Unlike :func:`dataclasses.replace`, it also works in a worker where the filter is not registered.
 
         Raises:
             ValueError: if the strength is out of range.
@@ -226,11 +226,11 @@ class Prefilter:
             maps: saliency maps (B, 1, h, w) in [0, 1] to use instead of asking the saliency.
 
         Returns:
-            The filtered images, of the same shape, dtype and device. With strength 0 the input itself.
+            The filtered images, of the same shape, dtype and device; with strength 0, the input itself.
 
         Raises:
             TypeError: if the images are not a uint8 or floating point tensor.
-            ValueError: if the shape or range of the images or the maps does not fit, or there are neither maps nor a
+            ValueError: if the shape or range of the images or maps does not fit, or there are neither maps nor a
                 saliency.
         """
         check_tensor(images)
@@ -247,12 +247,12 @@ class Prefilter:
         return self.smooth(images, self.strengths(maps, _size(images)))
 
     def strengths(self, maps: Tensor, size: tuple[int, int], strength: float | Tensor | None = None) -> Tensor:
-        """Return how much each pixel is smoothed: :func:`strength_map`, or its mean where ``even``.
+        """Return the strength of each pixel: :func:`strength_map`, or its mean if ``even``.
 
         Args:
             maps: saliency maps (B, 1, h, w) in [0, 1].
             size: height and width of the images.
-            strength: in [0, 1], or (B,) of them, one an image; None takes that of this pre-filter.
+            strength: in [0, 1], or a tensor (B,) with one per image; None takes that of this pre-filter.
 
         Returns:
             (B, 1, H, W) float32 in [0, 1].
@@ -261,18 +261,18 @@ class Prefilter:
         return strengths.mean((-2, -1), keepdim=True).expand_as(strengths) if self.even else strengths
 
     def smooth(self, images: Tensor, strengths: Tensor) -> Tensor:
-        """Filter a batch as a strength map says.
+        """Filter a batch with given strengths.
 
         Args:
             images: as for a call of the pre-filter.
-            strengths: (B, 1, H, W) in [0, 1], as of :func:`strength_map`; gradients reach it, as they reach the images,
-                where the images are in floating point.
+            strengths: (B, 1, H, W) in [0, 1], as from :func:`strength_map`; for floating point images, gradients reach
+                both it and the images.
 
         Returns:
             The filtered images, of the same shape, dtype and device.
         """
         sigma = self.sigma * min(_size(images)) / REFERENCE
-        with torch.autocast(images.device.type, enabled=False):  # filters are no place for half precision
+        with torch.autocast(images.device.type, enabled=False):  # filters need full precision
             return self._smoothed(images, strengths, sigma)
 
     def _smoothed(self, images: Tensor, strengths: Tensor, sigma: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images on their way to many operating points: every map is made once, every image filtered once a pre-filter."""
+"""Encoding images at many operating points: maps are made once, and images filtered once per pre-filter."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,17 +13,17 @@ __all__ = ["Sweep"]
 
 
 class Sweep:
-    """Images, and what was made of them so far, to be encoded by one :class:`foveate.Compressor` after another.
+    """Images to encode with several :class:`foveate.Compressor`, with their maps and filtered versions cached.
 
     Args:
-        images: a batch (B, C, H, W), which is filtered as one; or tensors (C, H, W) of any sizes. C is 3 or 1; uint8 or
-            float in [0, 1], on any device.
-        maps: saliency maps (1, h, w) in [0, 1], one an image, to be used whatever the saliency; or a function from a
-            saliency to such maps. None asks the saliencies.
-        batched: ask a saliency for the maps of all images of one size at once, and not of image after image.
+        images: a batch (B, C, H, W), which is filtered at once; or tensors (C, H, W) of any sizes. C is 3 or 1; uint8
+            or float in [0, 1], on any device.
+        maps: saliency maps (1, h, w) in [0, 1], one per image, used for every saliency; or a function from a saliency
+            to such maps. None calls the saliencies.
+        batched: call a saliency on all images of one size at once instead of image by image.
 
     Raises:
-        ValueError: if there is not one map an image, or one is not in [0, 1].
+        ValueError: if there is not one map per image, or a map is not in [0, 1].
 
     Example:
         >>> import foveate
@@ -53,17 +53,17 @@ class Sweep:
 
     @property
     def has_maps(self) -> bool:
-        """Whether the maps are from outside, so that no saliency is asked."""
+        """Whether the maps were given, so that no saliency is called."""
         return self._given is not None
 
     def maps(self, saliency: Saliency | None) -> list[Tensor]:
         """Return the maps (1, h, w) of all images.
 
         Args:
-            saliency: asked where the maps are not from outside.
+            saliency: called if the maps were not given.
 
         Raises:
-            ValueError: if there is neither a saliency nor maps, or a function did not return one map an image.
+            ValueError: if there is neither a saliency nor maps, or a function did not return one map per image.
         """
         if isinstance(self._given, list):
             return self._given
@@ -74,7 +74,7 @@ class Sweep:
         return self._maps[saliency]
 
     def filtered(self, prefilter: Prefilter | None, index: int) -> Tensor:
-        """Return an image (C, H, W) after a pre-filter; the image itself where there is none, or its strength is 0."""
+        """Return an image (C, H, W) after a pre-filter; the image itself if that is None or its strength is 0."""
         if prefilter is None or prefilter.strength == 0:
             return self.images[index]
         key = prefilter, index
@@ -106,5 +106,5 @@ class Sweep:
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    with torch.autocast("cpu", enabled=False):  # which refuses to stack float16
+    with torch.autocast("cpu", enabled=False):  # autocast refuses to stack float16
         return torch.stack(list(tensors))

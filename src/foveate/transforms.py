@@ -1,14 +1,14 @@
-"""Foveate in a ``torchvision.transforms.v2`` chain.
+"""Foveate as ``torchvision.transforms.v2`` transforms.
 
-Both transforms take whatever ``v2.JPEG`` takes, and floats: PIL images, uint8 or float tensors and ``tv_tensors``
-images and videos (..., 3 or 1, H, W), in any nesting. Boxes, masks, key points and labels pass untouched, and one draw
-of ``quality`` and ``strength`` from torch's random generator serves a call. A sample without an image is refused: an
-array of NumPy or OpenCV goes through ``v2.ToImage()`` first. Place them before normalization.
+Both transforms take the inputs of ``v2.JPEG``, and floats: PIL images, uint8 or float tensors and ``tv_tensors`` images
+and videos (..., 3 or 1, H, W), in any nesting. Boxes, masks, key points and labels pass through unchanged. Each call
+draws ``quality`` and ``strength`` once, from torch's random generator. A sample without an image is rejected: pass
+NumPy or OpenCV arrays through ``v2.ToImage()`` first. Place the transforms before normalization.
 
 In a DataLoader with workers, give the saliency its model by recipe (``GradCam("resnet18")``): each worker then builds
-it once, and none receives weights by pickle. A model on a GPU is refused inside a worker. These are ``nn.Module``s, as
-v2's transforms are, but a model is never a child of one: ``parameters()`` and ``train()`` do not reach it. They are not
-scriptable.
+it once, and no weights are pickled. A model on a GPU is rejected inside a worker. Like all v2 transforms these are
+``nn.Module``s, but models are not registered as children: ``parameters()`` and ``train()`` do not reach them. They are
+not scriptable.
 """
 
 import copy
@@ -52,7 +52,7 @@ def _is_pure_tensor(inpt: Any) -> bool:
 
 
 class _ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
-    """Calls :meth:`apply` with a float or uint8 batch (N, C, H, W) for each image of a sample, and no other leaf."""
+    """Calls :meth:`apply` with a float or uint8 batch (N, C, H, W) for each image of a sample."""
 
     _transformed_types = (tv_tensors.Image, tv_tensors.Video, PIL.Image.Image, _is_pure_tensor)
 
@@ -70,7 +70,7 @@ class _ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision is unt
         raise TypeError(f"{type(self).__name__} transforms nothing: use one of its subclasses")
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Transform one image, video or batch; called by torchvision for each leaf that is one."""
+        """Transform one image, video or batch; called by torchvision for each such leaf."""
         if isinstance(inpt, PIL.Image.Image):
             array = to_array(self.apply(as_tensor(inpt, "image")[None], (), params)[0])
             return PIL.Image.fromarray(np.squeeze(array, 2) if array.shape[2] == 1 else array)
@@ -83,19 +83,19 @@ class _ImageTransform(v2.Transform):  # type: ignore[misc]  # torchvision is unt
 
 
 class Prefilter(_ImageTransform):
-    """The pre-filter alone: to be followed by whatever stores the images.
+    """The pre-filter alone, for pipelines that store the images later.
 
     Args:
-        saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe for its Grad-CAM such as
-            ``"resnet18"``, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole
-            :class:`foveate.Prefilter`, without the settings below it.
-        strength: in [0, 1], or a pair to draw it from evenly; None is 0.5, or that of a :class:`foveate.Prefilter`.
+        saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe like ``"resnet18"`` for its
+            Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole :class:`foveate.Prefilter`,
+            which excludes the settings below.
+        strength: in [0, 1], or a pair to draw it from uniformly; None is 0.5, or that of a :class:`foveate.Prefilter`.
         filter: see :class:`foveate.Prefilter`.
         sigma: see :class:`foveate.Prefilter`.
 
     Raises:
-        TypeError: if ``saliency`` is of another kind.
-        ValueError: if a number is out of range, or there is no such filter.
+        TypeError: if ``saliency`` is of another type.
+        ValueError: if a number is out of range, or the filter does not exist.
 
     Example:
         >>> import foveate, torch
@@ -131,35 +131,34 @@ class Prefilter(_ImageTransform):
 
 
 class Compress(_ImageTransform):
-    """Compress and decode: what the classifier gets when the image was stored.
+    """Compress and decode images, as a classifier gets them from storage.
 
     Args:
-        codec: a codec or its short string, such as ``"jpeg:30"``.
-        quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
+        codec: a codec or its short string like ``"jpeg:30"``.
+        quality: on the codec's own scale, or a pair to draw it from uniformly, both ends included; None takes that of
             ``codec``.
-        prefilter: a :class:`foveate.Prefilter` to use before the codec, or a mapping of its arguments; without a
-            saliency of its own it is guided by ``saliency``.
-        saliency: what makes the maps, see :func:`foveate.saliency.as_saliency`: of ``prefilter``, or of a pre-filter at
-            its default settings; of a codec that takes maps itself, too.
-        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``; with
-            a ``saliency`` alone 0.5, or 0 where the codec takes maps itself.
-        scale: sides of the stored image over those of the source; it comes back at source size.
+        prefilter: a :class:`foveate.Prefilter` to use before the codec, or a mapping of its arguments; guided by
+            ``saliency`` if it has no saliency of its own.
+        saliency: makes the maps for ``prefilter``, or for a pre-filter with default settings, and for a codec that
+            takes maps itself; see :func:`foveate.saliency.as_saliency`.
+        strength: strength of the pre-filter, in [0, 1], or a pair to draw it from uniformly. None takes that of
+            ``prefilter``; with only a ``saliency`` 0.5, or 0 if the codec takes maps itself.
+        scale: side of the stored image divided by that of the source; decoding resizes back to source size.
         target: a :class:`foveate.TargetSize` or a mapping of its arguments, which then chooses the quality of each
             image.
         control: a :class:`foveate.RateControl` or a mapping of its arguments, which then chooses strength, scale and
-            quality of each image: its witnesses by recipe for a DataLoader with workers, and on the CPU there.
-        return_rate: also return what the sample cost, as ``{"bytes": ..., "pixels": ...}`` (pixels of the source, so
-            that ``8 * bytes.sum() / pixels.sum()`` are the bits per pixel of a collated batch): a dict sample, of
-            whatever type, gains it under the key ``"rate"``; to a tuple or list it is appended; a single image makes
-            the pair ``(image, rate)``, and a namedtuple, which has no room for one more, the pair ``(sample, rate)``.
-            The transforms that follow and ``default_collate`` take these shapes as they are. The counts are ints, and
-            for a batch or video int64 tensors of its leading dimensions; those of several images in one sample are
-            summed.
+            quality of each image. With DataLoader workers, give its witnesses by recipe, on the CPU.
+        return_rate: also return the size of the sample, as ``{"bytes": ..., "pixels": ...}`` (source pixels, so that
+            ``8 * bytes.sum() / pixels.sum()`` is the bits per pixel of a collated batch). It is added to a dict under
+            the key ``"rate"`` and appended to a tuple or list; a single image becomes the pair ``(image, rate)`` and a
+            namedtuple the pair ``(sample, rate)``. Later transforms and ``default_collate`` accept these shapes. The
+            counts are ints, or int64 tensors of the leading dimensions for a batch or video; the counts of several
+            images in one sample are summed.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range, strength is given and there is nothing to make maps, or quality,
-            strength or scale together with a control.
+        ValueError: if an argument is out of range, strength is given without a saliency, or quality, strength or scale
+            is combined with a control.
 
     Example:
         >>> import PIL.Image
@@ -196,11 +195,11 @@ class Compress(_ImageTransform):
         self.return_rate = return_rate
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the quality and the strength of one call; with a control there is nothing to draw."""
+        """Draw the quality and the strength of one call; a control chooses both instead."""
         return self.draws.draw()
 
     def forward(self, *inputs: Any) -> Any:
-        """Transform a sample; see the class for what is returned with ``return_rate``."""
+        """Transform a sample; see the class for the result with ``return_rate``."""
         if not self.return_rate:
             return super().forward(*inputs)
         with _collected() as rates:
@@ -234,7 +233,7 @@ def _rate(encoded: list[Encoded], leading: tuple[int, ...]) -> Rate:
 
 @contextmanager
 def _collected() -> Iterator[list[Rate]]:
-    """Collect the rates of one call, apart from those of any other thread's."""
+    """Collect the rates of one call, separately in each thread."""
     rates: list[Rate] = []
     token = _encoded.set(rates)
     try:

@@ -1,4 +1,5 @@
-"""Foveate inside other frameworks: one module a host, imported by name, so that none is loaded by another.
+"""Foveate inside other frameworks: one module per host, each imported by name.
 
-``foveate.integrations.albumentations``, ``.kornia`` and ``.lightning``; torchvision's is :mod:`foveate.transforms`.
+The modules are ``foveate.integrations.albumentations``, ``.kornia`` and ``.lightning``; for torchvision, see
+:mod:`foveate.transforms`.
 """

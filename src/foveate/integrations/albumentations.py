@@ -1,12 +1,12 @@
 """Foveate in an Albumentations pipeline: ``pip install "foveate[albumentations]"``.
 
-Both transforms change images alone (``image``, ``images``, ``volume``...), HWC or HW, uint8 or float32 in [0, 1];
-masks, boxes and key points pass untouched. They are applied always unless ``p`` says otherwise. Every argument is
-JSON-able, so ``A.to_dict``, ``A.save`` and ``A.load`` take them: models are given by recipe and built once a process.
+Both transforms change only images (``image``, ``images``, ``volume``...), HWC or HW, uint8 or float32 in [0, 1]; masks,
+boxes and key points pass through unchanged. By default they are always applied (``p=1``). Every argument is JSON-able,
+so ``A.to_dict``, ``A.save`` and ``A.load`` work: models are given by recipe and built once per process.
 
-All draws, that for ``p`` too, come from torch's random generator, which a DataLoader seeds anew for each worker and
-epoch (Albumentations' own, in 2.0.8, repeats itself there); ``Compose(seed=...)`` has no say in them.
-``ReplayCompose`` repeats them. One draw serves a call.
+All draws, including that for ``p``, come from torch's random generator, which a DataLoader reseeds for each worker and
+epoch (Albumentations' own generator, in 2.0.8, repeats itself there). ``Compose(seed=...)`` does not affect them;
+``ReplayCompose`` replays them. Each call draws once.
 """
 
 from typing import Any, Self
@@ -34,7 +34,7 @@ _NO_IMAGE = np.empty(0)
 
 
 class _PlainNumbers(A.BasicTransform.InitSchema):  # type: ignore[misc]
-    """Takes NumPy's and torch's numbers for Python's, which a file can hold."""
+    """Converts NumPy and torch numbers to Python's, which can be saved."""
 
     @pydantic.field_validator("*", mode="before")
     @classmethod
@@ -43,12 +43,12 @@ class _PlainNumbers(A.BasicTransform.InitSchema):  # type: ignore[misc]
 
 
 class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
-    """Applies ``_draws`` to images alone, with what was drawn kept among the call's params."""
+    """Applies ``_draws`` to images, with the draw kept in the call's params."""
 
     _draws: PrefilterDraws | CompressDraws
 
     def __new__(cls, *args: Any, **settings: Any) -> Self:
-        """Refuse by position what is by name in every host: Albumentations' wrapper of ``__init__`` lets it through."""
+        """Reject positional use of keyword-only arguments, which Albumentations' wrapper of ``__init__`` permits."""
         if len(args) > 1:
             raise TypeError(
                 f"{cls.__name__}: expected one positional argument, got {len(args)}; give the others by name"
@@ -56,14 +56,14 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
         return super().__new__(cls)
 
     def should_apply(self, force_apply: bool = False) -> bool:
-        """Draw whether to apply it, from torch's generator."""
+        """Draw whether to apply the transform, with torch's generator."""
         return force_apply or self.p >= 1 or float(torch.rand(())) < self.p
 
     def update_transform_params(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Add the draws of one call, so that a replay has them too.
+        """Add the draw of one call, so that a replay can repeat it.
 
         Raises:
-            TypeError: if there is no image in the sample, or ``image`` is not an array.
+            TypeError: if the sample has no image, or ``image`` is not an array.
         """
         if not _IMAGE_KEYS & data.keys():
             raise TypeError(f"image: expected image=, images=, volume= or volumes=, got {', '.join(data) or 'nothing'}")
@@ -80,9 +80,9 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
         array = np.asarray(images)
         if array.dtype != np.uint8 and array.dtype.kind != "f":
             raise TypeError(f"image: expected uint8, or floating point in [0, 1], got {array.dtype}")
-        # As torch takes it: in this machine's order of bytes, and not backwards, as image[..., ::-1] is.
+        # torch needs native byte order and no negative strides, as of image[..., ::-1].
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-        array = array if array.flags.writeable else array.copy()  # or torch warns, though nothing is written
+        array = array if array.flags.writeable else array.copy()  # else torch warns, although nothing is written
         batch = torch.from_numpy(array if array.ndim == 4 else array[..., None]).movedim(-1, 1)
         check_channels(batch.shape[1], "drop it by image[..., :3], or convert it as cv2.COLOR_BGRA2RGB does")
         check_tensor(batch, "image")
@@ -93,18 +93,18 @@ class _ImageTransform(A.ImageOnlyTransform):  # type: ignore[misc]  # untyped
 
 
 class Prefilter(_ImageTransform):
-    """The pre-filter alone, an ``ImageOnlyTransform``: to be followed by whatever stores the images.
+    """The pre-filter alone, for pipelines that store the images later; an ``ImageOnlyTransform``.
 
     Args:
-        saliency: a model's recipe for its Grad-CAM, such as ``"resnet18"``, or a mapping that says more: see
+        saliency: a model's recipe like ``"resnet18"`` for its Grad-CAM, or a mapping: see
             :func:`foveate.saliency.as_saliency`.
-        strength: in [0, 1], or a pair to draw it from evenly.
+        strength: in [0, 1], or a pair to draw it from uniformly.
         filter: the name of a filter, see :class:`foveate.Prefilter`.
         sigma: see :class:`foveate.Prefilter`.
-        p: probability of applying it.
+        p: probability of applying the transform.
 
     Raises:
-        ValueError: if an argument does not fit.
+        ValueError: if an argument is invalid.
 
     Example:
         >>> import numpy as np
@@ -134,26 +134,26 @@ class Prefilter(_ImageTransform):
 
 
 class Compress(_ImageTransform):
-    """Compress and decode, an ``ImageOnlyTransform``: what the classifier gets when the image was stored.
+    """Compress and decode images, as a classifier gets them from storage; an ``ImageOnlyTransform``.
 
     Args:
-        codec: a codec's short string, such as ``"jpeg:30"``.
-        quality: on the codec's own scale, or a pair to draw it from evenly, both ends included; None takes that of
+        codec: a codec's short string like ``"jpeg:30"``.
+        quality: on the codec's own scale, or a pair to draw it from uniformly, both ends included; None takes that of
             ``codec``.
-        prefilter: a mapping of the arguments of :class:`foveate.Prefilter`, which then comes before the codec; without
-            a saliency of its own it is guided by ``saliency``.
-        saliency: what makes the maps, as for :class:`Prefilter`: of ``prefilter``, or of a pre-filter at its default
-            settings; of a codec that takes maps itself, too.
-        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly. None takes that of ``prefilter``; with
-            a ``saliency`` alone 0.5, or 0 where the codec takes maps itself.
-        scale: sides of the stored image over those of the source; it comes back at source size.
-        target: a mapping of the arguments of :class:`foveate.TargetSize`, such as ``{"bpp": 0.5}``.
-        control: a mapping of the arguments of :class:`foveate.RateControl`, such as ``{"witnesses": "resnet18"}``.
-        p: probability of applying it.
+        prefilter: a mapping of the arguments of :class:`foveate.Prefilter`, applied before the codec; guided by
+            ``saliency`` if it has no saliency of its own.
+        saliency: makes the maps, as for :class:`Prefilter`, for ``prefilter`` or a pre-filter with default settings,
+            and for a codec that takes maps itself.
+        strength: strength of the pre-filter, in [0, 1], or a pair to draw it from uniformly. None takes that of
+            ``prefilter``; with only a ``saliency`` 0.5, or 0 if the codec takes maps itself.
+        scale: side of the stored image divided by that of the source; decoding resizes back to source size.
+        target: a mapping of the arguments of :class:`foveate.TargetSize`, for example ``{"bpp": 0.5}``.
+        control: a mapping of the arguments of :class:`foveate.RateControl`, for example ``{"witnesses": "resnet18"}``.
+        p: probability of applying the transform.
 
     Raises:
-        TypeError: if the codec wants another kind of quality.
-        ValueError: if an argument does not fit, or a strength is given and there is nothing to make maps.
+        TypeError: if the codec takes another type of quality.
+        ValueError: if an argument is invalid, or a strength is given without a saliency.
 
     Example:
         >>> import numpy as np

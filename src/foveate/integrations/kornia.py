@@ -1,9 +1,9 @@
-"""Foveate among Kornia's augmentations: per sample, on whatever device the batch is, and differentiable.
+"""Foveate as Kornia augmentations: per sample, on the batch's device, and differentiable.
 
-``IntensityAugmentationBase2D``s: they take float images (B, 3 or 1, H, W) in [0, 1], draw for each sample whether
-(``p``) and how they apply, and inside ``AugmentationSequential`` leave masks, boxes and key points alone. Place them
-before normalization; values up to 0.1 outside [0, 1], as resampling gives, are clamped. A saliency's model is never a
-child: ``parameters()`` and ``train()`` do not reach it.
+They are ``IntensityAugmentationBase2D``s: they take float images (B, 3 or 1, H, W) in [0, 1], draw for each sample
+    whether (``p``) and how they apply, and inside ``AugmentationSequential`` leave masks, boxes and key points alone.
+    Place them before normalization. Values up to 0.1 outside [0, 1], which resampling can produce, are clamped. A
+    saliency's model is not registered as a child: ``parameters()`` and ``train()`` do not reach it.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,15 +29,15 @@ __all__ = ["Jpeg", "Prefilter", "StrengthCurve"]
 
 
 class StrengthCurve(nn.Module):
-    r"""How strongly a pixel of saliency :math:`S` is smoothed, with three parameters to be learnt.
+    r"""The strength of smoothing at a pixel with saliency :math:`S`, with three learnable parameters.
 
-    :math:`a \cdot \max(0, 1 - S / t)^g`, with the amount :math:`a` in (0, 1), the threshold :math:`t` in (0, 1) and the
-    exponent :math:`g > 0`. It starts at ``foveate.prefilter.strength_map``: :math:`a` near 1, :math:`t = strength^2`,
-    :math:`g = 1`.
+    It is :math:`a \cdot \max(0, 1 - S / t)^g`, with the amount :math:`a` in (0, 1), the threshold :math:`t` in (0, 1)
+    and the exponent :math:`g > 0`. It starts at ``foveate.prefilter.strength_map``: :math:`a` near 1,
+    :math:`t = strength^2`, :math:`g = 1`.
 
     Args:
-        strength: of the map to start from, in (0, 1).
-        amount: to start from, in (0, 1).
+        strength: initial strength of the curve, in (0, 1).
+        amount: initial amount, in (0, 1).
 
     Example:
         >>> curve = StrengthCurve(0.5)
@@ -59,7 +59,7 @@ class StrengthCurve(nn.Module):
 
     @property
     def threshold(self) -> Tensor:
-        """The saliency from which on nothing is smoothed."""
+        """The saliency from which nothing is smoothed."""
         return self._threshold.sigmoid()
 
     @property
@@ -70,14 +70,14 @@ class StrengthCurve(nn.Module):
     def forward(self, saliency: Tensor) -> Tensor:
         """Return strengths in [0, 1] for saliencies in [0, 1], of any shape."""
         below = 1 - saliency / self.threshold
-        # Not a power of 0, whose gradient in the exponent is not finite.
+        # Avoid powers of 0: their gradient in the exponent is not finite.
         return torch.where(below > 0, self.amount * below.clamp_min(1e-6) ** self.exponent, torch.zeros_like(below))
 
 
 class _PerSample(IntensityAugmentationBase2D):  # type: ignore[misc]  # untyped here
-    """Runs :meth:`_change` on those samples that ``p`` chose, with their own draws."""
+    """Runs :meth:`_change` on the samples chosen by ``p``, each with its own draw."""
 
-    # The saliency's hooks and the codecs' threads are nothing to trace.
+    # The saliency's hooks and the codecs' threads cannot be traced.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def apply_transform(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
@@ -105,21 +105,21 @@ class Prefilter(_PerSample):
     """The pre-filter as an augmentation; gradients reach the images and the curve, not the saliency's model.
 
     Args:
-        saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe for its Grad-CAM such as
-            ``"resnet18"``, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole
-            :class:`foveate.Prefilter`, without its settings beside it.
-        strength: in [0, 1], or a pair to draw it from evenly for each sample; None is 0.5, or that of a
+        saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe like ``"resnet18"`` for its
+            Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole :class:`foveate.Prefilter`,
+            which excludes its settings here.
+        strength: in [0, 1], or a pair to draw it from uniformly for each sample; None is 0.5, or that of a
             :class:`foveate.Prefilter`.
         filter: see :class:`foveate.Prefilter`.
         sigma: see :class:`foveate.Prefilter`.
         curve: from the upsampled saliency (B, 1, H, W) to the strength of every pixel, in [0, 1], instead of
-            ``strength``. A :class:`StrengthCurve`, or any module, whose parameters are then this module's.
-        p: probability of applying it, for each sample.
+            ``strength``. A :class:`StrengthCurve` or any module; its parameters become this module's.
+        p: probability of applying the augmentation, for each sample.
         same_on_batch: whether all samples share one draw.
         keepdim: whether (C, H, W) comes back as (C, H, W), not (1, C, H, W).
 
     Raises:
-        TypeError, ValueError: if an argument does not fit.
+        TypeError, ValueError: if an argument is invalid.
 
     Example:
         >>> augment = Prefilter("foveate.demo:scene_net", strength=(0.2, 0.6))
@@ -149,7 +149,7 @@ class Prefilter(_PerSample):
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         saliency, size = self.prefilter.saliency, (images.shape[-2], images.shape[-1])
-        assert saliency is not None  # as PrefilterDraws.of saw to it
+        assert saliency is not None  # checked in PrefilterDraws.of
         maps = saliency_maps(saliency, images.detach())
         if self.curve is None:
             strengths = self.prefilter.strengths(maps, size, draws["strength"])
@@ -161,19 +161,19 @@ class Prefilter(_PerSample):
 class Jpeg(_PerSample):
     """JPEG with gradients, by ``kornia.enhance.jpeg_codec_differentiable`` (Reich et al., WACV 2024).
 
-    That is a proxy: near real JPEG, not it, and without bytes. With ``straight_through`` the image is what the real
-    codec gives, and only the gradient is the proxy's. Grayscale is coded as gray RGB by the proxy.
+    This is a proxy: close to real JPEG, and without bytes. With ``straight_through`` the image comes from the real
+        codec and only the gradient from the proxy. The proxy codes grayscale as gray RGB.
 
     Args:
-        quality: an integer, 1 to 95, or a pair to draw it from evenly for each sample, both ends included.
-        straight_through: whether the values are those of :class:`foveate.Jpeg`, with its other settings as they are by
-            default. It codes on the CPU.
-        p: probability of applying it, for each sample.
+        quality: an integer from 1 to 95, or a pair to draw it from uniformly for each sample, both ends included.
+        straight_through: whether the values come from :class:`foveate.Jpeg` with its default settings, which codes on
+            the CPU.
+        p: probability of applying the augmentation, for each sample.
         same_on_batch: whether all samples share one draw.
         keepdim: whether (C, H, W) comes back as (C, H, W), not (1, C, H, W).
 
     Raises:
-        TypeError, ValueError: if an argument does not fit.
+        TypeError, ValueError: if an argument is invalid.
 
     Example:
         >>> images = torch.rand(2, 3, 32, 48, requires_grad=True)
@@ -195,8 +195,8 @@ class Jpeg(_PerSample):
         super().__init__(p=p, same_on_batch=same_on_batch, keepdim=keepdim)
         low, high = number_or_pair("quality", quality)
         for end in (low, high):
-            JpegCodec(end)  # type: ignore[arg-type]  # which says what it takes
-        # Rounded to the nearest, every quality from end to end has the same share.
+            JpegCodec(end)  # type: ignore[arg-type]  # raises if the quality is invalid
+        # Rounding to nearest makes every quality in the range equally likely.
         around = torch.tensor((low - 0.499, high + 0.499)) if low < high else torch.tensor((low, high)).float()
         self._param_generator = rg.PlainUniformGenerator((around, "quality", None, None))
         self.flags = {"quality": (low, high), "straight_through": straight_through}
@@ -204,7 +204,7 @@ class Jpeg(_PerSample):
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
         quality = draws["quality"].round()
-        # float32 throughout: quantization is no place for halves.
+        # float32 throughout: quantization needs full precision.
         with torch.autocast(images.device.type, enabled=False):
             proxy = jpeg_codec_differentiable(images.float().expand(-1, 3, -1, -1), quality.float())
         proxy = proxy.mean(1, keepdim=True) if images.shape[1] == 1 else proxy

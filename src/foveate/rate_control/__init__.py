@@ -1,9 +1,9 @@
-"""Per-image rate control: for each image the operating point of fewest bytes that keeps a classifier's answer.
+"""Per-image rate control: find the cheapest operating point that keeps a classifier's answer.
 
-One quality for all wastes bytes, as an easy image is recognized at a tenth of what a hard one needs. Here each
-image is encoded at several points (strength of the pre-filter, scale, quality), decoded, and shown to one or more
-*witness* classifiers; the smallest bitstream whose decoded image keeps their own answers is returned. Labels have no
-part in it.
+A single quality for all images wastes bytes: an easy image is recognized at a tenth of the bytes a hard one needs. Here
+each image is encoded at several points (pre-filter strength, scale, quality), decoded, and shown to one or more
+*witness* classifiers; the smallest bitstream whose decoded image keeps their own answers is returned. Labels are not
+used.
 """
 
 from foveate.rate_control._bench import Controlled, Spent, spent

@@ -1,4 +1,4 @@
-"""The work on the images of one search: encoding them at points, and what was chosen."""
+"""Encoding the images of one search at operating points, and the result of the search."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +13,15 @@ from foveate.sweep import Sweep
 
 @dataclass(frozen=True)
 class Controlled(Encoded):
-    """One compressed image, and what the choice of its operating point rests on.
+    """A compressed image and the evidence for its operating point.
 
-    ``met`` is False where even the finest point did not keep the answer: then this is the finest point.
+    If even the finest point does not keep the answer, the image is encoded at that point and ``met`` is False.
 
     Attributes:
         clean: each witness's probability of its own answer on the clean image.
-        final: its probability of that same class on the decoded one.
-        tried: candidates decoded and shown to the witnesses.
-        encodes: candidates encoded.
+        final: each witness's probability of that class on the decoded image.
+        tried: number of candidates decoded and shown to the witnesses.
+        encodes: number of candidates encoded.
     """
 
     clean: tuple[float, ...] = ()
@@ -32,7 +32,7 @@ class Controlled(Encoded):
 
 @dataclass(frozen=True)
 class Spent:
-    """What choosing cost, summed over images; saliency maps are one more pass each, where a pre-filter is tried."""
+    """The cost of a search, summed over images. Saliency maps, if needed, take one more pass per image."""
 
     images: int
     encodes: int
@@ -41,7 +41,7 @@ class Spent:
 
 
 def spent(encoded: Iterable[Encoded]) -> Spent:
-    """Return what was spent on images that a :class:`RateControl` encoded, forwards on the clean ones included."""
+    """Return the cost of images encoded by a :class:`RateControl`, including the passes on clean images."""
     controlled = [image for image in encoded if isinstance(image, Controlled)]
     return Spent(
         images=len(controlled),
@@ -52,7 +52,7 @@ def spent(encoded: Iterable[Encoded]) -> Spent:
 
 
 class Bench:
-    """Images, and everything that is made of them once for all candidates: maps, filtered images, compressors."""
+    """Images with everything computed once for all candidates: maps, filtered images and compressors."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Bench:
         return replace(self.plain.at(point.quality, strength), scale=point.scale)
 
     def encode(self, jobs: Sequence[tuple[int, int]]) -> list[Encoded]:
-        """Encode images at points, given by their numbers."""
+        """Encode (image, point) pairs, given as indices."""
         for i, k in jobs:
             self._compressors[k].prepare(self._sweep, [i])
         return parallel_map(lambda job: self._compressors[job[1]].encode_at(self._sweep, [job[0]])[0], jobs)

@@ -1,4 +1,4 @@
-"""What is expected of an image before it is tried: learned from images that were."""
+"""Calibration: what to expect of a new image, measured on a sample of images."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from foveate.rate_control._criteria import Keep
 
 
 class OperatingPoint(NamedTuple):
-    """An operating point: strength of the pre-filter, scale of the stored image, quality of the codec."""
+    """An operating point: pre-filter strength, scale of the stored image and codec quality."""
 
     strength: float
     scale: float
@@ -25,18 +25,18 @@ class OperatingPoint(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """What every point of a grid did to a few hundred images: the search expects the like of new ones.
+    """Measurements of every grid point on a few hundred images, used as the prior of the search.
 
-    It holds what was measured, not what a criterion made of it, so one calibration serves every built-in
-    criterion at every bound, and any part of its grid. Made by :meth:`RateControl.calibrate`.
+    It stores raw measurements, so one calibration serves every built-in criterion at every bound, and any subset of its
+    grid. Create one with :meth:`RateControl.calibrate`.
 
     Attributes:
         codec: the codec's family.
-        witnesses: their names.
+        witnesses: the names of the witnesses.
         points: the grid, P points.
-        bits: (N, P) the logarithm of the bits a source pixel.
-        values: (N, P) by measure: the least over the witnesses; for a criterion that is a function of the user's own,
-            by its identity, 1 where it holds and -1 where it does not.
+        bits: (N, P) logarithm of the bits per source pixel.
+        values: (N, P) for each measure: the minimum over the witnesses. A custom criterion function is keyed by its
+            identity; its values are 1 where it holds and -1 where it does not.
     """
 
     codec: str
@@ -46,10 +46,10 @@ class Calibration:
     values: Mapping[str, Tensor]
 
     def slack(self, keep: Sequence[Keep]) -> Tensor:
-        """Return (N, P): 0 or more where an image kept every criterion.
+        """Return (N, P) slack: 0 or more where an image meets every criterion.
 
         Raises:
-            ValueError: if it was made without one of them.
+            ValueError: if the calibration does not cover a criterion.
         """
         slacks = []
         for criterion in keep:
@@ -63,14 +63,14 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that change with anything it holds."""
+        """A hash of the content, 16 hexadecimal digits."""
         return hashlib.blake2b(self._text().encode(), digest_size=8).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON, at once or not at all: the fields of this class with ``"schema": 1`` before them.
+        """Write the calibration as JSON, atomically: ``"schema": 1`` followed by the fields of this class.
 
         Raises:
-            IdentityError: if it was made for a criterion that another process could not tell from others.
+            IdentityError: if it covers a criterion without an identity that lasts beyond this process.
         """
         for name in self.values:
             if not is_lasting(name):
@@ -81,7 +81,7 @@ class Calibration:
         write_text(Path(path), self._text())
 
     def __eq__(self, other: object) -> bool:
-        """Whether both would be saved as the same."""
+        """Whether both have the same content."""
         return self._text() == other._text() if isinstance(other, Calibration) else NotImplemented
 
     def __hash__(self) -> int:
@@ -100,11 +100,11 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read what :meth:`save` wrote.
+        """Read a calibration written by :meth:`save`.
 
         Raises:
-            OSError: if there is no such file.
-            ValueError: if it is not a calibration.
+            OSError: if the file cannot be read.
+            ValueError: if the file is not a calibration.
         """
         text = Path(path).read_text()
         try:
@@ -123,5 +123,5 @@ class Calibration:
 
 
 def _digits(values: Tensor) -> list[list[float]]:
-    """Two decimals: no finer than what images of one kind differ by."""
+    """Round to two decimals: images of one kind differ by more than that."""
     return [[round(v, 2) for v in row] for row in values.tolist()]

@@ -27,50 +27,51 @@ from foveate.saliency import check_maps
 
 @dataclass(frozen=True)
 class RateControl(Control):
-    """For each image the point of fewest bytes that keeps the witnesses' own answers, verified on what is decoded.
+    """Choose for each image the cheapest point that keeps the witnesses' answers, verified on the decoded image.
 
     Give it to a :class:`foveate.Compressor` or a :class:`foveate.transforms.Compress` as ``control``.
 
-    **The search.** Answers are not monotone in quality, and scales and strengths have no common order, so bisection can
-    neither be trusted nor even be set up. Instead every answer is taken as evidence: a joint Gaussian of how far each
-    point is inside the criteria, and of its bytes, is learned from a calibration and conditioned on the candidates
-    decoded so far; the next candidate is the one of greatest expected improvement (Jones, Schonlau and Welch 1998),
-    chance of holding times bytes saved, until none is expected to save ``worth`` of the bytes. All
-    unfinished images take their next step in one batch. Whatever the Gaussian believes, a candidate is returned only
-    after its decoded image met the criteria. Without a calibration every candidate is encoded, which costs time but
-    no forward passes, and the Gaussian is a plain one in which slack rises with the bytes. ``exhaustive`` takes the
-    candidates from fewest bytes upwards until one holds, which is the optimum on the grid.
+    **The search.** Answers are not monotone in quality, and scales and strengths have no common order, so bisection
+    does not work. Instead, a joint Gaussian of each point's slack (how far it is inside the criteria) and bytes is
+    learned from a calibration and conditioned on the candidates decoded so far. The next candidate is the one with the
+    greatest expected improvement (Jones, Schonlau and Welch 1998): the probability that it meets the criteria times the
+    bytes it saves. The search ends when no candidate is expected to save ``worth`` of the bytes. All unfinished images
+    take their next step in one batch. A candidate is returned only after its decoded image met the criteria. Without a
+    calibration, every candidate is encoded, which costs time but no forward passes, and the Gaussian simply assumes
+    that slack rises with the bytes. ``exhaustive`` tries the candidates in order of increasing bytes until one meets
+    the criteria, which is the optimum on the grid.
 
-    **Classifiers never seen.** The cheapest point where a witness keeps its answer is often one where it is lucky, and
-    another classifier is not. ``keep="robust0.2"`` therefore sets no limit but weighs: it takes the point of greatest
-    score, the chance that another classifier keeps its answer less 0.2 times the bytes over what the finest point
-    usually takes. The other's slack (here -log KL) is thought to be half the witness's and half what is usual at that
-    point, give or take 1.5; what is usual comes from the calibration, which it cannot do without. A higher price gives
-    fewer bytes and fewer answers; a ``floor`` and further, unlike witnesses make it more cautious (the least slack
-    counts). ``met`` then says whether the witnesses kept their own answers. Measured on 500 ImageNet photos with JPEG
-    and prices 0.1 to 0.6, against fixed qualities at equal agreement: 17 % fewer bytes for SqueezeNet with MobileNetV2
-    as the witness, and 14 to 33 % the other way round, where ``"kl0.3"`` saves a known MobileNetV2 78 %.
+    **Unknown classifiers.** At the cheapest point where a witness keeps its answer, another classifier often does not.
+    ``keep="robust0.2"`` therefore sets no limit but a price: it maximizes the probability that another classifier keeps
+    its answer minus 0.2 times the bytes, relative to the typical bytes of the finest point. The other classifier's
+    slack (here -log KL) is modeled as half the witness's and half the typical slack at that point, with a standard
+    deviation of 1.5. Typical values come from the calibration, which is required. A higher price gives fewer bytes and
+    fewer kept answers; a ``floor`` and additional, different witnesses make it more cautious (the smallest slack
+    counts). ``met`` then says whether the witnesses kept their answers. Measured on 500 ImageNet photos with JPEG and
+    prices 0.1 to 0.6, against fixed qualities at equal agreement: 17 % fewer bytes for SqueezeNet with MobileNetV2 as
+    the witness, and 14 to 33 % with the roles exchanged; for a known MobileNetV2, ``"kl0.3"`` saves 78 %.
 
     Args:
-        witnesses: the classifiers, all of which must agree: recipes (``"resnet18"``), :class:`Witness` where one needs
-            its own preprocessing, or :class:`foveate.models.Classifier`. In a DataLoader worker: recipes, on the CPU.
-        keep: what is to be kept, see :func:`as_criteria`.
-        qualities: to choose from; None takes nine around the codec's ladder (:func:`default_qualities`).
-        scales: to choose from, in (0, 1].
-        strengths: of the pre-filter to choose from, in [0, 1]; None takes 0, 0.5 and 0.8 where the compressor has a
-            pre-filter and 0 where it has none.
-        floor: the coarsest quality to choose, on the codec's own scale; None sets none.
-        calibration: what :meth:`calibrate` made, or the path where it was saved.
-        worth: a further candidate is tried while it is expected to save this share of the image's bytes.
-        tries: at most so many candidates an image are decoded, and the finest point where none of them held.
-        exhaustive: search the whole grid, whatever it costs.
-        batch: at most so many images are searched at once, and held in memory.
-        as_stored: show the witnesses an image in the size it is stored in, as they get it who read the file, and not
-            brought back to source size, as :meth:`foveate.Compressor.decode` gives it. It matters with scales below 1.
+        witnesses: the classifiers, all of which must keep their answers: recipes (``"resnet18"``), :class:`Witness` for
+            one that needs its own preprocessing, or :class:`foveate.models.Classifier`. In a DataLoader worker, use
+            recipes on the CPU.
+        keep: the criteria to meet, see :func:`as_criteria`.
+        qualities: the qualities to choose from; None takes nine around the codec's ladder (:func:`default_qualities`).
+        scales: the scales to choose from, in (0, 1].
+        strengths: the pre-filter strengths to choose from, in [0, 1]; None takes 0, 0.5 and 0.8 if the compressor has a
+            pre-filter, else 0.
+        floor: the coarsest quality allowed, on the codec's own scale; None sets no limit.
+        calibration: the result of :meth:`calibrate`, or the path where it was saved.
+        worth: the share of the image's bytes that another candidate must be expected to save to be tried.
+        tries: the maximum number of candidates decoded per image, plus the finest point if none met the criteria.
+        exhaustive: search the whole grid.
+        batch: the maximum number of images searched at once and held in memory.
+        as_stored: show the witnesses each image at its stored size, as a reader of the file gets it, instead of resized
+            to source size as by :meth:`foveate.Compressor.decode`. Only matters for scales below 1.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if one is out of range, there is no witness, or the calibration does not fit.
+        ValueError: if an argument is out of range, there is no witness, or the calibration does not fit.
 
     Example:
         >>> from foveate import Compressor
@@ -82,7 +83,7 @@ class RateControl(Control):
     """
 
     witnesses: tuple[Witness, ...]
-    keep: tuple[Keep, ...] = "top1"  # type: ignore[assignment]  # as_criteria makes it one
+    keep: tuple[Keep, ...] = "top1"  # type: ignore[assignment]  # converted by as_criteria
     _: KW_ONLY
     qualities: Sequence[float] | None = None
     scales: Sequence[float] = (1.0, 0.7, 0.5)
@@ -95,7 +96,7 @@ class RateControl(Control):
     batch: int = 64
     as_stored: bool = False
 
-    if TYPE_CHECKING:  # what is taken is more than what is kept
+    if TYPE_CHECKING:  # the constructor accepts more types than the fields hold
 
         def __init__(
             self,
@@ -144,31 +145,31 @@ class RateControl(Control):
         if self.calibration is not None:
             if not isinstance(self.calibration, Calibration):
                 raise TypeError(f"calibration: expected one or a path, got {type(self.calibration).__name__}")
-            self.calibration.slack(self.keep)  # refuses a criterion that it does not know
+            self.calibration.slack(self.keep)  # raises if it does not cover a criterion
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the witnesses, built now where they are recipes, to a device; return this control."""
+        """Move the witnesses to a device and return this control; recipes are built now."""
         for witness in self.witnesses:
             witness.classifier.model.to(device)
         return self
 
     @property
     def keeps(self) -> str:
-        """The criteria as a short string, for results: ``criteria`` reads it back where all are built in."""
+        """The criteria as a short string, for results; :func:`as_criteria` parses it if all are built in."""
         return "+".join(map(str, self.keep))
 
     @property
     def family(self) -> str:
-        """What controls that differ in their bounds alone share: ``"kl for mobilenet_v2"``."""
+        """A name shared by controls that differ only in their bounds: ``"kl for mobilenet_v2"``."""
         kinds = "+".join(criterion.family for criterion in self.keep)
         return f"{kinds} for {' and '.join(witness.name for witness in self.witnesses)}"
 
     @property
     def identity(self) -> str:
-        """What its choices depend on, as one line of text: the same in every process, another for other witnesses."""
+        """Everything the choices depend on, as one line of text that is the same in every process."""
         refuse_subclass(self, RateControl)
         calibration = self.calibration.digest if isinstance(self.calibration, Calibration) else None
         keep = ", ".join(identity(criterion, "keep") for criterion in self.keep)
@@ -179,14 +180,14 @@ class RateControl(Control):
         return f"keep=({keep}) {grid} {search} witnesses=({witnesses})"
 
     def __hash__(self) -> int:
-        # Not of the criteria and the calibration, which need have none.
+        # Criteria and calibration may not be hashable.
         return hash((self.keeps, self.witnesses, self.qualities, self.scales, self.strengths, self.floor))
 
     def points(self, compressor: Compressor) -> tuple[OperatingPoint, ...]:
-        """Return the grid for a compressor; the last is the finest: strength least, then scale and quality greatest.
+        """Return the grid for a compressor, finest point last: lowest strength, then highest scale and quality.
 
         Raises:
-            ValueError: if a quality is not one of the codec's, or a strength has no pre-filter to go to.
+            ValueError: if the codec does not have a quality, or a strength above 0 is given without a pre-filter.
         """
         codec = compressor.codec
         sign = 1 if codec.scale[0] < codec.scale[-1] else -1
@@ -228,15 +229,15 @@ class RateControl(Control):
         """Compress images, each at its own point; :meth:`foveate.Compressor.encode` calls this.
 
         Args:
-            compressor: whose codec, pre-filter and saliency are used.
+            compressor: provides the codec, pre-filter and saliency.
             images: (C, H, W) tensors, uint8 or float in [0, 1], C 3 or 1.
-            maps: (1, h, w), one an image, instead of the pre-filter's own.
+            maps: (1, h, w), one per image, to use instead of asking the saliency.
 
         Returns:
-            One :class:`Controlled` an image, in order.
+            One :class:`Controlled` per image, in order.
 
         Raises:
-            ValueError: if there is not one map an image, or one is not in [0, 1].
+            ValueError: if there is not one map per image, or a map is not in [0, 1].
         """
         if maps is not None:
             if len(maps) != len(images):
@@ -256,15 +257,16 @@ class RateControl(Control):
         images: Iterable[ImageLike],
         progress: Listener | None = None,
     ) -> Calibration:
-        """Try the whole grid on images of the kind to come, 200 or more, and return what it did to them.
+        """Measure the whole grid on sample images and return the calibration.
 
         Args:
-            compressor: as it is to be used, with or without this control.
-            images: read one by one, of any sizes; see :meth:`foveate.Compressor.encode`. Labels have no place here.
+            compressor: the compressor that will be used, with or without this control.
+            images: 200 or more images like those to compress, of any sizes, read one by one; see
+                :meth:`foveate.Compressor.encode`. Labels are not used.
             progress: called after each image, see :class:`foveate.Progress`; the stage is ``"calibrate"``.
 
         Returns:
-            The ``calibration`` for controls of these witnesses: of any built-in criterion, and any part of the grid.
+            A ``calibration`` for controls with these witnesses, any built-in criterion and any subset of the grid.
 
         Raises:
             ValueError: if there are fewer than two images.
@@ -296,7 +298,7 @@ class RateControl(Control):
         )
 
     def _search(self, bench: Bench) -> list[Controlled]:
-        """Return every image of a bench at the best point that the search came upon."""
+        """Return every image of a bench at the best point found."""
         candidates = _Candidates(self, bench)
         if self.exhaustive or self.calibration is None:
             candidates.encode([(i, k) for i in range(len(bench.images)) for k in range(len(bench.points))])
@@ -305,7 +307,7 @@ class RateControl(Control):
         return [candidates.chosen(i, searches[i].best(seen)) for i, seen in enumerate(candidates.seen)]
 
     def _searches(self, seen: Sequence[Seen], points: tuple[OperatingPoint, ...]) -> Sequence[Search]:
-        """How to search for each image; where there is no calibration, from the bits that it has everywhere."""
+        """Return a search for each image; without a calibration it is based on the bits of all its candidates."""
         if self.exhaustive:
             return [Exhaustive()] * len(seen)
         if not isinstance(self.calibration, Calibration):
@@ -321,7 +323,7 @@ class RateControl(Control):
 
     @property
     def price(self) -> float | None:
-        """The price of a robust control; None for one of limits."""
+        """The price of a robust control; None if the criteria set limits."""
         return self.keep[0].price
 
     def _logits(self, images: Sequence[Tensor]) -> list[Tensor]:
@@ -329,7 +331,7 @@ class RateControl(Control):
 
 
 class _Candidates:
-    """What was encoded, decoded and answered so far in the search on one bench."""
+    """The candidates encoded, decoded and classified so far on one bench."""
 
     def __init__(self, control: RateControl, bench: Bench) -> None:
         self.control, self.bench = control, bench
@@ -340,13 +342,13 @@ class _Candidates:
         self._kept: list[dict[int, bool]] = [{} for _ in bench.images]
 
     def encode(self, jobs: list[tuple[int, int]]) -> None:
-        """Encode images at points, given by their numbers, where that is not done yet."""
+        """Encode (image, point) pairs, given as indices, that are not encoded yet."""
         new = [(i, k) for i, k in jobs if k not in self._encoded[i]]
         for (i, k), candidate in zip(new, self.bench.encode(new), strict=True):
             self._encoded[i][k], self.seen[i].bits[k] = candidate, math.log(candidate.bpp)
 
     def look(self, jobs: list[tuple[int, int]]) -> None:
-        """Encode, decode and show images at points to the witnesses."""
+        """Encode and decode (image, point) pairs and show them to the witnesses."""
         self.encode(jobs)
         control = self.control
         decoded = self.bench.plain.decode([self._encoded[i][k] for i, k in jobs], control.as_stored)
@@ -362,7 +364,7 @@ class _Candidates:
             self._final[i][k] = tuple(_confidence(b[j], a[j]) for b, a in zip(clean, logits, strict=True))
 
     def chosen(self, i: int, point: int | None) -> Controlled:
-        """Return an image at a point, or at the finest where that is None."""
+        """Return an image at a point; None stands for the finest."""
         k = len(self.bench.points) - 1 if point is None else point
         encoded = self._encoded[i][k]
         settings = {f.name: getattr(encoded, f.name) for f in fields(Encoded)} | {"met": self._kept[i][k]}
@@ -376,7 +378,7 @@ class _Candidates:
 
 
 def _least(measure: Measure, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
-    """The least over the witnesses of what a criterion measures."""
+    """Return the minimum of a measure over the witnesses."""
     return torch.stack([measure(before, after) for before, after in zip(clean, logits, strict=True)]).amin(0)
 
 

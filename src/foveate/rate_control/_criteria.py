@@ -1,4 +1,4 @@
-"""What a decoded image is to keep of a classifier's answer to the clean one."""
+"""Criteria: how much of a classifier's answer to the clean image the decoded one must keep."""
 
 import math
 import re
@@ -40,13 +40,12 @@ MEASURES: dict[str, Measure] = {"lead": _lead, "log share": _log_share, "closene
 
 @dataclass(frozen=True)
 class CriterionKind:
-    """What a kind of criterion measures, and what it asks of that.
+    """A kind of criterion: its measure and the minimum it requires.
 
     Attributes:
-        measure: the function.
-        least: the least value that holds; for a criterion that is written with a bound, a function from the bound to
-            it.
-        price: whether the bound is no limit but a price, see :class:`foveate.RateControl`.
+        measure: the function that measures.
+        least: the minimum value that meets the criterion; if it takes a bound, a function from the bound to that value.
+        price: whether the bound is a price instead of a limit, see :class:`foveate.RateControl`.
     """
 
     measure: Measure
@@ -55,7 +54,7 @@ class CriterionKind:
 
     @property
     def bounded(self) -> bool:
-        """Whether it is written with a bound."""
+        """Whether it takes a bound."""
         return callable(self.least)
 
 
@@ -76,7 +75,7 @@ def _zero(_: float) -> float:
     return 0.0
 
 
-_ABOVE_ZERO = torch.finfo(torch.float32).tiny  # as a tie is no answer
+_ABOVE_ZERO = torch.finfo(torch.float32).tiny  # a tie is not an answer
 
 CRITERIA: Registry[CriterionKind] = Registry("criterion", "foveate.criteria", _as_kind)
 """Kinds of criteria by name: one is written as its name, with its bound behind it where it has one."""
@@ -89,26 +88,26 @@ CRITERIA.add("robust", CriterionKind(_closeness, _zero, price=True))
 
 
 def register_criterion(name: str, least: float | Callable[[float], float] = 0.0) -> Callable[[AnyMeasure], AnyMeasure]:
-    """Add a criterion by a decorator of what it measures, for ``RateControl(keep=name)`` and ``--keep``.
+    """Register a measure as a criterion, as a decorator, for ``RateControl(keep=name)``.
 
-    For the command line and other processes a package declares it as an entry point as well::
+    To make it available on the command line and in other processes, also declare an entry point in your package::
 
         [project.entry-points."foveate.criteria"]
         top5 = "my_package:top5"
 
     Args:
-        name: what it is called: lower-case letters, digits and hyphens.
-        least: the least value that holds, for a criterion without a bound, such as ``"top1"``; or a function from the
-            bound to the least value, for one that is written with a bound above 0 behind its name, such as ``"kl0.3"``.
+        name: its name, of lower-case letters, digits and hyphens.
+        least: the minimum value that meets the criterion, for one without a bound like ``"top1"``; or a function from
+            the bound to that value, for one with a bound above 0 after its name like ``"kl0.3"``.
 
     Returns:
         A decorator of a function of (clean logits, logits), both (N, classes) on the CPU, that returns (N,) numbers,
-        the higher the better. The search learns from them, so numbers that say how far serve it better than 0 and 1.
-        Defined at the top level of a module, it is known to workers.
+        higher is better. The search learns from them, so graded numbers serve it better than 0 and 1. Define the
+        function at the top level of a module so that workers can import it.
 
     Raises:
-        TypeError: if the name is not a string, or what is decorated is not a function.
-        ValueError: if another criterion has the name, or it is not such a name.
+        TypeError: if the name is not a string, or the decorated object is not a function.
+        ValueError: if another criterion has the name, or the name is invalid.
 
     Example:
         >>> @register_criterion("second", least=0.0)
@@ -127,22 +126,22 @@ def register_criterion(name: str, least: float | Callable[[float], float] = 0.0)
 
 
 class Keep(ABC):
-    """What is asked of every decoded image: a measure of the logits, and how far that is above what it must be."""
+    """A requirement on every decoded image: a measure of the logits and its slack above the minimum."""
 
     @property
     @abstractmethod
     def measure_name(self) -> str:
-        """The name of the measure: that of criteria that share one is the same."""
+        """The name of the measure; criteria with the same measure share it."""
 
     @property
     def price(self) -> float | None:
-        """The price of a criterion that sets no limit; None for others."""
+        """The price, for a criterion that sets no limit; otherwise None."""
         return None
 
     @property
     @abstractmethod
     def family(self) -> str:
-        """What criteria that differ in their bounds alone share."""
+        """A name shared by criteria that differ only in their bounds."""
 
     @abstractmethod
     def measure(self, clean: Tensor, logits: Tensor) -> Tensor:
@@ -150,7 +149,7 @@ class Keep(ABC):
 
     @abstractmethod
     def slack(self, values: Tensor) -> Tensor:
-        """Return how far values of the measure are above the least that holds."""
+        """Return how far values of the measure are above the minimum."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +159,13 @@ class Criterion(Keep):
     Args:
         kind: ``"top1"``: the same class comes first. ``"p"``: the clean answer has at least ``bound`` times its clean
             probability. ``"kl"``: KL(clean || decoded) is at most ``bound`` nats. ``"margin"``: the logit of the clean
-            answer leads the best other by at least ``bound`` nats, in the decoded image. ``"robust"``: for a server
-            whose classifier is not known; no limit but a price, see :class:`RateControl`. Or one that was added by
+            answer leads the best other by at least ``bound`` nats, in the decoded image. ``"robust"``: for an unknown
+            classifier; a price instead of a limit, see :class:`RateControl`. Or one added by
             :func:`register_criterion`.
         bound: above 0; None for a kind without one.
 
     Raises:
-        ValueError: if there is no such kind or the bound does not fit.
+        ValueError: if the kind does not exist or the bound does not fit.
 
     Example:
         >>> clean, decoded = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.5, 0.0]])
@@ -178,7 +177,7 @@ class Criterion(Keep):
 
     kind: str
     bound: float | None = None
-    # The definition itself, pickled with it: so a worker knows a criterion that was registered in its parent alone.
+    # Pickled along, so that a worker knows a criterion registered only in its parent.
     definition: CriterionKind = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -194,10 +193,10 @@ class Criterion(Keep):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the criterion that a short string such as ``"top1"``, ``"p0.9"`` or ``"kl0.2"`` names.
+        """Return the criterion for a short string like ``"top1"``, ``"p0.9"`` or ``"kl0.2"``.
 
         Raises:
-            ValueError: if it names none.
+            ValueError: if the string is not a criterion.
         """
         if text in CRITERIA and not CRITERIA[text].bounded:
             return cls(text)
@@ -213,7 +212,7 @@ class Criterion(Keep):
 
     @property
     def identity(self) -> str:
-        """What it asks for, as one line of text; with the code of a kind that is the user's own."""
+        """The criterion as one line of text, including the code of a custom kind."""
         measure, least = self.definition.measure, self.definition.least
         if measure.__module__.startswith("foveate."):
             return str(self)
@@ -221,7 +220,7 @@ class Criterion(Keep):
 
     @property
     def measure_name(self) -> str:
-        """The name of what it measures; for a kind of the user's own, the measure's identity."""
+        """The name of the measure; for a custom kind, the measure's identity."""
         measure = self.definition.measure
         return next((name for name, built_in in MEASURES.items() if built_in is measure), "") or identity_in_memory(
             measure
@@ -229,7 +228,7 @@ class Criterion(Keep):
 
     @property
     def price(self) -> float | None:
-        """The price of a criterion that sets no limit; None for others."""
+        """The price, for a criterion that sets no limit; otherwise None."""
         return self.bound if self.definition.price else None
 
     @property
@@ -246,11 +245,11 @@ class Criterion(Keep):
         return values.float()
 
     def slack(self, values: Tensor) -> Tensor:
-        """Return how far values of this kind's measure are above what the bound asks."""
+        """Return how far values of this kind's measure are above the minimum for the bound."""
         least = self.definition.least
         if not callable(least):
             return values - least
-        assert self.bound is not None  # as __post_init__ saw to it
+        assert self.bound is not None  # checked in __post_init__
         return values - least(self.bound)
 
     def __call__(self, clean: Tensor, logits: Tensor) -> Tensor:
@@ -263,18 +262,18 @@ class Criterion(Keep):
 
 @dataclass(frozen=True)
 class FunctionCriterion(Keep):
-    """A function of (clean logits, logits), both (N, classes), to (N,) bool as a criterion."""
+    """A criterion from a function of (clean logits, logits), both (N, classes), to (N,) bool."""
 
     function: Callable[[Tensor, Tensor], Tensor]
 
     @property
     def identity(self) -> str:
-        """That of the function."""
+        """The identity of the function."""
         return identity(self.function, "keep")
 
     @property
     def measure_name(self) -> str:
-        """What no other function has: its identity."""
+        """The identity of the function, which is unique."""
         return identity_in_memory(self.function)
 
     @property
@@ -291,15 +290,15 @@ class FunctionCriterion(Keep):
         return holds.float() * 2 - 1
 
     def slack(self, values: Tensor) -> Tensor:
-        """Return the values."""
+        """Return the values unchanged."""
         return values
 
     def __call__(self, clean: Tensor, logits: Tensor) -> Tensor:
-        """Return what the function returns."""
+        """Return the function's result."""
         return self.function(clean, logits)
 
     def __hash__(self) -> int:
-        return id(self.function)  # which need not have one of its own
+        return id(self.function)  # it may not be hashable
 
     def __str__(self) -> str:
         return getattr(self.function, "__name__", type(self.function).__name__)
@@ -317,8 +316,8 @@ def as_criteria(keep: KeepSpec | Sequence[KeepSpec]) -> tuple[Keep, ...]:
             logits), both (N, classes), that returns (N,) bool; or a sequence of these.
 
     Raises:
-        TypeError: if something in it is none of these.
-        ValueError: if a string names none, or there is none.
+        TypeError: if an item is of another type.
+        ValueError: if a string is not a criterion, or there are no criteria.
 
     Example:
         >>> [str(criterion) for criterion in as_criteria("top1+kl0.2")]

@@ -1,4 +1,4 @@
-"""The search for one image's operating point: which candidate next, and which of those seen is the best."""
+"""The search for an image's operating point: choosing the next candidate, and the best one seen."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,38 +12,38 @@ from torch import Tensor
 
 @dataclass
 class Seen:
-    """What was seen of one image, by the number of the point: log bits a source pixel, and slack where decoded."""
+    """Observations of one image by point index: log bits per source pixel, and slack if decoded."""
 
     bits: dict[int, float] = field(default_factory=dict)
     slack: dict[int, float] = field(default_factory=dict)
 
     def cheapest(self) -> int | None:
-        """The point of fewest bits that held."""
+        """The point with the fewest bits that met the criteria."""
         kept = [(self.bits[k], k) for k, slack in self.slack.items() if slack >= 0]
         return min(kept)[1] if kept else None
 
 
 class Search(ABC):
-    """Decides for one image after another, from what was seen of it; the last point is the finest."""
+    """Chooses points for an image from its observations; the last point is the finest."""
 
     @abstractmethod
     def next(self, seen: Seen) -> list[int]:
-        """The next candidate; none where the search has ended."""
+        """Return the next candidate, or nothing when the search has ended."""
 
     def best(self, seen: Seen) -> int | None:
-        """The point to take; None where none of those seen will do."""
+        """Return the point to use, or None if no point seen meets the criteria."""
         return seen.cheapest()
 
 
 def search(seen: Sequence[Seen], searches: Sequence[Search], look: Callable[[list[tuple[int, int]]], None]) -> None:
-    """Search for all images in rounds of one candidate each; ``look`` fills in what was (image, point) asked."""
+    """Search for all images in rounds of one candidate each; ``look`` tries the (image, point) pairs it is given."""
     while jobs := [(i, k) for i, evidence in enumerate(seen) for k in searches[i].next(evidence)]:
         look(jobs)
 
 
 @dataclass
 class Exhaustive(Search):
-    """From the fewest bits upwards until one holds: the optimum, once all bits are known."""
+    """Try points in order of increasing bits until one meets the criteria: the optimum once all bits are known."""
 
     def next(self, seen: Seen) -> list[int]:
         untried = [(bits, k) for k, bits in seen.bits.items() if k not in seen.slack]
@@ -51,7 +51,7 @@ class Exhaustive(Search):
 
 
 class Belief:
-    """A joint Gaussian of the slack and the log bits at P points, to be conditioned on what is seen of an image."""
+    """A joint Gaussian of slack and log bits at P points, conditioned on the observations of an image."""
 
     CLIP = 6.0
     """Slack beyond this says no more: sure is sure."""
@@ -65,7 +65,7 @@ class Belief:
 
     @classmethod
     def learned(cls, slack: Tensor, bits: Tensor) -> Self:
-        """From a calibration, (N, P) each. The covariance is shrunk towards its diagonal by a tenth."""
+        """Fit to a calibration, (N, P) each. The covariance is shrunk toward its diagonal by a tenth."""
         seen = torch.cat([slack.double().clamp(-cls.CLIP, cls.CLIP), bits.double()], 1)
         covariance = torch.cov(seen.T)
         least = torch.where(slack >= 0, bits, bits[:, -1:]).amin(1).exp().mean()
@@ -73,7 +73,7 @@ class Belief:
 
     @classmethod
     def plain(cls, bits: Tensor) -> Self:
-        """From the log bits (P,) of the image alone: slack rises with them, from where and how fast is open."""
+        """Build from an image's log bits (P,) alone: slack rises with them, with unknown offset and slope."""
         rise = bits - bits.mean()
         constant = torch.ones_like(rise)
         slack = 4 * constant.outer(constant) + rise.outer(rise) + torch.eye(len(bits), dtype=bits.dtype)
@@ -81,11 +81,11 @@ class Belief:
         return cls(torch.cat([1.5 * rise, bits]), covariance)
 
     def clipped(self, slack: Sequence[float]) -> Tensor:
-        """Return slack as this belief takes it; NaN counts as the least."""
+        """Return slack clipped to this belief's range; NaN counts as the minimum."""
         return torch.tensor(slack, dtype=self.mean.dtype).nan_to_num(-self.CLIP).clamp(-self.CLIP, self.CLIP)
 
     def conditioned(self, seen: Seen) -> tuple[Tensor, Tensor, Tensor]:
-        """Return, a point, the mean and the variance of its slack and the mean of its log bits, after what was seen."""
+        """Return for each point the mean and variance of slack and the mean log bits, given the observations."""
         mean, variance = self.mean, self.covariance.diagonal()
         if seen.slack:
             tried = [*seen.slack]
@@ -102,10 +102,10 @@ class Belief:
 
 @dataclass
 class Expected(Search):
-    """By expected improvement: the chance that a point holds times the bits it would save.
+    """Search by expected improvement: the probability that a point meets the criteria times the bits it saves.
 
-    Savings are over the geometric mean of what the image takes now and what images take: a costly one is worth
-    more candidates than a cheap one.
+    Savings are relative to the geometric mean of the image's current bits and typical bits, so a costly image gets more
+    candidates than a cheap one.
     """
 
     belief: Belief
@@ -127,10 +127,10 @@ class Expected(Search):
 
 @dataclass
 class Priced(Search):
-    """By the chance that a classifier never seen keeps its answer, less what the bits cost.
+    """Search by the probability that an unknown classifier keeps its answer, minus the price of the bits.
 
-    Its slack is taken to be half the witness's and half what is usual at the point, with a normal error of 1.5: a
-    witness tells some of how hard an image is, and its luck at one point is not another's.
+    Its slack is modeled as half the witness's and half the typical slack at the point, with a normal error of 1.5: a
+    witness shows in part how hard an image is, but its luck at one point does not carry over.
     """
 
     belief: Belief
@@ -142,7 +142,7 @@ class Priced(Search):
     ERROR = 1.5
 
     def _score(self, slack: Tensor, variance: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and spread of the score at every point, for a slack of this mean and variance."""
+        """Return mean and spread of the score at every point, given the mean and variance of slack."""
         usual = self.belief.mean[: self.belief.points]
         ours = self.SHARED**2 * variance
         z = (self.SHARED * slack + (1 - self.SHARED) * usual) / (self.ERROR**2 + ours).sqrt()
@@ -150,7 +150,7 @@ class Priced(Search):
         return torch.special.ndtr(z) - cost, _density(z) * ours.sqrt() / self.ERROR
 
     def _reached(self, seen: Seen) -> dict[int, float]:
-        """The scores of the candidates that were decoded."""
+        """Return the scores of the decoded candidates."""
         slack, bits = torch.zeros(2, self.belief.points, dtype=self.belief.mean.dtype)
         tried = [*seen.slack]
         slack[tried] = self.belief.clipped([*seen.slack.values()])
@@ -171,7 +171,7 @@ class Priced(Search):
         ahead = (score - max(self._reached(seen).values())) / spread
         gain = spread * (ahead * torch.special.ndtr(ahead) + _density(ahead))
         gain[[*seen.slack]] = -math.inf
-        # A third of it: about six candidates on photos, where the finest point takes four times what is chosen.
+        # A third: about six candidates on photos, where the finest point takes four times the chosen bytes.
         return [int(gain.argmax())] if gain.max() > self.worth * self.price / 3 else []
 
 

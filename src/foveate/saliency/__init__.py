@@ -1,8 +1,7 @@
 """Where a classifier looks: images in, maps out.
 
-A new kind is a subclass of :class:`Saliency` with the decorator :func:`register_saliency`; one on a Captum layer method
-is a subclass of ``LayerSaliency`` with the one method that differs; ``CaptumAttribution`` takes all other methods of
-Captum.
+To add a kind, subclass :class:`Saliency` and decorate it with :func:`register_saliency`. For a Captum layer method,
+subclass ``LayerSaliency`` and override one method. ``CaptumAttribution`` covers all other Captum methods.
 """
 
 from foveate.saliency._baselines import Baseline, Center, Shuffled

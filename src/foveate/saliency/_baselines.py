@@ -1,4 +1,4 @@
-"""Controls: maps that hold as much as a classifier's own, but elsewhere. A gain of saliency must beat them."""
+"""Baselines: maps with the values of a classifier's own, but in other places. Saliency must beat them to count."""
 
 from abc import abstractmethod
 from typing import Self
@@ -11,10 +11,10 @@ from foveate.saliency._spec import SaliencySpec, as_saliency
 
 
 class Baseline(Saliency):
-    """A saliency made from the maps of another one.
+    """A baseline made from the maps of another saliency.
 
     Args:
-        saliency: whose maps are taken.
+        saliency: the saliency whose maps are rearranged.
 
     Raises:
         TypeError: if ``saliency`` is not callable.
@@ -24,7 +24,7 @@ class Baseline(Saliency):
         self.saliency = as_saliency(saliency)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the control's maps (B, 1, h, w) of images (B, 3, H, W); see :class:`foveate.Saliency`."""
+        """Return the baseline's maps (B, 1, h, w) of images (B, 3, H, W); see :class:`foveate.Saliency`."""
         return self.derive(self.saliency(images))
 
     def to(self, device: str | torch.device) -> Self:
@@ -34,12 +34,12 @@ class Baseline(Saliency):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether ``saliency`` does."""
+        """Whether ``saliency`` uses labels."""
         return self.saliency.uses_labels
 
     @abstractmethod
     def derive(self, maps: Tensor) -> Tensor:
-        """Return the control's maps from those of ``saliency``, both (B, 1, h, w)."""
+        """Return the baseline's maps from those of ``saliency``, both (B, 1, h, w)."""
 
     def __eq__(self, other: object) -> bool:
         return self.saliency == other.saliency if type(other) is type(self) else NotImplemented
@@ -52,11 +52,11 @@ class Baseline(Saliency):
 
 
 class Center(Baseline):
-    """A center-weighted map: the values of each image's own map, the highest in the center and falling outwards.
+    """A center-weighted map: the values of each image's own map, sorted to fall from the center outward.
 
-    So it allows the same smoothing, to the value, as the map it is a control for; only the place says nothing of the
-    image. (That photographers center their subject makes it strong: Tatler, "The central fixation bias in scene
-    viewing", Journal of Vision 2007.)
+    It allows exactly the same smoothing as the original map; only the places do not depend on the image. Because
+    photographers center their subject, it is a strong baseline (Tatler, "The central fixation bias in scene viewing",
+    Journal of Vision 2007).
 
     Example:
         >>> corner = lambda images: torch.tensor([[[[1.0, 0.5, 0.2], [0.4, 0.3, 0.1], [0.0, 0.0, 0.0]]]])
@@ -65,12 +65,12 @@ class Center(Baseline):
     """
 
     def derive(self, maps: Tensor) -> Tensor:
-        """Return the maps (B, 1, h, w), their values sorted by the distance from the center, in halves of a side."""
+        """Return the maps (B, 1, h, w) with their values sorted by distance from the center."""
         height, width = maps.shape[-2:]
         y, x = (
             torch.linspace(1 / n - 1, 1 - 1 / n, n, dtype=torch.float32, device=maps.device) for n in (height, width)
         )
-        # Rounded, so that positions at one distance stay in reading order on every machine.
+        # Rounded, so that positions at equal distance stay in reading order on every machine.
         distance = (y[:, None].square() + x.square()).mul(1e4).round().flatten()
         order = distance.argsort(stable=True)
         values = maps.flatten(1).sort(dim=1, descending=True).values
@@ -78,7 +78,7 @@ class Center(Baseline):
 
 
 class Shuffled(Baseline):
-    """A map taken from another image: each image of a batch gets that of the one after it, the last the first's.
+    """A map taken from another image: each image of a batch gets the map of the next, and the last that of the first.
 
     Raises:
         ValueError: when called with fewer than two images.
@@ -90,7 +90,7 @@ class Shuffled(Baseline):
     """
 
     def derive(self, maps: Tensor) -> Tensor:
-        """Return the maps (B, 1, h, w) one image further on, B at least 2."""
+        """Return the maps (B, 1, h, w) shifted by one image; B must be at least 2."""
         if len(maps) < 2:
             raise ValueError(f"images: a map from another image takes a batch of at least 2, got {len(maps)}")
         return maps.roll(-1, 0)

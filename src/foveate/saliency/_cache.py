@@ -1,20 +1,20 @@
-"""Saliency maps on disk: computed once, in batches, and read by any process without the network.
+"""Saliency maps on disk: computed once, in batches, and read by any process without the model.
 
-A cache is a folder with one subfolder for each saliency, named by a hash of its identity (weights, layer, method,
-preprocessing) and Foveate's version, which holds ``saliency.json`` and shards ``*.safetensors`` of five tensors:
+A cache is a folder with one subfolder per saliency, named by a hash of its identity (weights, layer, method,
+preprocessing) and Foveate's version. It holds ``saliency.json`` and shards ``*.safetensors`` of five tensors:
 
-- ``keys`` (N, 16) uint8: the hash of each image (:func:`foveate.images.image_hash`), in rising order;
+- ``keys`` (N, 16) uint8: the hash of each image (:func:`foveate.images.image_hash`), in ascending order;
 - ``sizes`` (N, 2) int32: height and width of its map;
-- ``offsets`` (N,) int64: where its map begins in ``maps``;
-- ``sums`` (N, 8) uint8: how the SHA-256 of its map begins;
-- ``maps`` (bytes) uint8: the maps one after another, row by row, 255 for 1.
+- ``offsets`` (N,) int64: offset of its map in ``maps``;
+- ``sums`` (N, 8) uint8: first bytes of the SHA-256 of its map;
+- ``maps`` (bytes) uint8: the maps, concatenated, row by row, 255 for 1.
 
-A shard is named by a hash of its keys and appears whole or not at all, so any number of processes may write to a cache.
-Its metadata has ``sha256``, of all that is in it but the maps, which is checked when it is opened. A map is checked
-against its sum when it is asked for: a worker of a DataLoader reads only the maps that it serves.
+A shard is named by a hash of its keys and written atomically, so any number of processes may write to a cache. Its
+metadata has a ``sha256`` of everything but the maps, which is checked when the shard is opened. Each map is checked
+against its sum when it is requested, so a DataLoader worker reads only the maps it serves.
 
-A shard that a disk, a power cut or somebody has damaged, or that has no checksums, as those of earlier versions, counts
-as absent. It is named in the log, and whoever adds maps removes it.
+A shard that is damaged or has no checksums (as in earlier versions) counts as absent. It is logged, and removed when
+maps are added.
 """
 
 import hashlib
@@ -49,12 +49,12 @@ _Stamp = tuple[int, int, int]
 
 
 class _DamagedError(ValueError):
-    """A file of a cache is not as it was written."""
+    """A cache file is damaged."""
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One file, mapped into memory."""
+    """One shard file, mapped into memory."""
 
     path: Path
     stamp: _Stamp
@@ -66,11 +66,11 @@ class _Shard:
 
     @classmethod
     def open(cls, path: Path, stamp: _Stamp) -> "_Shard":
-        """Check all but the maps.
+        """Open a shard and check everything but the maps.
 
         Raises:
-            _DamagedError: if it is not as it was written.
-            FileNotFoundError: if there is none.
+            _DamagedError: if it is damaged.
+            FileNotFoundError: if it does not exist.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -91,12 +91,12 @@ class _Shard:
         return cls(path, stamp, keys, sizes, offsets, sums, tensors["maps"])
 
     def is_sound(self, row: int) -> bool:
-        """Whether a map is as it was written."""
+        """Whether a map is undamaged."""
         return _sum(self._flat(row)) == self.sums[row].tobytes()
 
     @cached_property
     def all_sound(self) -> bool:
-        """Whether all maps are as they were written; reads the whole file, once."""
+        """Whether all maps are undamaged; reads the whole file, once."""
         return all(self.is_sound(row) for row in range(len(self.keys)))
 
     def map_at(self, row: int) -> Tensor:
@@ -113,7 +113,7 @@ def _sum(flat: Tensor) -> bytes:
 
 
 def _checksum(saliency: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of all tensors but the values of the maps, which have sums, and of the folder whose maps they are."""
+    """Return the checksum of the folder's identity and all tensors except the map values, which have their own sums."""
     digest = hashlib.sha256(saliency.encode())
     for name in (*_INDEX, "maps"):
         digest.update(f" {name} {tensors[name].dtype} {list(tensors[name].shape)} ".encode())
@@ -136,16 +136,16 @@ def _stamp(path: Path) -> _Stamp:
 
 
 def _refuse_other_than_file(path: Path) -> None:
-    if path.exists() and not path.is_file():  # opening a FIFO would wait for who writes to it
+    if path.exists() and not path.is_file():  # opening a FIFO would block until someone writes to it
         raise _DamagedError("not a file")
 
 
 def _remove(path: Path, stamp: _Stamp) -> None:
-    """Remove a damaged file, unless another process has already replaced it; a folder is left under another name."""
+    """Remove a damaged file, unless another process has already replaced it; a folder is only renamed."""
     aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.damaged")
     try:
-        path.rename(aside)  # first, so that what is looked at is what is removed
-    except (FileNotFoundError, PermissionError):  # gone, or somebody else's: it counts as absent in any case
+        path.rename(aside)  # first, so that the file checked is the file removed
+    except (FileNotFoundError, PermissionError):  # gone or not ours: it counts as absent either way
         return
     if _stamp(aside) != stamp:
         aside.replace(path)
@@ -154,11 +154,11 @@ def _remove(path: Path, stamp: _Stamp) -> None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """Read what a folder's ``saliency.json`` says.
+    """Read a folder's ``saliency.json``.
 
     Raises:
-        _DamagedError: if that is not what the folder's name is of.
-        FileNotFoundError: if there is none.
+        _DamagedError: if it does not match the folder's name.
+        FileNotFoundError: if it does not exist.
     """
     path = folder / ABOUT
     try:
@@ -177,19 +177,19 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 class MapCache:
-    """The maps of one saliency in a cache folder; made where there are none yet.
+    """The maps of one saliency in a cache folder.
 
     Args:
         folder: the subfolder of this saliency, see :meth:`of`.
-        whole: check all maps of a shard when one of them is asked for, so that either all count as there or none: for
-            who makes the missing ones. False checks just the one.
+        whole: check all maps of a shard when one of them is requested, so that either all count as present or none: for
+            a process that computes the missing ones. False checks only the requested map.
 
     Raises:
-        ValueError: if it holds no maps of a saliency, or its ``saliency.json`` is damaged.
+        ValueError: if the folder holds no saliency maps, or its ``saliency.json`` is damaged.
     """
 
     def __init__(self, folder: Path, *, whole: bool = False) -> None:
-        self.folder, self._whole = folder.absolute(), whole  # as its name is checked
+        self.folder, self._whole = folder.absolute(), whole  # its name is checked
         try:
             self.about = read_about(self.folder)
         except OSError as error:
@@ -201,7 +201,7 @@ class MapCache:
 
     @classmethod
     def of(cls, cache: str | Path, saliency: Saliency) -> "MapCache":
-        """Return the part of a cache that holds the maps of a saliency, made where it is missing or damaged.
+        """Return the part of a cache for a saliency, created if missing or damaged.
 
         Raises:
             IdentityError: if the saliency has no identity.
@@ -232,10 +232,10 @@ class MapCache:
         """Write a shard, and remove the damaged ones.
 
         Args:
-            maps: by image hash, (1, h, w) float in [0, 1]; they are rounded to 255 steps.
+            maps: by image hash, (1, h, w) float in [0, 1], rounded to 255 steps.
 
         Raises:
-            ValueError: if something is not a map.
+            ValueError: if an item is not a map.
             OSError: if it cannot be written; its ``filename`` is the shard's.
         """
         from safetensors.torch import save
@@ -264,9 +264,9 @@ class MapCache:
         write_bytes(path, save(tensors, {"sha256": _checksum(self.folder.name, tensors)}))
 
     def get(self, key: str) -> Tensor | None:
-        """Return the map (1, h, w), uint8, of the image with this hash, or None; newly written shards are seen.
+        """Return the map (1, h, w), uint8, of the image with this hash, or None; includes newly written shards.
 
-        A map that is not as it was written is not there, nor are the others of its shard from then on.
+        A damaged map counts as absent, and so does its whole shard from then on.
         """
         saliency_map = self._look_up(key)
         if saliency_map is None and self._refresh():
@@ -290,7 +290,7 @@ class MapCache:
         return None
 
     def _drop(self, shard: _Shard) -> None:
-        """Leave out a shard with a map that is not as it was written."""
+        """Drop a shard with a damaged map."""
         with self._lock:
             if self._shards.get(shard.path.name) is shard:
                 del self._shards[shard.path.name]
@@ -298,7 +298,7 @@ class MapCache:
                 self._index = self._indexed_anew()
 
     def _refresh(self) -> bool:
-        """Take in shards that were written meanwhile; return whether there were any."""
+        """Load newly written shards; return whether there were any."""
         with self._lock:
             new = [p for p in self.folder.glob("*.safetensors") if p.name not in self._shards and self._take_in(p)]
             if new:
@@ -326,13 +326,13 @@ class MapCache:
         )
 
     def _indexed_anew(self) -> "_Index":
-        # In the order of names, so that of two maps of one image everyone takes the same.
+        # Sorted by name, so that if an image has two maps, every process takes the same one.
         return _indexed([self._shards[name] for name in sorted(self._shards)])
 
 
 @dataclass(frozen=True)
 class _Index:
-    """Where the map of each image is: parallel arrays, sorted by the first eight bytes of the hash."""
+    """The location of each image's map: parallel arrays, sorted by the first eight bytes of the hash."""
 
     shards: list[_Shard]
     prefixes: npt.NDArray[np.uint64]

@@ -1,4 +1,4 @@
-"""Maps that were made before, as a saliency."""
+"""A saliency that reads precomputed maps."""
 
 import logging
 from pathlib import Path
@@ -17,19 +17,19 @@ logger = logging.getLogger(__name__)
 
 
 class CachedSaliency(Saliency):
-    """Maps from a cache that ``foveate saliency`` or :func:`foveate.export.cache_maps` made.
+    """Maps from a cache made by ``foveate saliency`` or :func:`foveate.export.cache_maps`.
 
-    It asks no network, so it suits the workers of a DataLoader, also where the maps were made on a GPU. It is pickled
-    as a path. An image is known by its pixels: the transform that asks must come before any crop, resize or change of
-    colors. Floats in [0, 1] that were made from uint8 are the same image.
+    It runs no model, so it suits DataLoader workers, even if the maps were computed on a GPU. It is pickled as a path.
+    Images are recognized by their pixels, so use it before any crop, resize or color change. Floats in [0, 1] converted
+    from uint8 count as the same image.
 
     Args:
         cache: the folder.
-        identity: of the saliency, where the cache has maps of several: any part of the text in its ``saliency.json``,
-            such as ``"ActivationMap"`` or a weights' hash.
+        identity: selects the saliency if the cache has maps of several: any part of the text in its ``saliency.json``,
+            for example ``"ActivationMap"`` or a hash of weights.
 
     Raises:
-        ValueError: if there is no such cache, or the identity does not choose one saliency in it.
+        ValueError: if the cache does not exist, or the identity does not select exactly one saliency in it.
 
     Example:
         >>> import tempfile
@@ -57,7 +57,7 @@ class CachedSaliency(Saliency):
             except ValueError as error:
                 damaged.append(str(error))
         fit = [part for part in parts if self._wanted in part.about["identity"]]
-        if len({part.about["identity"] for part in fit}) == 1:  # of several versions of Foveate: this one, or the last
+        if len({part.about["identity"] for part in fit}) == 1:  # from several versions: take this one's, or the last
             fit = [next((part for part in fit if part.about["foveate"] == __version__), fit[-1])]
         if len(fit) != 1:
             names = "; ".join(part.about["identity"] for part in parts) or "none"
@@ -72,13 +72,13 @@ class CachedSaliency(Saliency):
 
     @property
     def identity(self) -> str:
-        """That of the saliency that made the maps, and that they were rounded."""
+        """The identity of the saliency that made the maps, marked as rounded."""
         refuse_subclass(self, CachedSaliency)
         return f"CachedSaliency({self._maps.about['identity']}, foveate {self._maps.about['foveate']})"
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the saliency that made the maps said so."""
+        """Whether the saliency that made the maps used labels."""
         return bool(self._maps.about["uses_labels"])
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class CachedSaliency(Saliency):
 
         Raises:
             LookupError: if an image is not in the cache.
-            TypeError, ValueError: if they are not images.
+            TypeError, ValueError: if ``images`` is not a batch of images.
         """
         check_tensor(images)
         if images.ndim != 4 or images.shape[1] != 3:
@@ -112,7 +112,7 @@ class CachedSaliency(Saliency):
         return saliency_map
 
     def __eq__(self, other: object) -> bool:
-        """Whether both read one cache, and the same saliency's maps."""
+        """Whether both read the same saliency's maps from the same cache."""
         same = isinstance(other, CachedSaliency) and (self.cache, self._wanted) == (other.cache, other._wanted)
         return same if isinstance(other, CachedSaliency) else NotImplemented
 

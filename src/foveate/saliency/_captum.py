@@ -18,7 +18,7 @@ from foveate.identity import describe, structure
 from foveate.models import ModelSource, check_logits, eager
 from foveate.saliency._layer import REDUCTIONS, LayerSaliency, check_target, chosen
 
-_generators = threading.RLock()  # torch's are the process's: one method at a time runs from a seed
+_generators = threading.RLock()  # torch's generators are global: only one seeded method runs at a time
 
 Arguments: TypeAlias = "Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]]"
 
@@ -26,33 +26,34 @@ Arguments: TypeAlias = "Mapping[str, Any] | Callable[[Tensor], Mapping[str, Any]
 class CaptumAttribution(LayerSaliency):
     r"""A map from any ``captum.attr.Attribution``: integrated gradients, occlusion, noise tunnels, layer methods...
 
-    From attributions to a map, in this order: channels are reduced as ``reduce`` says, an image larger than ``grid``
-    cells is averaged over them, and, as with every saliency, what is negative becomes 0 and each map is divided by its
-    maximum. Cells matter where attributions are given for single pixels: a few of these stand out so far that, divided
-    by the largest, all others are near 0.
+    Attributions become a map in this order: channels are reduced by ``reduce``, maps larger than ``grid`` cells are
+    averaged within cells, and, as with every saliency, negative values become 0 and each map is divided by its maximum.
+    Cells matter for per-pixel attributions: a few pixels stand out so far that, after division by the largest, all
+    others are near 0.
 
     A method that draws random numbers is run one image at a time, each from the same seed, so that its maps are
-    deterministic and each depends on its own image only; the user's random state is as before.
+    deterministic and each depends only on its own image. The user's random state is restored.
 
     Args:
-        method: the name of a class of ``captum.attr`` (``"IntegratedGradients"``), or of one in another where the first
-            wraps it (``"NoiseTunnel:Saliency"``); the class; or an instance on a module, with its model and its layer.
-            Names and classes go with models by recipe. Not ``FeaturePermutation``, which compares images of a batch.
+        method: the name of a class in ``captum.attr`` (``"IntegratedGradients"``), with the class it wraps after a
+            colon (``"NoiseTunnel:Saliency"``); the class itself; or an instance, which has its own model and layer. Use
+            names or classes with model recipes. ``FeaturePermutation`` is not supported, as it compares the images of a
+            batch.
         model: see :class:`LayerSaliency`; None with an instance.
-        layer: see :class:`LayerSaliency`; for methods on a layer only.
-        target: the class number to explain; None takes each image's own prediction. Labels have no place here.
-        arguments: what the method's ``attribute`` or its class takes beyond inputs, target, model and layer, by name
-            (``{"n_steps": 20}``; lists count as tuples), or a function that gives them for a preprocessed batch
-            (B, 3, h, w), for windows, masks and baselines of its size.
+        layer: see :class:`LayerSaliency`; only for layer methods.
+        target: the class index to explain; None takes the model's prediction for each image. Do not pass labels.
+        arguments: further keyword arguments of the method's ``attribute`` or its class (``{"n_steps": 20}``; lists
+            become tuples), or a function that returns them for a preprocessed batch (B, 3, h, w), for windows, masks
+            and baselines of its size.
         reduce: (B, C, h, w) to (B, 1, h, w): ``"mean"``, ``"abs"`` (mean of absolute values), ``"max"``, ``"l2"``
-            (root mean square), or a function. None leaves one channel as it is, so that Grad-CAM shows what speaks for
-            the class, and takes ``"abs"`` of several, whose sign says little by itself.
-        grid: the most cells along a map's short side; None for as many as there are pixels.
+            (root mean square), or a function. None keeps a single channel as it is, so that Grad-CAM shows the evidence
+            for the class, and uses ``"abs"`` for several, whose sign means little.
+        grid: the maximum number of cells along a map's short side; None for one cell per pixel.
         preprocess: see :class:`LayerSaliency`.
 
     Raises:
         TypeError: if an argument is of the wrong kind, or an instance explains a function instead of a module.
-        ValueError: if there is no such method, layer or reduction, or the method takes no layer.
+        ValueError: if the method, layer or reduction does not exist, or the method takes no layer.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5))
@@ -101,18 +102,18 @@ class CaptumAttribution(LayerSaliency):
             raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)}, None or a function, got {reduce!r}")
         self.reduce = reduce
         self.grid = None if grid is None else check_count("grid", grid)
-        self._random: bool | None = None  # shows when it is run
+        self._random: bool | None = None  # found out on the first run
 
     @property
     def identity(self) -> str:
-        """What its maps depend on, as one line of text; an instance of a method counts by all that it holds."""
+        """Everything its maps depend on, as one line of text; a method instance counts with all its attributes."""
         state = {k.lstrip("_"): v for k, v in self._settings().items()}
         if _kinds(self.method) is None:
             state["method"] = structure(self.method)
         return describe(self, state)
 
     def _find(self, model: nn.Module, x: Tensor) -> nn.Module:
-        return super()._find(model, x) if self._layered else model  # which then stands for no layer
+        return super()._find(model, x) if self._layered else model  # stands for no layer
 
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         if x.dtype not in (torch.float16, torch.bfloat16):
@@ -121,7 +122,7 @@ class CaptumAttribution(LayerSaliency):
             return self._maps(model, layer, x.detach().float())
 
     def _maps(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
-        x.requires_grad_()  # or Captum warns that it has to
+        x.requires_grad_()  # else Captum warns
         arguments = {
             k: _tuples(v) for k, v in (self.arguments(x) if callable(self.arguments) else self.arguments).items()
         }
@@ -139,11 +140,11 @@ class CaptumAttribution(LayerSaliency):
                     rows.append(_run(method, x[k : k + 1].detach().requires_grad_(), arguments | targets))
             raw = torch.cat(rows)
         if not isinstance(raw, Tensor) or raw.ndim != 4:
-            return raw  # type: ignore[return-value]  # refused, with its shape, by the check that follows
+            return raw  # type: ignore[return-value]  # the next check rejects it by its shape
         return self._cells(self._one_channel(raw.detach().float()))
 
     def _first(self, method: Any, x: Tensor, arguments: dict[str, Any]) -> Any:
-        """Run a method of which it is not known yet whether it draws random numbers, and find out."""
+        """Run a method for the first time and find out whether it draws random numbers."""
         with _seeded(x.device) as states:
             before = states()
             raw = _run(method, x, arguments)
@@ -151,7 +152,7 @@ class CaptumAttribution(LayerSaliency):
         return raw
 
     def _build(self, model: nn.Module, layer: nn.Module, arguments: dict[str, Any]) -> Any:
-        """The Captum object, with those of the arguments that its class takes moved out of them."""
+        """Return the Captum object; arguments that its class takes are popped from ``arguments``."""
         kinds = _kinds(self.method)
         if kinds is None:
             return self.method
@@ -183,7 +184,7 @@ class CaptumAttribution(LayerSaliency):
 
 
 def is_attribution(name: str) -> bool:
-    """Whether captum.attr has a method of this name, or of every name joined by colons.
+    """Return whether captum.attr has this method, or all methods of a name joined by colons.
 
     Example:
         >>> is_attribution("NoiseTunnel:Saliency"), is_attribution("Sailency")
@@ -196,7 +197,7 @@ def is_attribution(name: str) -> bool:
 
 
 def _kinds(method: Any) -> tuple[type, ...] | None:
-    """The classes of a method, the innermost last; None for an instance."""
+    """Return the classes of a method, innermost last; None for an instance."""
     from captum import attr
 
     if isinstance(method, attr.Attribution):
@@ -232,7 +233,7 @@ def _name(method: Any) -> str:
 
 
 def _takes(method: Any, name: str) -> bool:
-    """Whether the method, or the one it wraps, has an argument of this name."""
+    """Return whether the method, or the one it wraps, has an argument with this name."""
     inner = getattr(method, "attribution_method", None)
     return name in inspect.signature(method.attribute).parameters or (inner is not None and _takes(inner, name))
 
@@ -248,7 +249,7 @@ def _run(method: Any, x: Tensor, arguments: dict[str, Any]) -> Any:
 
 @contextmanager
 def _taking_float(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Let a model of half precision take float32, in which Captum's noise comes and its sums are exact enough."""
+    """Let a half-precision model take float32, the type of Captum's noise, precise enough for its sums."""
     handle = model.register_forward_pre_hook(
         lambda _, inputs: tree_map_only(Tensor, lambda x: x.to(dtype), inputs)  # DeepLift passes tuples
     )
@@ -260,7 +261,7 @@ def _taking_float(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def _seeded(device: torch.device) -> Iterator[Callable[[], list[Tensor]]]:
-    """Run from a fixed seed and give the user's random states back; yields a function that reads the states inside."""
+    """Run from a fixed seed and restore the random states after; yields a function that reads the current states."""
     cuda = [device] if device.type == "cuda" else []
     with _generators, torch.random.fork_rng(cuda):
         legacy = np.random.get_state()  # noqa: NPY002  # GradientShap draws from it

@@ -1,8 +1,8 @@
 """Networks that end in global average pooling and one linear layer: their Grad-CAM needs no backward pass.
 
-There a logit is linear in the mean of each channel of the last feature map, so that the gradient of a class is its row
-of the linear layer's weights, everywhere: Grad-CAM is the class activation map of Zhou et al., "Learning Deep Features
-for Discriminative Localization" (CVPR 2016).
+In such networks a logit is linear in the channel means of the last feature map, so a class's gradient is its row of the
+linear layer's weights at every position. Grad-CAM then equals the class activation map of Zhou et al., "Learning Deep
+Features for Discriminative Localization" (CVPR 2016).
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TOLERANCE = 1e-4  # of the largest value: rounding in single precision
+_TOLERANCE = 1e-4  # relative to the largest value: single-precision rounding
 
 
 @dataclass
 class _Pass:
-    """What one forward pass showed: the layer's outputs, each linear layer's name, input and output, and the result."""
+    """Records of one forward pass: the layer's outputs, each linear layer's name, input and output, and the result."""
 
     layer: list[Any]
     linear: list[tuple[str, Any, Any]]
@@ -27,16 +27,16 @@ class _Pass:
 
 
 def linear_head(model: nn.Module, layer: nn.Module, x: Tensor) -> str | None:
-    """Return the name of the linear layer that makes the logits of the plain means of ``layer``'s output, or None.
+    """Return the name of the linear layer that computes the logits from the means of ``layer``'s output, or None.
 
-    It is tried: the layer's output is replaced by noise of both signs, small and large, and what the linear layer then
-    gets has to be its mean over positions, and what it gives the logits. Any activation, normalization or other pooling
-    between the two shows, whether it is a module or a function.
+    This is tested by experiment: the layer's output is replaced by noise of both signs, small and large. The linear
+        layer must then receive its mean over positions and return the logits. This detects any activation,
+        normalization or other pooling in between, whether module or function.
 
     Args:
         model: in eval mode, without gradients.
         layer: a submodule of it.
-        x: preprocessed images (B, 3, H, W), of which one is used.
+        x: preprocessed images (B, 3, H, W); only one is used.
     """
     if x.dtype not in (torch.float32, torch.float64):
         return None
@@ -45,10 +45,10 @@ def linear_head(model: nn.Module, layer: nn.Module, x: Tensor) -> str | None:
     def replace(out: Any) -> Any:
         if not isinstance(out, Tensor) or out.ndim != 4:
             return out
-        generator = torch.Generator().manual_seed(0)  # the user's stays as it is
+        generator = torch.Generator().manual_seed(0)  # leaves the user's generator alone
         drawn = torch.randn(out.shape, generator=generator, dtype=out.dtype).to(out.device)
         noise.append(drawn * torch.tensor([1.0, 1e3], dtype=out.dtype, device=out.device).view(2, 1, 1, 1))
-        return noise[-1].clone()  # what follows may write into it
+        return noise[-1].clone()  # later modules may write into it
 
     names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
     seen = _watch(model, layer, names, torch.cat([x[:1], x[:1]]), replace)
@@ -61,17 +61,17 @@ def linear_head(model: nn.Module, layer: nn.Module, x: Tensor) -> str | None:
 def class_activation_map(
     model: nn.Module, layer: nn.Module, head: str, x: Tensor, choose: Callable[[Any], Tensor]
 ) -> Tensor | None:
-    """Return the rectified Grad-CAM (B, 1, h, w) of a network with a :func:`linear_head`, by one forward pass.
+    """Return the rectified Grad-CAM (B, 1, h, w) of a network with a :func:`linear_head`, in one forward pass.
 
     Args:
         model: in eval mode, without gradients.
         layer: as for :func:`linear_head`.
-        head: what :func:`linear_head` returned.
+        head: the result of :func:`linear_head`.
         x: preprocessed images (B, 3, H, W).
-        choose: gives the class (B,) to explain for each of the model's outputs.
+        choose: from the model's logits to the classes (B,) to explain.
 
     Returns:
-        The maps, or None if this pass did not go from the layer's means through that linear layer to the logits.
+        The maps, or None if this pass did not lead from the layer's means through that linear layer to the logits.
     """
     seen = _watch(model, layer, [head], x, None)
     classes = choose(seen.out)
@@ -107,7 +107,7 @@ def _watch(
 
 
 def _fits(model: nn.Module, name: str, maps: Any, seen: _Pass) -> bool:
-    """Whether a pass went from the means of ``maps`` once through this linear layer to the logits, and nowhere else."""
+    """Return whether a pass led from the means of ``maps`` only through this linear layer, once, to the logits."""
     if not isinstance(maps, Tensor) or maps.ndim != 4 or [n for n, _, _ in seen.linear].count(name) != 1:
         return False
     _, pooled, logits = seen.linear[-1]
@@ -123,7 +123,7 @@ def _fits(model: nn.Module, name: str, maps: Any, seen: _Pass) -> bool:
 
 
 def _close(a: Any, b: Tensor) -> bool:
-    """Whether two matrices are the same but for rounding, row by row."""
+    """Return whether two matrices are equal up to rounding, row by row."""
     if not isinstance(a, Tensor) or a.shape != b.shape:
         return False
     return bool(((a - b).abs().amax(1) <= _TOLERANCE * b.abs().amax(1)).all())

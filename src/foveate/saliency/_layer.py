@@ -1,4 +1,4 @@
-"""Saliency from one layer of a convolutional classifier, by Captum."""
+"""Saliency from one layer of a convolutional classifier, using Captum."""
 
 import logging
 from abc import abstractmethod
@@ -29,28 +29,28 @@ logger = logging.getLogger(__name__)
 
 
 class LayerSaliency(Saliency):
-    """A map from what one layer of a classifier holds. Subclasses say how in :meth:`_attribute`.
+    """A map from one layer of a classifier. Subclasses implement :meth:`_attribute`.
 
-    The model is as it was after every call, also one that fails: the mode of each submodule, gradients,
-    ``requires_grad``, buffers and hooks. Calls are safe from several threads: one at a time runs on a model, since
-    Captum hooks are not. (A thread that trains the same model meanwhile would find it in eval mode.) They work under
-    ``no_grad``, ``inference_mode`` and autocast, with frozen weights and with a model in train mode.
+    Every call, even one that fails, restores the model: the mode of each submodule, gradients, ``requires_grad``,
+    buffers and hooks. Calls are thread-safe: a model runs one at a time, since Captum's hooks are not thread-safe. (A
+    thread that trains the same model meanwhile would find it in eval mode.) Calls work under ``no_grad``,
+    ``inference_mode`` and autocast, with frozen weights and with a model in train mode.
 
     Args:
         model: a classifier (B, 3, h, w) -> logits (B, classes), or its recipe: a torchvision name,
             ``"package.module:function"``, ``"file.py:function:argument"`` or a function without arguments. A recipe is
-            built once a process and is what is pickled, so it is what DataLoader workers want.
+            built once per process and pickled in place of the model, so use one with DataLoader workers.
         layer: the dotted name of a submodule, or the submodule, whose output is (B, C, h, w); None takes the last
-            convolutional stage, found by tracing a forward pass of an image of 224x224 (or, where the model takes
-            none, of the size it takes), so that it follows from the model alone. Read which one from ``layer_name``.
-        preprocess: what the model wants done to (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
-            the whole image in view. None normalizes with ImageNet's mean and std. For images larger than the model
-            was trained on, ``foveate.models.Preprocess(resize=256)`` both saves time and shows it objects at the size
-            it knows.
+            convolutional stage, found by tracing a forward pass of a 224x224 image (or one of another size if the model
+            requires it), so that it depends only on the model. ``layer_name`` is the result.
+        preprocess: the model's preprocessing of (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
+            the whole image in view. None normalizes with ImageNet's mean and std. For images larger than those the
+            model was trained on, ``foveate.models.Preprocess(resize=256)`` saves time and shows objects at a familiar
+            size.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if the model has no such layer.
+        ValueError: if the model does not have the layer.
     """
 
     _derived: ClassVar[frozenset[str]] = frozenset({"layer_name", "_checked_layer"})
@@ -76,14 +76,14 @@ class LayerSaliency(Saliency):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether a class was given from outside, which may be the label: an evaluation refuses such maps."""
+        """Whether the class to explain was given (it may be the label); evaluations reject such maps."""
         return self.target is not None
 
     @property
     def identity(self) -> str:
-        """What its maps depend on, as one line of text: the same in every process, another for other weights.
+        """Everything its maps depend on, weights included, as one line of text that is the same in every process.
 
-        All attributes count but those in ``_derived``, so those that a subclass adds do too.
+        All attributes except those in ``_derived`` count, including those added by a subclass.
         """
         return describe(self, {k.lstrip("_"): v for k, v in self._settings().items()})
 
@@ -91,19 +91,19 @@ class LayerSaliency(Saliency):
         return {name: value for name, value in vars(self).items() if name not in self._derived}
 
     def __eq__(self, other: object) -> bool:
-        """Whether the maps of both are the same, as far as it can be told without asking the models."""
+        """Whether both give the same maps, as far as their settings tell; the models are not run."""
         if type(other) is not type(self):
             return NotImplemented
         try:
             return bool(self._settings() == other._settings())
-        except (RuntimeError, ValueError):  # of tensors and arrays among the settings, which have no single answer
+        except (RuntimeError, ValueError):  # comparing tensors or arrays among the settings gives no single bool
             return False
 
     def __hash__(self) -> int:
         return hash((type(self), self._model))
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the model, built now where it is a recipe, to a device; return this saliency."""
+        """Move the model to a device and return this saliency; a recipe is built now."""
         self._model.get().to(device)
         return self
 
@@ -114,13 +114,13 @@ class LayerSaliency(Saliency):
             images: (B, 3, H, W), uint8 or float in [0, 1], on any device; B may be 0.
 
         Returns:
-            (B, 1, h, w) float32 in [0, 1], each map divided by its maximum, detached, on the images' device; h, w are
-            the layer's. A map in which nothing stands out is 1 everywhere.
+            (B, 1, h, w) float32 in [0, 1], each map divided by its maximum, detached, on the images' device; h and w
+            are those of the layer. A map in which nothing stands out is 1 everywhere.
 
         Raises:
             TypeError: if the images are not a uint8 or floating point tensor.
-            ValueError: if their shape or range does not fit, the layer has no spatial map, or the model does
-                not give finite logits (B, classes).
+            ValueError: if their shape or range does not fit, the layer has no spatial map, or the model does not return
+                finite logits (B, classes).
             RuntimeError: if the model is on a GPU and this is a DataLoader worker.
         """
         check_tensor(images)
@@ -134,7 +134,7 @@ class LayerSaliency(Saliency):
         if weight is not None:
             refuse_cuda_in_worker(weight.device)
         with undisturbed(model), torch.inference_mode(False), torch.no_grad():
-            # A copy outside inference mode: Captum marks its input, and a model may write on its own.
+            # A copy outside inference mode: Captum marks its input, and a model may write into it.
             x = to_float(images).clone() if images.is_floating_point() else to_float(images)
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             x = self._preprocess(x if weight is None else x.to(weight.device))
@@ -179,16 +179,16 @@ class LayerSaliency(Saliency):
 
 
 class GradCam(LayerSaliency):
-    """Grad-CAM (Selvaraju et al., ICCV 2017) by ``captum.attr.LayerGradCam``: the regions that speak for a class.
+    """Grad-CAM (Selvaraju et al., ICCV 2017) by ``captum.attr.LayerGradCam``: the regions that support a class.
 
-    Where one linear layer makes the logits of the plain means of the layer's channels, as in MobileNet, ResNet and
-    EfficientNet, the first call finds that out by one more forward pass of one image; the same map, but for rounding,
-    then takes no backward pass (Zhou et al., CVPR 2016).
+    If one linear layer computes the logits from the means of the layer's channels, as in MobileNet, ResNet and
+    EfficientNet, the first call detects this with one extra forward pass of one image. The same map, up to rounding,
+    then needs no backward pass (Zhou et al., CVPR 2016).
 
     Args:
         model: see :class:`LayerSaliency`.
         layer: see :class:`LayerSaliency`.
-        target: the class number to explain; None takes each image's own prediction. Labels have no place here.
+        target: the class index to explain; None takes the model's prediction for each image. Do not pass labels.
         preprocess: see :class:`LayerSaliency`.
 
     Example:
@@ -213,7 +213,7 @@ class GradCam(LayerSaliency):
     ) -> None:
         super().__init__(model, layer, preprocess=preprocess)
         self.target = check_target(target)
-        self._head: str | None = ""  # the linear layer's name, None without one; "" until the first call looked for it
+        self._head: str | None = ""  # the linear layer's name or None; "" until the first call
 
     def _attribute(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         if self._head == "":
@@ -224,22 +224,22 @@ class GradCam(LayerSaliency):
             )
             if maps is not None:
                 return maps
-            self._head = None  # the model was changed since
+            self._head = None  # the model has changed since
         return self._by_captum(model, layer, x)
 
     def _by_captum(self, model: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
         from captum.attr import LayerGradCam
 
         def score(batch: Tensor) -> Tensor:
-            # The predicted class is picked inside the one forward pass that Captum makes.
-            with torch.no_grad():  # until the layer, whose hook turns gradients on
+            # The predicted class is picked within Captum's single forward pass.
+            with torch.no_grad():  # up to the layer, whose hook turns gradients on
                 logits = check_logits(model(batch))
             return logits.gather(1, chosen(logits, self.target)[:, None]).squeeze(1)
 
         def start_gradients(*_: Any) -> None:
             torch.set_grad_enabled(True)
 
-        # Nothing is recorded for what lies before the layer: it costs neither the time nor the memory of a gradient.
+        # Nothing before the layer is recorded, which saves the time and memory of gradients.
         # Registered before Captum's own hook, this one runs first, and Captum then makes the layer's output a leaf.
         handle = layer.register_forward_hook(start_gradients)
         try:
@@ -260,7 +260,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class ActivationMap(LayerSaliency):
     """The activations of a layer, reduced over its channels, by ``captum.attr.LayerActivation``.
 
-    It asks for no class and no gradient, so it costs one forward pass.
+    It needs no class and no gradient, so it costs one forward pass.
 
     Args:
         model: see :class:`LayerSaliency`.
@@ -294,12 +294,12 @@ class ActivationMap(LayerSaliency):
 
         activations = LayerActivation(model, layer).attribute(x)
         if not isinstance(activations, Tensor) or activations.ndim != 4:
-            return activations  # refused, with its shape, by the check that follows
+            return activations  # the next check rejects it by its shape
         return self.reduce(activations) if callable(self.reduce) else REDUCTIONS[self.reduce](activations)
 
 
 def check_target(target: int | None) -> int | None:
-    """Return ``target`` if it is a class number, or None for the model's own prediction; raise a ValueError if not."""
+    """Return ``target`` if it is a class index or None; raise a ValueError otherwise."""
     try:
         return None if target is None else check_count("target", target, 0)
     except ValueError:
@@ -309,7 +309,7 @@ def check_target(target: int | None) -> int | None:
 
 
 def chosen(logits: Tensor, target: int | None) -> Tensor:
-    """Return the class (B,) to explain for each of (B, classes) logits: the target, or the model's own prediction."""
+    """Return the classes (B,) to explain for logits (B, classes): the target, or the model's predictions."""
     if target is None:
         return logits.argmax(1)
     if target >= logits.shape[1]:
@@ -329,7 +329,7 @@ def _submodule(model: nn.Module, name: str) -> nn.Module:
 
 
 def _layer_name(layer: str | nn.Module | None, model: ModelSource) -> str | None:
-    """The dotted name of a layer, checked as far as the model is at hand."""
+    """Return the dotted name of a layer, checked if the model is already built."""
     if isinstance(model, nn.Module) and eager(model) is not model:  # compiled by torch.compile
         model, layer = eager(model), layer.removeprefix("_orig_mod.") if isinstance(layer, str) else layer
     if isinstance(layer, nn.Module):

@@ -1,4 +1,4 @@
-"""What every saliency is, and the one scale that all maps are on."""
+"""The saliency protocol and the common scale of all maps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,11 +15,11 @@ class Saliency(ABC):
     """Anything that maps images to saliency maps.
 
     Called with (B, 3, H, W) images, uint8 or float in [0, 1], it returns (B, 1, h, w) floating point maps in [0, 1] on
-    the images' device, detached, h and w as the method gives them; 1 is where the network looks most. Each map depends
-    on its own image only.
+    the images' device, detached, with h and w as the method gives them; 1 is where the model looks most. Each map
+    depends only on its own image.
 
-    A saliency of one's own is a subclass with ``__call__``, registered by :func:`foveate.register_saliency` where it is
-    to have a name. Of a plain function, or an object that is called like one, :func:`as_saliency` makes one.
+    To write your own, subclass this and define ``__call__``; register it with :func:`foveate.register_saliency` to give
+    it a name. :func:`as_saliency` makes one from a plain function or callable.
 
     Example:
         >>> class Brightness(Saliency):
@@ -32,7 +32,7 @@ class Saliency(ABC):
 
     @property
     def identity(self) -> str:
-        """What the maps depend on, as one line of text: by default the class and all attributes.
+        """Everything the maps depend on, as one line of text: by default the class and all attributes.
 
         See :func:`foveate.identity.identity`.
         """
@@ -40,11 +40,11 @@ class Saliency(ABC):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether a class was given from outside, which may be the label: an evaluation refuses such maps."""
+        """Whether the class to explain was given (it may be the label); evaluations reject such maps."""
         return False
 
     def to(self, device: str | torch.device) -> Self:
-        """Move what makes the maps to a device; return this saliency."""
+        """Move the models to a device; return this saliency."""
         return self
 
     @abstractmethod
@@ -64,31 +64,31 @@ class _Movable(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FunctionSaliency(Saliency):
-    """A function of images as a :class:`Saliency`.
+    """A :class:`Saliency` from a function of images.
 
     Args:
-        function: from images (B, 3, H, W) to maps (B, 1, h, w). Where it is an object with a property ``identity`` or
-            ``uses_labels``, or a method ``to``, these are the saliency's.
+        function: from images (B, 3, H, W) to maps (B, 1, h, w). If it is an object with a property ``identity`` or
+            ``uses_labels``, or a method ``to``, they are used.
     """
 
     function: Any
 
     @property
     def identity(self) -> str:
-        """That of the function.
+        """The identity of the function.
 
         Raises:
-            IdentityError: if it has none.
+            IdentityError: if it does not have one.
         """
         return identity(self.function, "saliency")
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the function says so."""
+        """Whether the function declares that it uses labels."""
         return isinstance(self.function, _Labeled) and bool(self.function.uses_labels)
 
     def to(self, device: str | torch.device) -> Self:
-        """Move what the function is made of, where it can be moved."""
+        """Move the function to a device, if it can be moved."""
         if isinstance(self.function, _Movable):
             self.function.to(device)
         return self
@@ -102,14 +102,14 @@ class FunctionSaliency(Saliency):
         return isinstance(other, FunctionSaliency) and self.function is other.function
 
     def __hash__(self) -> int:
-        return id(self.function)  # which need not have one of its own
+        return id(self.function)  # it may not be hashable
 
     def __repr__(self) -> str:
         return repr(self.function)
 
 
 def check_maps(maps: Any, count: int) -> Tensor:
-    """Return ``maps`` if they are saliency maps of so many images; raise a ValueError if they are not.
+    """Return ``maps`` if they are saliency maps of ``count`` images.
 
     Raises:
         ValueError: unless it is a floating point tensor (count, 1, h, w), h and w at least 1, in [0, 1].
@@ -126,7 +126,7 @@ def check_maps(maps: Any, count: int) -> Tensor:
         raise ValueError(f"maps: expected floating point in [0, 1], got {maps.dtype}; divide 0..255 by 255")
     if maps.numel():
         low, high = (float(v) for v in torch.aminmax(maps.detach()))
-        if not (low >= 0 and high <= 1):  # written so that NaN is refused too
+        if not (low >= 0 and high <= 1):  # written so that NaN is rejected too
             raise ValueError(
                 f"maps: expected values in [0, 1], got {low:.4g} to {high:.4g}; divide by the maximum, as "
                 "foveate.saliency.normalize does"
@@ -135,17 +135,17 @@ def check_maps(maps: Any, count: int) -> Tensor:
 
 
 def saliency_maps(saliency: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return the maps of a batch, checked, on its device.
+    """Return the checked maps of a batch, on its device.
 
     Args:
         saliency: a :class:`Saliency`.
-        images: (B, C, H, W), C 3 or 1; what is gray is shown to the network as RGB.
+        images: (B, C, H, W), C 3 or 1; grayscale images are converted to RGB.
 
     Returns:
         (B, 1, h, w) in [0, 1].
 
     Raises:
-        ValueError: if they are not maps of these images.
+        ValueError: if the saliency does not return maps of these images.
 
     Example:
         >>> saliency_maps(lambda images: images[:, :1], torch.ones(2, 1, 4, 4)).shape
@@ -156,9 +156,10 @@ def saliency_maps(saliency: Callable[[Tensor], Tensor], images: Tensor) -> Tenso
 
 
 def normalize(maps: Tensor) -> Tensor:
-    """Scale raw attributions to maps: negative values to 0, then each map divided by its own maximum.
+    """Scale raw attributions to maps: set negative values to 0, then divide each map by its maximum.
 
-    A map in which nothing stands out (no positive value, or the same everywhere) becomes 1 everywhere: keep it all.
+    A map in which nothing stands out (no positive value, or the same everywhere) becomes 1 everywhere, so that the
+    whole image is kept.
 
     Args:
         maps: (B, 1, h, w), any floating dtype.
@@ -178,5 +179,5 @@ def normalize(maps: Tensor) -> Tensor:
         raise ValueError("saliency: the model gave values that are not finite; check its weights and its input's scale")
     maps = maps.clamp_min(0)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
-    # Dividing by a subnormal peak would overflow; such a map says nothing.
+    # Dividing by a subnormal peak would overflow, and such a map is meaningless.
     return torch.where(peak > torch.finfo(torch.float32).tiny, maps / peak, torch.ones_like(maps)).clamp_(0, 1)

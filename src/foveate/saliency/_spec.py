@@ -1,4 +1,4 @@
-"""A saliency from what a user names: an object, a function, a recipe, or what a configuration file can hold."""
+"""Making a saliency from an object, a function, a recipe or a mapping from a configuration file."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -38,16 +38,16 @@ SALIENCIES.add("CachedSaliency", CachedSaliency)
 
 
 def register_saliency(factory: AnyFactory) -> AnyFactory:
-    """Add a saliency, as a decorator of its class: its name then stands for it in specs and on the command line.
+    """Register a saliency by its class name, as a decorator, for use in specs and on the command line.
 
-    For the command line and other processes a package declares it as an entry point as well::
+    To make it available on the command line and in other processes, also declare an entry point in your package::
 
         [project.entry-points."foveate.saliencies"]
         EdgeEnergy = "my_package:EdgeEnergy"
 
     Args:
-        factory: a subclass of :class:`Saliency`, or a function that returns one. An argument ``model`` is given the
-            model's recipe, and ``preprocess`` what the model wants done to its input; others are given by name.
+        factory: a subclass of :class:`Saliency`, or a function that returns one. An argument ``model`` receives the
+            model's recipe and ``preprocess`` the model's preprocessing; others are passed by name.
 
     Returns:
         The class.
@@ -74,25 +74,25 @@ def as_saliency(
     model: "ModelSource | None" = None,
     preprocess: Callable[[Tensor], Tensor] | None = None,
 ) -> Saliency:
-    """Return the saliency that something stands for.
+    """Return the saliency for an object, function, recipe or mapping.
 
     Args:
-        saliency: a :class:`Saliency`, which is returned as it is; a function of images, or an object that is called
-            like one; a model's recipe (``"resnet18"``, ``"package.module:function"``), for its Grad-CAM; the name of a
-            registered method that takes no model; or a mapping of ``method`` (``"GradCam"``, the default,
-            ``"ActivationMap"``, a registered one, or any that :class:`CaptumAttribution` knows by name), ``model`` (a
-            recipe) and whatever else the method takes (``layer``, ``target``, ``arguments``...), ``preprocess`` being
-            the arguments of :class:`foveate.models.Preprocess` or ``"package.module:name"``.
-            ``{"method": "CachedSaliency", "cache": ...}`` reads maps that were made before.
-        model: what to explain where a mapping names no model.
-        preprocess: of that model, where a mapping names none.
+        saliency: a :class:`Saliency`, which is returned unchanged; a function of images or another callable; a model's
+            recipe (``"resnet18"``, ``"package.module:function"``), for its Grad-CAM; the name of a registered method
+            that takes no model; or a mapping of ``method`` (``"GradCam"``, the default, ``"ActivationMap"``, a
+            registered one, or any name that :class:`CaptumAttribution` accepts), ``model`` (a recipe) and other
+            arguments of the method (``layer``, ``target``, ``arguments``...). ``preprocess`` is a mapping of the
+            arguments of :class:`foveate.models.Preprocess` or ``"package.module:name"``. ``{"method": "CachedSaliency",
+            "cache": ...}`` reads precomputed maps.
+        model: the model to explain if a mapping does not name one.
+        preprocess: the preprocessing of that model, if a mapping does not name one.
 
     Returns:
         The saliency; its model is not built yet.
 
     Raises:
-        TypeError: if it is none of these, or the method does not take what it is given.
-        ValueError: if there is no such method, or nothing to explain.
+        TypeError: if ``saliency`` is of another type, or the method does not accept an argument.
+        ValueError: if the method does not exist, or there is no model to explain.
 
     Example:
         >>> as_saliency("foveate.demo:scene_net")

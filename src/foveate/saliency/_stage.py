@@ -1,4 +1,4 @@
-"""Finding the last convolutional stage of a classifier, and how a layer lays out its output, by watching it run."""
+"""Finding the last convolutional stage of a classifier, and the layout of a layer's output, by tracing it."""
 
 import logging
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _PER_POSITION = ("activation", "batchnorm", "instancenorm", "normalization")
 
 @dataclass
 class _Call:
-    """One finished call of a submodule: its dotted name, and the shape of its output where that is one tensor."""
+    """A finished call of a submodule: its dotted name, and the shape of its output if that is one tensor."""
 
     name: str
     module: nn.Module
@@ -31,25 +31,25 @@ class _Call:
 def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
     """Return the dotted name of the outermost module that ends with the last convolution's feature map.
 
-    The convolution is the last that gives more than one position and is not itself the classifier (SqueezeNet ends in
-    a convolution to one channel a class). From it the search climbs to every enclosing module whose output is still
+    That convolution is the last with more than one output position that is not itself the classifier (SqueezeNet ends
+    in a convolution to one channel per class). The search then climbs through enclosing modules whose output is still
     that map, so that a residual sum, normalization or activation at the end of the stage is included.
 
     Args:
         model: in eval mode.
-        x: preprocessed images (B, 3, H, W) as the model is to get them; where it takes an image of 224x224 too, the
-            layer does not depend on their size.
+        x: preprocessed images (B, 3, H, W). If the model also takes a 224x224 image, the layer does not depend on their
+            size.
 
     Raises:
-        ValueError: if no convolution gives a spatial map, or something else works on positions after the last one, as
-            in a transformer.
+        ValueError: if no convolution gives a spatial map, or other layers process positions after the last one, as in a
+            transformer.
     """
     size, calls = _trace_square(model, x)
     *inner, last = calls
     if len(last.shape) != 2:
         raise ValueError(f"model: expected logits (B, classes), got an output of shape {last.shape}")
     convolutions = [c for c in inner if isinstance(c.module, nn.Conv2d) and len(c.shape) == 4]
-    # An image so small that every map has one position: any layer will do, its map is flat.
+    # The image is so small that every map has one position: any layer will do.
     wide = [c for c in convolutions if c.spatial] or (convolutions if max(size) < 64 else [])
     stages = [c for c in wide if c.shape[1] != last.shape[1]] or wide
     if not stages:
@@ -75,14 +75,14 @@ def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
 
 
 def check_channels_first(model: nn.Module, name: str, x: Tensor) -> None:
-    """Raise unless a layer gives (B, C, h, w), as far as it can be told from its output's shape.
+    """Raise unless a layer gives (B, C, h, w), as far as its output's shape shows.
 
-    It is shown a square image and a wider one: then the last dimension grows, and not the one before it, as in
-    (B, h, w, C), which transformers give. Where the model takes one size only, the image's own proportions decide.
+    The model gets a square image and a wider one: the last dimension must grow, not the one before it as in the (B, h,
+    w, C) of transformers. If the model takes only one size, the image's proportions decide.
 
     Args:
         model: in eval mode.
-        name: of the layer.
+        name: the dotted name of the layer.
         x: as for :func:`last_convolutional_stage`.
 
     Raises:
@@ -91,13 +91,13 @@ def check_channels_first(model: nn.Module, name: str, x: Tensor) -> None:
     (height, width), calls = _trace_square(model, x)
     shapes = [call.shape for call in calls if call.name == name]
     if not shapes or len(shapes[-1]) != 4:
-        return  # refused, with its shape, by what makes the map
+        return  # rejected by its shape when the map is made
     _, channels, rows, columns = shapes[-1]
     wider = _try(model, x.new_zeros(1, x.shape[1], height, width + 64))
     grown = next((call.shape for call in reversed(wider or []) if call.name == name), ())
     if len(grown) == 4 and grown != shapes[-1]:
         last = grown[3] == columns
-    else:  # a layer of fixed size, or a model that takes no other
+    else:  # a layer of fixed size, or a model that takes only one
         last = abs(rows * width - columns * height) >= (1 if height == width else max(height, width))
         if not last and channels == rows == columns:
             inside = [c for c in calls if c.name == name or c.name.startswith(f"{name}.")]
@@ -114,9 +114,9 @@ _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNor
 
 
 def _trace_square(model: nn.Module, x: Tensor) -> tuple[tuple[int, int], list[_Call]]:
-    """Trace the first square image that the model takes, or else one like those it is to get: its size and calls."""
+    """Trace the first square size that the model takes, else the size of ``x``; return the size and the calls."""
     if any(map(nn.parameter.is_lazy, model.parameters())):
-        _trace(model, x[:1])  # makes weights that fit these images, which are the ones that are to fit
+        _trace(model, x[:1])  # initializes lazy weights to fit these images
     for side in _SIDES:
         calls = _try(model, x.new_zeros(1, x.shape[1], side, side))
         if calls is not None:
@@ -125,18 +125,18 @@ def _trace_square(model: nn.Module, x: Tensor) -> tuple[tuple[int, int], list[_C
 
 
 def _try(model: nn.Module, x: Tensor) -> list[_Call] | None:
-    """The calls of one forward pass; None where the model does not take images of this size."""
+    """Return the calls of one forward pass; None if the model does not take images of this size."""
     devices = [x.device] if x.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
             return _trace(model, x)
-    except Exception as error:  # whatever a model raises on a size that it is not made for
+    except Exception as error:  # whatever a model raises for an unsupported size
         logger.debug("saliency: %s takes no %s: %s", type(model).__name__, tuple(x.shape), error)
         return None
 
 
 def _ends_stage(call: _Call, stage: _Call) -> bool:
-    """Whether a later call still gives the stage's map: an enclosing module, or its normalization or activation."""
+    """Return whether a later call keeps the stage's map: an enclosing module, normalization or activation."""
     if len(call.shape) != 4 or call.spatial != stage.spatial:
         return False
     if stage.name.startswith(call.name + "."):
@@ -146,7 +146,7 @@ def _ends_stage(call: _Call, stage: _Call) -> bool:
 
 
 def _trace(model: nn.Module, x: Tensor) -> list[_Call]:
-    """Run one forward pass and return the calls of all submodules as they end, the model's own last."""
+    """Run one forward pass and return the calls of all submodules in the order they end, the model's own last."""
     calls: list[_Call] = []
 
     def watch(name: str) -> Any:

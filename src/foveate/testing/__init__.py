@@ -1,6 +1,6 @@
-"""What every codec, filter, saliency and criterion does, as test classes to subclass: ``pip install pytest``.
+"""Conformance tests for codecs, filters, saliencies, criteria and hosts, to subclass. They need pytest.
 
-A part of one's own is tested by one class with one attribute::
+To test your own part, subclass a test class and set its attributes::
 
     from foveate.testing import CodecConformance
 

@@ -1,4 +1,4 @@
-"""What every codec does."""
+"""Conformance tests for codecs."""
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -14,19 +14,19 @@ from foveate.testing._images import noisy_image, psnr, wave_image
 
 
 class CodecConformance:
-    """Subclass it, with ``codec_class``, and pytest tests a codec; one that was registered, for its names to be known.
+    """Tests for a registered codec: subclass it and set ``codec_class``.
 
-    Several at once join by overriding the fixture ``cls``.
+    To test several at once, override the fixture ``cls``.
 
     Attributes:
-        codec_class: the codec, whose default settings are tested.
+        codec_class: the codec class, tested with its default settings.
     """
 
     codec_class: ClassVar[type[Codec]]
 
     @pytest.fixture
     def cls(self) -> type[Codec]:
-        """The class that is tested."""
+        """The class under test."""
         return self.codec_class
 
     @pytest.mark.parametrize("size", [(1, 1), (1, 7), (8, 8), (17, 33), (61, 90), (300, 200)])
@@ -46,7 +46,7 @@ class CodecConformance:
         assert psnr(source, coarse.decode(coarse.encode(source))) < psnr(source, fine.decode(fine.encode(source)))
 
     def test_same_image_gives_same_bytes_and_is_not_touched(self, cls: Any) -> None:
-        """Bytes depend on values alone, not on how they lie in memory."""
+        """Bytes depend on pixel values, not on memory layout."""
         source = wave_image(40, 50)
         before = source.copy()
         assert cls().encode(source) == cls().encode(np.asfortranarray(source)) == cls().encode(source[:, ::-1][:, ::-1])
@@ -61,7 +61,7 @@ class CodecConformance:
             codec.quality = 3
 
     def test_short_string_round_trips(self, cls: Any) -> None:
-        """Strings and settings stand for each other."""
+        """A codec's short string parses back to the same codec."""
         assert as_codec(cls.name) == cls()
         for quality in cls.ladder:
             assert as_codec(str(cls().with_quality(quality))) == cls().with_quality(quality)
@@ -69,7 +69,7 @@ class CodecConformance:
         assert as_codec(cls().family) == cls()
 
     def test_it_is_registered_and_its_files_are_read(self, cls: Any) -> None:
-        """Names and endings lead to it."""
+        """Its names and file extensions lead to it."""
         codec = cls()
         assert CODECS[cls.name] is cls
         assert codec.suffix in cls.suffixes()
@@ -81,19 +81,19 @@ class CodecConformance:
 
     @pytest.mark.parametrize("data", [b"", b"not an image", bytes(1000)])
     def test_an_alien_bitstream_is_a_codec_error(self, cls: Any, data: bytes) -> None:
-        """What is not of the format is refused, by one exception."""
+        """Data in another format raises a CodecError."""
         with pytest.raises(CodecError):
             cls().decode(data)
 
     def test_a_truncated_bitstream_is_a_codec_error(self, cls: Any) -> None:
-        """What breaks off is refused, and not shown in part."""
+        """Truncated data is rejected, not decoded in part."""
         data = cls().encode(wave_image(61, 90))
         for keep in (3, len(data) // 4, len(data) // 2, len(data) - min(40, len(data) // 8)):
             with pytest.raises(CodecError, match="bytes"):
                 cls().decode(data[:keep])
 
     def test_the_scale_goes_from_coarse_to_fine(self, cls: Any) -> None:
-        """``coarser`` and ``finer`` walk on the scale, on which the ladder stands."""
+        """``coarser`` and ``finer`` move along the scale, which includes the ladder."""
         steps = [cls.scale.index(q) for q in cls.ladder]
         assert steps == sorted(set(steps))
         codec = cls().with_quality(cls.ladder[1])
@@ -106,7 +106,7 @@ class CodecConformance:
         assert len(coarsest.encode(source)) < len(finest.encode(source))
 
     def test_a_target_size_is_kept_and_used(self, cls: Any) -> None:
-        """A search for a size ends at it."""
+        """A search for a target size comes close without exceeding it."""
         source = noisy_image(122, 180)
         sizes = [len(cls().with_quality(q).encode(source)) for q in cls.ladder]
         limit = (sizes[1] + sizes[2]) // 2
@@ -118,28 +118,28 @@ class CodecConformance:
         assert TargetSize(bpp=8 * limit / source[..., 0].size).fit(cls(), source) == fit
 
     def test_a_floor_above_the_target_is_reported(self, cls: Any) -> None:
-        """Where even the coarsest is too large, that is what is returned, and marked."""
+        """If even the coarsest quality is too large, it is returned and marked."""
         fit = TargetSize(bytes=5).fit(cls(), wave_image(61, 90))
         assert not fit.met
         assert fit.codec.quality == cls.scale[0]
 
     def test_threads_give_the_same_bytes(self, cls: Any) -> None:
-        """There is no state between calls."""
+        """Calls share no state."""
         sources = [np.roll(wave_image(40, 50), k, 1) for k in range(6)]
         with ThreadPoolExecutor(4) as pool:
             assert list(pool.map(cls().encode, sources)) == [cls().encode(source) for source in sources]
 
     def test_the_library_is_named(self, cls: Any) -> None:
-        """Results say which version encoded."""
+        """Results name the version of the encoder."""
         assert any(letter.isdigit() for letter in cls.library())
 
     def test_a_map_without_use_is_refused(self, cls: Any) -> None:
-        """Saliency is never silently passed over."""
+        """A saliency map is never silently ignored."""
         with pytest.raises(ValueError, match="no use for a map"):
             cls().encode(wave_image(20, 20), np.zeros((2, 2), np.float32))
 
     def test_grayscale_comes_back_gray_from_the_compressor(self, cls: Any) -> None:
-        """A compressor gives back as many channels as it got."""
+        """A compressor returns as many channels as it got."""
         gray = torch.from_numpy(wave_image(40, 50, 1)).permute(2, 0, 1)
         compressor = Compressor(cls())
         decoded = compressor.decode(compressor.encode([gray]))[0]
@@ -147,7 +147,7 @@ class CodecConformance:
         assert psnr(gray.numpy(), decoded.numpy()) > 25
 
     def test_no_metadata_is_stored(self, cls: Any) -> None:
-        """The bitstream holds the image alone."""
+        """The bitstream holds only the image."""
         data = cls().encode(wave_image(61, 90))
         assert not any(word in data for word in (b"Exif", b"ICC_PROFILE", b"xmp", b"x265"))
 
@@ -163,6 +163,6 @@ class CodecConformance:
         ],
     )
     def test_what_is_not_an_image_is_refused(self, cls: Any, image: Any, error: type[Exception], words: str) -> None:
-        """The argument and the cure are named."""
+        """Errors name the argument and the cure."""
         with pytest.raises(error, match=words):
             cls().encode(image)

@@ -1,4 +1,4 @@
-"""What every criterion does."""
+"""Conformance tests for criteria."""
 
 import pickle
 from typing import Any, ClassVar
@@ -11,39 +11,39 @@ from foveate.rate_control import Criterion, as_criteria
 
 
 class CriterionConformance:
-    """Subclass it, with ``criterion``, and pytest tests a criterion.
+    """Tests for a criterion: subclass it and set ``criterion``.
 
-    Several at once join by overriding the fixture ``text``.
+    To test several at once, override the fixture ``text``.
 
     Attributes:
-        criterion: its short string, such as ``"top1"`` or ``"kl0.2"``.
+        criterion: its short string, for example ``"top1"`` or ``"kl0.2"``.
     """
 
     criterion: ClassVar[str]
 
     @pytest.fixture
     def text(self) -> str:
-        """The short string of what is tested."""
+        """The short string under test."""
         return self.criterion
 
     def test_its_string_reads_back(self, text: str) -> None:
-        """Strings and criteria stand for each other."""
+        """A criterion's short string parses back to the same criterion."""
         (criterion,) = as_criteria(text)
         assert isinstance(criterion, Criterion)
         assert str(criterion) == text
         assert as_criteria(str(criterion)) == (criterion,)
 
     def test_one_boolean_an_image(self, text: str) -> None:
-        """(N, classes) logits give (N,) booleans, each of its own image."""
+        """(N, classes) logits give (N,) booleans, each for its own image."""
         clean, logits = _logits()
         (criterion,) = as_criteria(text)
-        holds: Any = criterion(clean, logits)  # type: ignore[operator]  # a Criterion, as is tested above
+        holds: Any = criterion(clean, logits)  # type: ignore[operator]  # a Criterion, as tested above
         assert (holds.shape, holds.dtype) == ((8,), torch.bool)
         apart = [criterion(clean[k : k + 1], logits[k : k + 1]) for k in range(8)]  # type: ignore[operator]
         assert torch.equal(holds, torch.cat(apart))
 
     def test_the_clean_answer_keeps_itself(self, text: str) -> None:
-        """What was not changed holds, where the criterion sets a limit and the answer is a clear one."""
+        """Unchanged logits meet a criterion that sets a limit, if the answer is clear."""
         (criterion,) = as_criteria(text)
         if criterion.price is not None:
             pytest.skip("it sets a price, and no limit")
@@ -51,13 +51,13 @@ class CriterionConformance:
         assert bool(criterion(clean, clean).all())  # type: ignore[operator]
 
     def test_nan_does_not_hold(self, text: str) -> None:
-        """A network that gives no numbers has kept nothing."""
+        """NaN logits never meet a criterion."""
         clean, logits = _logits()
         (criterion,) = as_criteria(text)
         assert not bool(criterion(clean, torch.full_like(logits, torch.nan)).any())  # type: ignore[operator]
 
     def test_inputs_are_not_touched(self, text: str) -> None:
-        """Logits are other criteria's, too."""
+        """Logits are shared with other criteria."""
         clean, logits = _logits()
         before = clean.clone(), logits.clone()
         (criterion,) = as_criteria(text)
@@ -66,7 +66,7 @@ class CriterionConformance:
         assert torch.equal(logits, before[1])
 
     def test_it_has_an_identity_and_travels_to_workers(self, text: str) -> None:
-        """It is pickled with what it measures, and is told by a text that stays the same."""
+        """It is pickled with its measure, and its identity survives."""
         (criterion,) = as_criteria(text)
         clean, logits = _logits()
         restored = pickle.loads(pickle.dumps(criterion))

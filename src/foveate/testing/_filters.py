@@ -1,4 +1,4 @@
-"""What every filter of the pre-filter does."""
+"""Conformance tests for filters."""
 
 import pickle
 from typing import Any, ClassVar
@@ -13,21 +13,21 @@ from foveate.testing._images import noisy_image
 
 
 def _left(images: Tensor) -> Tensor:
-    """Maps that look at the left half."""
+    """Return maps that are high in the left half."""
     maps = torch.zeros(len(images), 1, 4, 8, dtype=images.dtype if images.is_floating_point() else torch.float32)
     maps[..., :4] = 1
     return maps
 
 
 class FilterConformance:
-    """Subclass it, with ``filter``, and pytest tests a filter.
+    """Tests for a filter: subclass it and set ``filter``.
 
-    Several at once join by overriding the fixture ``smooth``.
+    To test several at once, override the fixture ``smooth``.
 
     Attributes:
-        filter: the name that it was registered by, or the function, as a ``staticmethod``.
+        filter: its registered name, or the function as a ``staticmethod``.
         differentiable: whether gradients reach the images through it.
-        smooths: whether it takes detail, and so bytes, away.
+        smooths: whether it removes detail, and so bytes.
     """
 
     filter: ClassVar[Any]
@@ -36,12 +36,12 @@ class FilterConformance:
 
     @pytest.fixture
     def smooth(self) -> Any:
-        """The filter that is tested."""
+        """The filter under test."""
         return self.filter
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
     def test_strength_0_returns_the_input_bit_for_bit(self, smooth: Any, dtype: torch.dtype) -> None:
-        """The codec alone is the codec alone."""
+        """Strength 0 changes nothing."""
         images = _images(2, 3, 20, 30, dtype)
         assert torch.equal(Prefilter(_left, 0, filter=smooth)(images), images)
 
@@ -49,7 +49,7 @@ class FilterConformance:
     @pytest.mark.parametrize("channels", [1, 3])
     @pytest.mark.parametrize("size", [(1, 1), (2, 9), (40, 80)])
     def test_shape_dtype_and_range(self, smooth: Any, dtype: torch.dtype, channels: int, size: tuple[int, int]) -> None:
-        """Images in, images out; the input is not touched."""
+        """The result is a batch of images like the input, which is not changed."""
         images = _images(2, channels, *size, dtype)
         before = images.clone()
         filtered = Prefilter(_left, 0.7, filter=smooth)(images)
@@ -85,7 +85,7 @@ class FilterConformance:
         assert torch.autograd.gradcheck(lambda x: prefilter(x, maps), images)
 
     def test_fewer_bytes(self, smooth: Any) -> None:
-        """That is what it is for."""
+        """Filtered images take fewer bytes."""
         if not self.smooths:
             pytest.skip("this filter does not smooth")
         image = torch.from_numpy(noisy_image(61, 90)).permute(2, 0, 1)[None]

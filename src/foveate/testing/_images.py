@@ -1,4 +1,4 @@
-"""Images and a network for tests: small, and the same everywhere."""
+"""Small, deterministic images and a classifier for tests."""
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ def wave_image(height: int, width: int, channels: int = 3) -> npt.NDArray[np.uin
 
 
 def noisy_image(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return waves under smooth noise, (height, width, 3) uint8: its bytes grow with the quality as those of photos do.
+    """Return waves with smooth noise, (height, width, 3) uint8, whose bytes grow with quality like a photo's.
 
     Example:
         >>> noisy_image(4, 6).shape
@@ -42,7 +42,7 @@ def psnr(a: npt.NDArray[np.generic], b: npt.NDArray[np.generic]) -> float:
 
 
 def tiny_classifier(classes: int = 5) -> nn.Module:
-    """Return a convolutional classifier of some hundred weights, the same at every call, in eval mode.
+    """Return a convolutional classifier with a few hundred weights, the same at every call, in eval mode.
 
     Example:
         >>> tiny_classifier()(torch.rand(2, 3, 32, 32)).shape

@@ -1,4 +1,4 @@
-"""What every saliency does."""
+"""Conformance tests for saliencies."""
 
 import pickle
 from typing import Any, ClassVar
@@ -15,14 +15,14 @@ from foveate.testing._images import tiny_classifier
 
 
 class SaliencyConformance:
-    """Subclass it, with ``make``, and pytest tests a saliency.
+    """Tests for a saliency: subclass it and set ``make``.
 
-    Several at once join by overriding the fixture ``kind``.
+    To test several at once, override the fixture ``kind``.
 
     Attributes:
-        make: from a model, or its recipe, to the saliency, as a ``staticmethod``; a saliency that asks no model passes
-            it over.
-        asks_model: whether it asks the model, which is then tested to be left as it was.
+        make: from a model, or its recipe, to the saliency, as a ``staticmethod``; a saliency without a model ignores
+            it.
+        asks_model: whether it runs the model, whose state is then tested to be restored.
     """
 
     make: ClassVar[Any]
@@ -30,7 +30,7 @@ class SaliencyConformance:
 
     @pytest.fixture
     def kind(self) -> Any:
-        """What makes the saliency that is tested."""
+        """The function that makes the saliency under test."""
         return self.make
 
     @pytest.mark.parametrize("size", [(1, 1), (3, 2), (32, 32), (61, 90), (224, 149)])
@@ -59,7 +59,7 @@ class SaliencyConformance:
         torch.testing.assert_close(saliency(images), saliency(images / 255))
 
     def test_each_map_is_of_its_own_image(self, kind: Any) -> None:
-        """A batch has no part in the map of an image."""
+        """An image's map does not depend on its batch."""
         images, saliency = torch.rand(4, 3, 40, 30), kind(tiny_classifier())
         apart = torch.cat([saliency(image[None]) for image in images])
         torch.testing.assert_close(saliency(images), apart, atol=1e-5, rtol=1e-5)
@@ -69,14 +69,14 @@ class SaliencyConformance:
         assert kind(tiny_classifier())(torch.rand(0, 3, 8, 8)).shape[:2] == (0, 1)
 
     def test_the_random_state_is_not_touched(self, kind: Any) -> None:
-        """The user's random numbers are the user's."""
+        """The user's random state is restored."""
         saliency, before = kind(tiny_classifier()), torch.get_rng_state()
         saliency(torch.full((1, 3, 32, 32), 0.5))
         assert torch.equal(before, torch.get_rng_state())
 
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
     def test_grad_modes(self, kind: Any, mode: Any) -> None:
-        """Whatever the mode of gradients, the maps are the same, and the mode stays."""
+        """Maps are the same in every gradient mode, and the mode is kept."""
         images = torch.ones(1, 3, 32, 32) / 2
         model = tiny_classifier()
         expected = kind(model)(images)
@@ -86,7 +86,7 @@ class SaliencyConformance:
         torch.testing.assert_close(maps, expected)
 
     def test_autocast_changes_nothing(self, kind: Any) -> None:
-        """Half precision outside does not reach inside."""
+        """Autocast does not change the maps."""
         images, saliency = torch.rand(2, 3, 32, 32), kind(tiny_classifier())
         with torch.autocast("cpu", dtype=torch.bfloat16):
             inside = saliency(images)
@@ -95,7 +95,7 @@ class SaliencyConformance:
     @pytest.mark.parametrize("train", [False, True])
     @pytest.mark.parametrize("frozen", [False, True])
     def test_the_model_is_as_it_was(self, kind: Any, train: bool, frozen: bool) -> None:
-        """Modes, gradients, buffers and hooks stay."""
+        """Modes, gradients, buffers and hooks are restored."""
         if not self.asks_model:
             pytest.skip("this saliency asks no model")
         model = tiny_classifier().train(train).requires_grad_(not frozen)
@@ -107,7 +107,7 @@ class SaliencyConformance:
         _assert_same(before, _state(model))
 
     def test_it_has_an_identity_and_travels_to_workers(self, kind: Any) -> None:
-        """Of a recipe it is pickled small, and is told by a text that stays the same."""
+        """Made from a recipe, it pickles small and its identity survives."""
         saliency = kind("foveate.testing:tiny_classifier")
         images = torch.rand(1, 3, 32, 32)
         expected = saliency(images)
@@ -118,14 +118,14 @@ class SaliencyConformance:
         assert identity(restored) == identity(saliency) == identity(kind("foveate.testing:tiny_classifier"))
 
     def test_it_guides_a_prefilter(self, kind: Any) -> None:
-        """It can be used."""
+        """A pre-filter accepts its maps."""
         compressor = Compressor("jpeg:30", Prefilter(kind(tiny_classifier()), 0.5))
         encoded = compressor.encode((torch.rand(2, 3, 40, 56) * 255).byte())
         assert [image.size for image in encoded] == [(40, 56)] * 2
 
 
 def _state(model: nn.Module) -> dict[str, list[Any]]:
-    """All that a call must leave alone."""
+    """Return everything that a call must not change."""
     return {
         "mode": [m.training for m in model.modules()],
         "grad": [None if p.grad is None else p.grad.clone() for p in model.parameters()],

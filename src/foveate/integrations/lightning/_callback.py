@@ -1,4 +1,4 @@
-"""What the callbacks share: a base that every Lightning takes, when they are due, and figures for loggers."""
+"""Shared by the callbacks: a base class for every Lightning package, their schedule, and figures for loggers."""
 
 import importlib
 from collections.abc import Callable
@@ -14,13 +14,13 @@ def _callbacks() -> tuple[type, ...]:
             bases.append(importlib.import_module(name).Callback)
         except ModuleNotFoundError as error:
             if error.name not in ("lightning", "lightning.pytorch", "pytorch_lightning"):
-                raise  # it is there, but not whole
+                raise  # installed but broken
     if not bases:
         raise ImportError('neither lightning nor pytorch_lightning is installed; pip install "foveate[lightning]"')
     return tuple(bases)
 
 
-# Each package's CLI and type checks want its own Callback: one class can be both.
+# Each package's CLI and type checks expect its own Callback, so the base derives from both.
 BaseCallback: Any = type(
     "BaseCallback", _callbacks(), {"__module__": __name__, "__doc__": "A callback of every Lightning."}
 )
@@ -33,17 +33,17 @@ def is_due(trainer: Any, every_n_epochs: int) -> bool:
 
 
 def streams_of(trainer: Any) -> list[Any]:
-    """Where the batches of this stage come from: every loader, or all of them together where they take turns.
+    """Return the sources of this stage's batches: each loader, or all together if a CombinedLoader mixes them.
 
-    So many are the ``dataloader_idx`` that Lightning counts; ``trainer.val_dataloaders`` tells neither how nested
-    loaders are counted nor whether they are combined.
+    There is one per ``dataloader_idx`` of Lightning; ``trainer.val_dataloaders`` shows neither how nested loaders are
+    counted nor whether they are combined.
     """
     combined = trainer._evaluation_loop._combined_loader
     return combined.flattened if combined._mode == "sequential" else [combined.flattened]
 
 
 def log_figure(trainer: Any, tag: str, draw: Callable[[], Any]) -> None:
-    """Give a figure to every logger that takes one; it is drawn only if one does, in the first process only."""
+    """Log a figure to every logger that accepts one; it is drawn only if needed, in the first process only."""
     if not trainer.is_global_zero:
         return
     figure = None

@@ -25,10 +25,10 @@ def rate_accuracy(
     """Draw accuracy over kilobytes.
 
     Args:
-        curves: (kB an image, accuracy in [0, 1]) of each point, by the label of the curve. Labels that start with
-            ``"_"`` are drawn faintly and not named.
-        metric: the accuracy, for the axis.
-        clean: that of untouched images, drawn as a line.
+        curves: (kB per image, accuracy in [0, 1]) of each point, by curve label. Curves with labels that start with
+            ``"_"`` are drawn faintly and left out of the legend.
+        metric: the name of the accuracy, for the axis.
+        clean: the accuracy on untouched images, drawn as a line.
         ax: axes to draw on; None makes a figure.
 
     Returns:
@@ -60,14 +60,14 @@ def rate_accuracy(
 def saliency_grid(
     images: Tensor, maps: Tensor, filtered: Tensor, decoded: Tensor, titles: Sequence[Sequence[str]]
 ) -> "Figure":
-    """Draw a row an image: as it is, its map over it, filtered, decoded.
+    """Draw one row per image: the original, its map as an overlay, filtered, decoded.
 
     Args:
         images: (N, C, H, W), uint8 or float in [0, 1].
         maps: (N, 1, h, w) in [0, 1].
         filtered: like the images.
         decoded: like the images.
-        titles: four lines of text an image.
+        titles: four lines of text per image.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What the hosts for training need to know of a batch: its images in [0, 1], and how they were normalized."""
+"""Normalization: how the images of a batch were normalized, and undoing it."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ from foveate.models import Preprocess
 
 @dataclass(frozen=True)
 class Normalization:
-    """What was done to images in [0, 1]: ``(x - mean) / std``, a number a channel, or one for all.
+    """A normalization of images in [0, 1]: ``(x - mean) / std``, with a number per channel or one for all.
 
     Example:
         >>> undone = Normalization((0.5,), (0.25,)).undo(torch.tensor([[[[-2.0, 0.0, 2.0]]]]))
@@ -47,8 +47,8 @@ class Normalization:
         """Return normalized images (B, C, H, W) as float32 images in [0, 1].
 
         Raises:
-            ValueError: if they leave [0, 1] by more than rounding in half precision does: then this is not how they
-                were normalized.
+            ValueError: if the result leaves [0, 1] by more than half-precision rounding, so that the images were
+                normalized differently.
         """
         if images.dtype == torch.uint8:
             return images.float() / 255
@@ -70,10 +70,10 @@ class Normalization:
 
 
 def chosen(mean: Any, std: Any) -> Normalization | None:
-    """Return the normalization that a user chose, a number a channel or one for all, or None.
+    """Return the normalization given by the user, or None.
 
     Raises:
-        ValueError: if one of the two is missing, or they do not fit.
+        ValueError: if only one of the two is given, or they do not fit.
     """
     if mean is None and std is None:
         return None
@@ -88,16 +88,15 @@ def _numbers(name: str, value: Any, low: float) -> tuple[float, ...]:
 
 
 def normalization_of(data: Any) -> Normalization | None:
-    """Return how the images of a loader or data set are normalized, read from its transforms; None if they are not.
+    """Return the normalization of a loader or data set, read from its transforms; None if there is none.
 
-    All attributes are looked through, also those of what the transforms are composed of. Known are the ``Normalize`` of
-    torchvision, Kornia and Albumentations, the transforms of torchvision's weights and
-    :class:`foveate.models.Preprocess`. Attributes whose names begin with ``target``, networks and long lists are passed
-    over.
+    All attributes are searched, including those of composed transforms. It recognizes ``Normalize`` of torchvision,
+    Kornia and Albumentations, the transforms of torchvision's weights and :class:`foveate.models.Preprocess`. It skips
+    attributes whose names begin with ``target``, networks and long lists.
 
     Raises:
-        ValueError: if no single mean and std undo what is there: it normalizes at random, twice, differently in
-            different places, or by a formula of its own.
+        ValueError: if no single mean and std can undo the transforms: they normalize at random, twice, differently in
+            different places, or by a custom formula.
 
     Example:
         >>> from torchvision.transforms import v2
@@ -111,12 +110,12 @@ _FORMULAS = {"Normalize", "ImageClassification", "SemanticSegmentation", "VideoC
 """Classes that subtract ``mean`` and divide by ``std``; the last three are what torchvision's weights come with."""
 _LIBRARIES = {"torchvision", "kornia", "albumentations"}
 _HOOKS = ("__call__", "forward", "transform", "apply", "apply_to_images", "apply_transform")
-# By their names, since what they compute is not known.
+# Recognized by name: their formulas are unknown.
 _NORMALISES = re.compile(r"[Nn]ormali[sz]|Norm(?![a-z])|Whiten|LinearTransformation")
 _CHANCE = re.compile(r"Random|OneOf|SomeOf|OneOrOther|SelectiveChannel|PatchSequential")
 _PLAIN = (str, bytes, int, float, complex, np.generic, np.ndarray, Tensor, PIL.Image.Image, type, ModuleType)
 _OF_A_MODULE = set(vars(nn.Module())) - {"_modules"}
-_LONG, _DEEP, _MANY = 100, 40, 2000  # a list of samples is no chain of transforms, nor is a table
+_LONG, _DEEP, _MANY = 100, 40, 2000  # long lists hold samples or tables, not transforms
 
 
 def _refuse(what: str) -> NoReturn:
@@ -127,10 +126,10 @@ def _refuse(what: str) -> NoReturn:
 
 
 class _Search:
-    """Looks through objects for what normalizes."""
+    """Searches objects for normalizations."""
 
     def __init__(self) -> None:
-        self._seen: dict[int, Normalization | None] = {}  # None also while a part is being read, for it may hold itself
+        self._seen: dict[int, Normalization | None] = {}  # None while a part is being read: it may contain itself
         self._depth = 0
 
     def read(self, part: Any) -> Normalization | None:
@@ -155,7 +154,7 @@ class _Search:
         if base is not None:
             normalization: Normalization | None = _formula(part, base)
         elif not is_data and any(_root(c) == "foveate" for c in kind.__mro__):
-            return None  # what its saliency does with images is not done to those of the data
+            return None  # its saliency's preprocessing does not apply to the data
         elif isinstance(part, nn.Module) and next(part.parameters(), None) is not None:
             return None
         elif callable(part) and not is_data and _NORMALISES.search(kind.__name__):
@@ -173,14 +172,14 @@ class _Search:
         return normalization
 
     def _chain(self, parts: Iterable[Any]) -> Normalization | None:
-        """What is done one after another."""
+        """Return the normalization of parts applied in sequence."""
         steps = [step for step in map(self.read, parts) if step is not None]
         if len(steps) > 1:
             _refuse(f"the transforms normalize {len(steps)} times, one after another or one of them by chance")
         return steps[0] if steps else None
 
     def _either(self, parts: Iterable[Any]) -> Normalization | None:
-        """What is done here or there, in the same way."""
+        """Return the normalization of alternative parts, which must agree."""
         kinds = {(n.mean * 3)[:3] + (n.std * 3)[:3]: n for n in map(self.read, parts) if n is not None}
         if len(kinds) > 1:
             _refuse(f"the transforms normalize in several ways ({', '.join(map(repr, kinds.values()))})")
@@ -210,7 +209,7 @@ def _root(kind: Any) -> str:
 
 
 def _attributes(part: Any) -> list[Any]:
-    """The attributes of an object and of its classes, and last those that are containers, which may be large."""
+    """Return the attributes of an object and its classes; containers, which may be large, come last."""
     values: dict[str, Any] = {}
     for kind in reversed(type(part).__mro__):
         values |= {k: v for k, v in vars(kind).items() if not isinstance(v, FunctionType) and not k.startswith("__")}
@@ -223,7 +222,7 @@ def _attributes(part: Any) -> list[Any]:
 
 
 def _check_certain(part: Any) -> None:
-    """Raise if what normalizes is not applied to every image."""
+    """Raise if a normalization is not applied to every image."""
     name, values = type(part).__name__, getattr(part, "__dict__", {})
     if _CHANCE.match(name):
         _refuse(f"{name} does not normalize every image, or not all of it")
@@ -236,7 +235,7 @@ def _check_certain(part: Any) -> None:
 
 
 def _formula(part: Any, base: type) -> Normalization:
-    """The mean and std of an object whose class is, or is derived from, one of the libraries'."""
+    """Return the mean and std of an object whose class is, or derives from, one of the libraries'."""
     kind = type(part)
     if any(getattr(kind, hook, None) is not getattr(base, hook, None) for hook in _HOOKS):
         _refuse(f"what {kind.__name__} does, which overrides {base.__name__} of {_root(base)}, is not known")
@@ -251,7 +250,7 @@ def _formula(part: Any, base: type) -> Normalization:
 
 
 def _spread(mean: Any, std: Any) -> Normalization:
-    """One that has as many numbers in ``std`` as in ``mean``, as the libraries take it."""
+    """Return a normalization with ``mean`` and ``std`` broadcast to equal length, as the libraries do."""
     numbers = [torch.as_tensor(v, dtype=torch.float64) for v in (mean, std)]
     if any(v.numel() != v.shape[-1] for v in map(torch.atleast_1d, numbers)):
         _refuse(f"each image of a batch is normalized in a way of its own, by a mean {tuple(numbers[0].shape)}")

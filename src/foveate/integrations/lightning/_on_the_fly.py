@@ -1,4 +1,4 @@
-"""Training on compressed images: batches are compressed where they are."""
+"""Training on compressed images: batches are compressed after they reach the device."""
 
 from dataclasses import replace
 from typing import Any
@@ -19,31 +19,31 @@ from foveate.sweep import Sweep
 
 
 class BatchCompressor:
-    """Compresses and decodes the images of a batch where it is, each at a quality and strength of its own.
+    """Compresses and decodes the images of a batch, each with its own quality and strength.
 
     Args:
         codec: a codec as a short string.
-        quality: on the codec's own scale, or a pair to draw it from evenly for each image, both ends included; None
+        quality: on the codec's own scale, or a pair to draw it from uniformly for each image, both ends included; None
             takes that of ``codec``.
-        prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments; without a saliency of its own it is
-            guided by ``saliency``.
-        saliency: see :class:`CompressionRobustness`: None explains the module in training.
-        strength: of the pre-filter, in [0, 1], or a pair to draw it from evenly for each image. None takes that of
-            ``prefilter``; with a ``saliency`` alone 0.5, or 0 where the codec takes maps itself; with neither 0, which
-            is the codec alone.
-        scale: sides of the stored image over those of the source; it comes back at source size.
+        prefilter: a :class:`foveate.Prefilter` or a mapping of its arguments; guided by ``saliency`` if it has no
+            saliency of its own.
+        saliency: see :class:`CompressionRobustness`; None explains the module in training.
+        strength: strength of the pre-filter, in [0, 1], or a pair to draw it from uniformly for each image. None takes
+            that of ``prefilter``; with only a ``saliency`` 0.5, or 0 if the codec takes maps itself; with neither 0,
+            the codec alone.
+        scale: side of the stored image divided by that of the source; decoding resizes back to source size.
         target: a :class:`foveate.TargetSize` or a mapping of its arguments, which then chooses the quality.
         control: a :class:`foveate.RateControl` or a mapping of its arguments, which then chooses strength, scale and
             quality of each image.
-        p: the share of images that is compressed.
+        p: probability of compressing an image.
         mean: see :class:`CompressionRobustness`.
         std: see :class:`CompressionRobustness`.
-        adapter: from a batch to (images, target), images being the very tensor in the batch: see
+        adapter: from a batch to (images, target), where ``images`` must be the same tensor object as in the batch; see
             :class:`CompressionRobustness`.
         forward_fn: see :class:`CompressionRobustness`.
 
     Raises:
-        TypeError, ValueError: if an argument does not fit; while running, if a batch does not.
+        TypeError, ValueError: if an argument is invalid or, while running, a batch does not fit.
 
     Example:
         >>> compress = BatchCompressor("jpeg", quality=(5, 40))
@@ -74,10 +74,10 @@ class BatchCompressor:
             guided = Prefilter()
         if guided is not None:
             saliency = guided.saliency if saliency is None else saliency
-            guided = replace(guided, saliency=None)  # the maps come with each batch, as they may be the module's own
+            guided = replace(guided, saliency=None)  # maps are passed with each batch: they may come from the module
         if strength is None and prefilter is None and control is None and as_codec(codec).needs_saliency:
             guided = None
-        # The arguments are read as all hosts read them.
+        # Arguments are parsed as in all hosts.
         self._draws = CompressDraws.of(
             codec, quality=quality, prefilter=guided, strength=strength, scale=scale, target=target, control=control
         )
@@ -85,12 +85,12 @@ class BatchCompressor:
         self._reader = BatchReader(saliency, mean, std, adapter, forward_fn)
 
     def __call__(self, batch: Any, module: Any = None, data: Any = None) -> Any:
-        """Return the batch with its images compressed and decoded, all else as it was.
+        """Return the batch with its images compressed and decoded, and everything else unchanged.
 
         Args:
             batch: see the class; images are float, normalized or not, or uint8.
-            module: the LightningModule, whose own saliency is taken where none was given.
-            data: the loader or data set whose transforms say how the images are normalized.
+            module: the LightningModule, explained if no saliency was given.
+            data: the loader or data set whose transforms give the normalization.
         """
         images, _ = self._reader.read(batch)
         out = self.compress(images, module, data)
@@ -100,7 +100,7 @@ class BatchCompressor:
         return replaced
 
     def compress(self, images: Tensor, module: Any = None, data: Any = None) -> Tensor:
-        """Compress and decode images (B, 3 or 1, H, W), normalized or not; the result is a new tensor like them."""
+        """Return images (B, 3 or 1, H, W), normalized or not, compressed and decoded; the input is not changed."""
         chosen = torch.rand(len(images)) < self.p
         draws = [self._draws.draw() for _ in range(int(chosen.sum()))]
         if not draws:
@@ -116,7 +116,7 @@ class BatchCompressor:
         return out
 
     def _decoded(self, images: Tensor, maps: Tensor | None, draws: list[Draw]) -> list[Tensor]:
-        """Each image, uint8 on the CPU, through the codec at what was drawn for it, or at what the control chooses."""
+        """Return each image, uint8 on the CPU, compressed and decoded with its draw or as the control chooses."""
         compressor, rows = self._draws.compressor, None if maps is None else maps.cpu()
         if compressor.control is not None:
             return compressor.decode(compressor.encode(Sweep(to_uint8(images).cpu(), rows)))
@@ -141,11 +141,11 @@ class BatchCompressor:
 
 
 class CompressOnTheFly:
-    """A mixin for a LightningModule or a LightningDataModule: training batches are compressed on the device.
+    """A mixin for a LightningModule or LightningDataModule that compresses training batches on the device.
 
     Put it before the Lightning class and set ``compress``; None leaves batches alone. It works in
-    ``on_after_batch_transfer``, after a hook of the class's own, and touches neither validation nor test. Lightning
-    calls that hook of the data module or of the module, not of both: mix it into the one with your other augmentations.
+    ``on_after_batch_transfer``, after the base class's own hook, and does not affect validation or test. Lightning
+    calls that hook of either the data module or the module: mix it into the one with your other augmentations.
 
     Example:
         >>> from lightning.pytorch import LightningDataModule

@@ -1,4 +1,4 @@
-"""What is known of a module's batches, and what is asked of the module."""
+"""Reading a module's batches, and getting logits and maps from the module."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from foveate.integrations.lightning._normalization import Normalization, chosen,
 from foveate.models import check_logits, import_object, undisturbed
 from foveate.saliency import SALIENCIES, Saliency, as_saliency, saliency_maps
 
-# Callables without their types, at which LightningCLI's help would list every subclass of Tensor.
+# Callables without type parameters: LightningCLI's help would list every subclass of Tensor.
 SaliencySpec: TypeAlias = str | dict[str, Any] | Callable[..., Any] | None
 Adapter: TypeAlias = str | Callable[..., Any] | None
 Forward: TypeAlias = str | Callable[..., Any] | None
@@ -20,7 +20,7 @@ Numbers: TypeAlias = float | list[float] | tuple[float, ...] | None
 
 @dataclass(frozen=True)
 class _Normalized:
-    """Normalizes what a saliency is shown, which is RGB, for a module that may want one channel."""
+    """Normalizes a saliency's RGB input for a module that may take one channel."""
 
     normalization: Normalization
     channels: int
@@ -30,7 +30,7 @@ class _Normalized:
 
 
 class BatchReader:
-    """What is known of a module's batches, and what is asked of the module."""
+    """Reads a module's batches, and gets logits and maps from the module."""
 
     def __init__(
         self, saliency: SaliencySpec, mean: Numbers, std: Numbers, adapter: Adapter, forward_fn: Forward
@@ -41,18 +41,18 @@ class BatchReader:
         self._forward = _function("forward_fn", forward_fn)
         self._saliency: tuple[Any, _Normalized, Saliency] | None = None
         if isinstance(saliency, Mapping | str):
-            as_saliency(saliency, model=nn.Identity)  # so that a wrong description is named before the training
+            as_saliency(saliency, model=nn.Identity)  # so that an invalid mapping fails before training
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_saliency": None}  # it holds the module, and is made anew
+        return {**vars(self), "_saliency": None}  # it holds the module; rebuilt when needed
 
     @property
     def asks_module(self) -> bool:
-        """Whether logits are what a call of the module gives."""
+        """Whether logits come from calling the module directly."""
         return self._forward is None
 
     def read(self, batch: Any) -> tuple[Tensor, Tensor | None]:
-        """The images and the targets of a batch."""
+        """Return the images and the targets of a batch."""
         if self._adapter is not None:
             images, target = self._adapter(batch)
         elif isinstance(batch, list | tuple) and len(batch) >= 1:
@@ -71,11 +71,11 @@ class BatchReader:
         return images, target if target is None or target.ndim == 1 else target.argmax(1)
 
     def normalization(self, data: Any) -> Normalization:
-        """As given, or as read from the transforms of a loader, or none."""
+        """Return the normalization given, or read from the transforms of ``data``, or an identity."""
         return self._chosen or normalization_of(data) or Normalization()
 
     def logits(self, trainer: Any, module: Any, images: Tensor) -> Tensor:
-        """Ask the module, in the trainer's precision, leaving it and the random state as they are."""
+        """Return the module's logits, in the trainer's precision; its state and the random state are restored."""
         devices = [images.device] if images.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
@@ -87,7 +87,7 @@ class BatchReader:
         return check_logits(out).float()
 
     def maps(self, module: Any, images: Tensor, normalization: Normalization) -> Tensor:
-        """The maps of images in [0, 1], by what was asked for; of the module itself where that names no model."""
+        """Return the maps of images in [0, 1]; a saliency without a model explains the module."""
         preprocess = _Normalized(normalization, images.shape[1])
         if self._saliency is None or self._saliency[0] is not module or self._saliency[1] != preprocess:
             self._saliency = (module, preprocess, self._make(module, preprocess))
@@ -109,7 +109,7 @@ class BatchReader:
 
 
 def _without_module(spec: Mapping[str, Any]) -> Saliency:
-    """The saliency of a method that takes no model, such as CachedSaliency."""
+    """Return the saliency of a method that takes no model, for example CachedSaliency."""
     try:
         return as_saliency(spec)
     except ValueError as error:
@@ -117,7 +117,7 @@ def _without_module(spec: Mapping[str, Any]) -> Saliency:
 
 
 class _Through(nn.Module):
-    """A module seen through a function."""
+    """A module called through a function."""
 
     def __init__(self, module: nn.Module, forward: Callable[[Any, Tensor], Tensor]) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Through(nn.Module):
 
 
 class Listener:
-    """The logits that a module gives while this listens, by the very tensor that it was given."""
+    """Records a module's logits, matched to the tensor object it was called with."""
 
     def __init__(self, module: nn.Module) -> None:
         self._answers: list[tuple[Any, Any]] = []
@@ -139,7 +139,7 @@ class Listener:
             self._answers.append((inputs[0], output.detach()))
 
     def answer(self, images: Tensor) -> Tensor | None:
-        """The logits (B, classes) of these images, or None where the module was not asked just that."""
+        """Return the recorded logits (B, classes) of these images, or None if there are none."""
         logits = next((output for asked_with, output in self._answers if asked_with is images), None)
         return logits if logits is not None and logits.ndim == 2 and len(logits) == len(images) else None
 

@@ -1,4 +1,4 @@
-"""What compression does to the network in training, as metrics of the validation."""
+"""Measuring during validation what compression does to the network in training."""
 
 from collections.abc import Mapping
 from itertools import groupby
@@ -21,7 +21,7 @@ from foveate.sweep import Sweep
 
 
 class _Counts(Metric):
-    """Counts of answers and bytes, summed over batches and processes; all integers, so the order does not matter."""
+    """Counts of answers and bytes, summed over batches and processes; integers, so the order does not matter."""
 
     full_state_update = False
     images: Tensor
@@ -56,46 +56,47 @@ class _Counts(Metric):
 
 
 class CompressionRobustness(BaseCallback):  # type: ignore[misc]
-    """Says during validation what compression does to the network in training.
+    """Measures during validation what compression does to the network in training.
 
-    After each validation batch (in ``fit``, ``Trainer.validate`` and ``Trainer.test``) it compresses the batch, which
-    is on the device already, at every point, runs the module again, and at the end logs through ``pl_module.log``:
+    After each validation batch (in ``fit``, ``Trainer.validate`` and ``Trainer.test``) it compresses the batch at every
+    point and runs the module again. At the end it logs through ``pl_module.log``:
 
-    - ``{name}/{point}/top1`` and ``{name}/clean/top1``, where there are targets,
-    - ``{name}/{point}/agreement``: the share of images whose answer is that on the untouched image,
-    - ``{name}/{point}/bpp`` and ``/bytes``: bits a pixel and mean bytes an image of the batch as the module gets it,
-    - ``{name}/bytes_at_1pct_loss``: the mean bytes at which top-1 (without targets: agreement) is one point below that
-      of the untouched images, read from the points of one codec with the logarithm of the bytes linear between them,
-      the fewest of all codecs. The coarsest point's where even that loses less; infinite where every point loses more
-      (an ``EarlyStopping`` on it needs ``check_finite=False``).
+    - ``{name}/{point}/top1`` and ``{name}/clean/top1``, if there are targets,
+    - ``{name}/{point}/agreement``: the share of images with the same answer as on the untouched image,
+    - ``{name}/{point}/bpp`` and ``/bytes``: bits per pixel and mean bytes per image, at the size the module gets,
+    - ``{name}/bytes_at_1pct_loss``: the mean bytes at which top-1 (without targets: agreement) is one percentage point
+      below that of the untouched images, interpolated between a codec's points linearly in the logarithm of the bytes;
+      the minimum over codecs. It is the bytes of the coarsest point if even that loses less, and infinite if every
+      point loses more (an ``EarlyStopping`` on it needs ``check_finite=False``).
 
     So ``EarlyStopping`` and ``ModelCheckpoint`` can monitor ``robustness/jpeg:30/top1``. With several loaders, nested
-    or not, names end in ``/dataloader_idx_{i}`` where those that ``validation_step`` logs do: not where a
-    ``CombinedLoader`` gives the batches of all loaders together, out of which ``adapter`` then takes one. Loggers that
-    take figures (TensorBoard, and those with ``log_image``) get the rate–accuracy curves, the first of the training
-    faintly behind. Training goes on bit for bit as it would without: the module, its metrics and the random state are
-    left as they were. Processes are summed up; as with every metric, images that a
-    sampler repeats to fill up count twice. Sanity checks are passed over.
+    or not, names end in ``/dataloader_idx_{i}``, like those that ``validation_step`` logs. A ``CombinedLoader`` that
+    returns the batches of all loaders together gets no suffix; ``adapter`` then picks one batch. Loggers that accept
+    figures (TensorBoard, and those with ``log_image``) get the rate–accuracy curves, with the first of the training
+    faintly behind. Training is bit for bit the same as without the callback: the module, its metrics and the random
+    state are restored. Results are summed over processes; as with every metric, images that a sampler repeats as
+    padding count twice. Sanity checks are skipped.
 
     Args:
-        points: codecs at their qualities, as short strings.
-        strength: of the pre-filter before them, in [0, 1]; 0 is the codec alone. It has no part in the names.
-        saliency: for the pre-filter: a model's recipe for its Grad-CAM, or a mapping (see
-            :func:`foveate.saliency.as_saliency`), or a saliency. Without a model it is the module in training that is
-            explained; None takes its Grad-CAM.
-        every_n_epochs: measure after every so many epochs of ``fit``; what monitors a value is to look no more often.
-        limit_batches: measure so many batches of each loader, in each process; None for all.
-        mean: how images were normalized, a number a channel or one for all; None reads it from the transforms of
-            the data set.
-        std: likewise.
+        points: codecs with qualities, as short strings.
+        strength: strength of the pre-filter, in [0, 1]; 0 is the codec alone. It is not part of the names.
+        saliency: for the pre-filter: a model's recipe for its Grad-CAM, a mapping (see
+            :func:`foveate.saliency.as_saliency`), or a saliency. A mapping without a model explains the module in
+            training; None takes that module's Grad-CAM.
+        every_n_epochs: number of ``fit`` epochs between measurements; callbacks that monitor a value must not check
+            more often.
+        limit_batches: number of batches to measure of each loader, in each process; None for all.
+        mean: mean of the images' normalization, a number per channel or one for all; None reads it from the data set's
+            transforms.
+        std: standard deviation, likewise.
         adapter: from a batch to (images, target), target (B,) class numbers or None: a function or
             ``"package.module:name"``. None takes the first two of a tuple or list.
         forward_fn: from (pl_module, images) to logits (B, classes): a function or ``"package.module:name"``. None calls
             the module.
-        name: what the names of all values begin with; two callbacks need two.
+        name: prefix of all logged names; it must differ between callbacks.
 
     Raises:
-        TypeError, ValueError: if an argument does not fit; while running, if batches or logits do not.
+        TypeError, ValueError: if an argument is invalid or, while running, batches or logits do not fit.
 
     Example:
         >>> callback = CompressionRobustness(["jpeg:10", "jpeg:30"], every_n_epochs=2)
@@ -139,24 +140,24 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes into a checkpoint."""
+        """Return the state to save in a checkpoint."""
         return {"history": [dict(entry) for entry in self.history]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a checkpoint."""
-        self.history = [{"stage": "fit", **entry} for entry in state_dict["history"]]  # older ones had no other
+        """Restore the state from a checkpoint."""
+        self.history = [{"stage": "fit", **entry} for entry in state_dict["history"]]  # older checkpoints hold only fit
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_counts": {}, "_listener": None}  # of a validation that is going on
+        return {**vars(self), "_counts": {}, "_listener": None}  # state of a running validation
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._counts = {}
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Listen to what the module answers in its own step, which need not be asked again."""
+        """Record the module's logits in its own step, to avoid running it again."""
         if self._measures(trainer, batch_idx) and self._reader.asks_module:
             self._listener = Listener(pl_module)
 
@@ -169,11 +170,11 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
             self._measure(trainer, pl_module, batch, dataloader_idx, listener)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Leave no hook behind."""
+        """Remove the hooks."""
         self._stop_listening()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Log what was counted."""
+        """Log the results."""
         if is_due(trainer, self.every_n_epochs):
             self._log(trainer, pl_module)
 
@@ -218,7 +219,7 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
     def _log(self, trainer: Any, module: Any) -> None:
         streams = len(streams_of(trainer))
         for loader in range(streams):
-            # Every process takes part in the sum, also one without a batch.
+            # Every process takes part in the sum, even one without a batch.
             counts = self._counts.setdefault(loader, _Counts(len(self.points)).to(module.device)).compute()
             if counts["images"] == 0:
                 continue
@@ -248,7 +249,7 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
         return values
 
     def _curves(self, values: Mapping[str, float]) -> dict[str, tuple[list[float], list[float]]]:
-        """KB and accuracy of the points of each codec."""
+        """Return kB and accuracy of each codec's points."""
         metric = "top1" if "clean/top1" in values else "agreement"
         curves = {}
         for family, points in groupby(sorted(self.points, key=lambda p: p.family), key=lambda p: p.family):

@@ -1,4 +1,4 @@
-"""Where the network in training looks, and what the pre-filter and the codec leave of it, as figures."""
+"""Figures of where the network in training looks, and of filtered and decoded images."""
 
 from typing import Any
 
@@ -18,28 +18,29 @@ from foveate.sweep import Sweep
 
 
 class SaliencyLogger(BaseCallback):  # type: ignore[misc]
-    """Shows, as the training goes on, where the network looks and what the pre-filter and the codec leave of it.
+    """Logs figures during training of where the network looks, and of filtered and decoded images.
 
-    Every so many epochs it gives loggers that take figures (TensorBoard, and those with ``log_image``) a row for each
-    of the same few validation images: the image, the map over it, the filtered and the decoded image, with the
-    bytes of the codec alone and after the filter and the module's answers. The images are the first that the first
-    validation loader gives; they are kept in the checkpoint, so that a resumed training shows the same ones. Only the
-    first process does anything, so the module must not be spread over several (FSDP).
+    Every ``every_n_epochs`` epochs, loggers that accept figures (TensorBoard, and those with ``log_image``) get one row
+    for each of a fixed set of validation images: the image, the map over it, the filtered and the decoded image, with
+    the bytes of the codec alone and after the filter, and the module's answers. The images are the first of the first
+    validation loader; they are saved in the checkpoint, so that a resumed training shows the same ones. Only the first
+    process works, so the module must not be sharded over several (FSDP).
 
     Args:
-        images: how many.
-        every_n_epochs: of ``fit``; ``Trainer.validate`` and ``Trainer.test`` always show them.
+        images: number of images.
+        every_n_epochs: number of ``fit`` epochs between figures; ``Trainer.validate`` and ``Trainer.test`` always log
+            one.
         codec: a codec as a short string.
-        strength: of the pre-filter, in [0, 1].
+        strength: strength of the pre-filter, in [0, 1].
         saliency: see :class:`CompressionRobustness`.
         mean: see :class:`CompressionRobustness`.
         std: see :class:`CompressionRobustness`.
         adapter: see :class:`CompressionRobustness`.
         forward_fn: see :class:`CompressionRobustness`.
-        name: the figure's; two callbacks need two.
+        name: name of the figure; it must differ between callbacks.
 
     Raises:
-        TypeError, ValueError: if an argument does not fit; while running, if batches or logits do not.
+        TypeError, ValueError: if an argument is invalid or, while running, batches or logits do not fit.
 
     Example:
         >>> SaliencyLogger(images=2, codec="webp:20", saliency={"method": "ActivationMap"}).codec
@@ -78,11 +79,11 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
         return self._generate_state_key(name=self.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes into a checkpoint."""
+        """Return the state to save in a checkpoint."""
         return {"images": self.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.images = state_dict["images"]
 
     def on_validation_batch_end(
@@ -102,7 +103,7 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
                 self.images = more if self.images is None else torch.cat([self.images, more])
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Draw the images with the maps of now."""
+        """Draw the images with their current maps."""
         if self.images is not None and is_due(trainer, self.every_n_epochs):
             log_figure(trainer, self.name, lambda: self._figure(trainer, pl_module))
 
