@@ -408,8 +408,10 @@ class TestHevc:
         assert [e.data for e in compressor.encode(batch, left(batch))] == [e.data for e in encoded]
         plain = Compressor("hevc:30,preset=fast").encode(batch)
         assert all(len(a.data) < len(b.data) for a, b in zip(encoded, plain, strict=True))
-        with pytest.raises(ValueError, match="give this Compressor a saliency"):
-            Compressor("hevc:roi=5")
+        alone = Compressor("hevc:30,preset=fast,roi=12")
+        assert [e.data for e in alone.encode(batch, left(batch))] == [e.data for e in encoded]
+        with pytest.raises(ValueError, match="maps: .*give a saliency, or give maps"):
+            alone.encode(batch)
 
 
 class TestTargetSize:

@@ -1033,8 +1033,10 @@ class TestWorkers:
         source = in_folder(tmp_path, ["0.png", "1.png"])
         (tmp_path / "sitecustomize.py").write_text(
             "import foveate.export._reading as reading, os\n"
-            "read = reading.read\n"
-            f"reading.read = lambda data, **options: os._exit(5) if data == {png(1)!r} else read(data, **options)\n"
+            "read = reading.read_image\n"
+            "def deadly(data, suffix, **options):\n"
+            f"    return os._exit(5) if data == {png(1)!r} else read(data, suffix, **options)\n"
+            "reading.read_image = deadly\n"
         )
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         words = ["compress", str(source), str(tmp_path / "out"), "--workers", "1"]
