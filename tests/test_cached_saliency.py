@@ -144,7 +144,7 @@ class TestWithoutTheNetwork:
 
 class TestWhatDoesNotFit:
     def test_a_picture_that_is_not_there(self, cache, pictures):
-        with pytest.raises(LookupError, match="no map of this 159x160 picture; run 'foveate saliency'"):
+        with pytest.raises(LookupError, match="no map of this 159x160 image; run 'foveate saliency'"):
             CachedSaliency(cache)(pictures[..., 1:, :])
 
     def test_no_cache(self, tmp_path):
@@ -183,8 +183,8 @@ class TestKeys:
         cache_maps(Scenes(1), tmp_path, ActivationMap(net, layer="1"))
         with torch.no_grad():
             net[0].weight.add_(0.1)
-        assert cache_maps(Scenes(1), tmp_path, ActivationMap(net, layer="1")).made == 1
-        assert cache_maps(Scenes(1), tmp_path, ActivationMap(net, layer="0")).made == 1
+        assert cache_maps(Scenes(1), tmp_path, ActivationMap(net, layer="1")).computed == 1
+        assert cache_maps(Scenes(1), tmp_path, ActivationMap(net, layer="0")).computed == 1
         assert len(list(tmp_path.iterdir())) == 3
 
     def test_what_its_folder_says(self, cache):
@@ -371,7 +371,7 @@ class TestDamagedShards:
         for path in paths[:2]:
             DAMAGES[damage](path)
         sound = paths[2].read_bytes()
-        made = cache_maps(Scenes(5, 8), tmp_path, CAM).made
+        made = cache_maps(Scenes(5, 8), tmp_path, CAM).computed
         assert named(caplog) == {str(path): 1 for path in paths[:2]}
         assert not any(path.exists() for path in paths[:2])
         assert paths[2].read_bytes() == sound
@@ -382,7 +382,7 @@ class TestDamagedShards:
     def test_renamed_it_is_not_taken_for_another(self, cache, pictures, caplog):
         path = the_shard(cache)
         other = path.rename(path.with_name("0" * 16 + ".safetensors"))
-        assert cache_maps(Scenes(5, 8), cache, CAM).made == 5
+        assert cache_maps(Scenes(5, 8), cache, CAM).computed == 5
         assert named(caplog) == {str(other): 1}
         assert [path.exists(), other.exists()] == [True, False]
 

@@ -503,9 +503,9 @@ class TestOnDisk:
     @pytest.mark.parametrize("kind", WITH_IDENTITY)
     def test_a_cache_serves_no_other_s_maps(self, kind, tmp_path):
         first, second = WITH_IDENTITY[kind]()
-        assert cache_maps(Scenes(2), tmp_path, first).made == 2
-        assert cache_maps(Scenes(2), tmp_path, second).made == 2
-        assert cache_maps(Scenes(2), tmp_path, WITH_IDENTITY[kind]()[0]).made == 0
+        assert cache_maps(Scenes(2), tmp_path, first).computed == 2
+        assert cache_maps(Scenes(2), tmp_path, second).computed == 2
+        assert cache_maps(Scenes(2), tmp_path, WITH_IDENTITY[kind]()[0]).computed == 0
 
     def test_records_serve_no_other_s_figures(self, tmp_path):
         left, right = (points(saliency) for saliency in WITH_IDENTITY["objects"]())
