@@ -273,10 +273,10 @@ scenes = [as_tensor(Scenes(2)[k][0]) for k in range(2)]
 for dtype in (torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64):
     shown = torch.stack([s if dtype == torch.uint8 else (s.float() / 255).to(dtype) for s in scenes])
     for name in FILTERS:
-        prefilter = Prefilter(GradCam(net, preprocess=PREPROCESS), 0.8, name)
+        prefilter = Prefilter(GradCam(net, preprocess=PREPROCESS), 0.8, filter=name)
         assert prefilter(shown).dtype == dtype
     control = RateControl(Witness(net, PREPROCESS), qualities=(5, 60), strengths=(0, 0.5))
-    for compressor in (Compressor("jpeg:30", prefilter, 0.5), Compressor("webp", prefilter, control=control)):
+    for compressor in (Compressor("jpeg:30", prefilter, scale=0.5), Compressor("webp", prefilter, control=control)):
         assert compressor.decode(compressor.encode(shown))[0].dtype == torch.uint8
 calibration = control.calibrate(compressor, scenes)
 judge = Judge(load_classifier(net, PREPROCESS), True)
