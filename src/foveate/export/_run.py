@@ -147,8 +147,9 @@ def compress_dataset(
         memory = _local.memory_share(_local.cpus() if workers is None else workers)
     used = compressor if cache is None else _with_cache(compressor, cache)
     job = Job(images, store, used, shards, others, only_if_smaller, device, timeout, memory, tuple(formats))
+    head = _head(job, part)  # which refuses what has no identity, before anything is written
     with _locked(store):
-        todo = planned(images, store, _head(job, part), used.codec.suffix, part, moved)
+        todo = planned(images, store, head, used.codec.suffix, part, moved)
         if todo is None:
             summary = Summary.load(store)
             assert summary is not None  # or there would be something to do
