@@ -977,7 +977,8 @@ def workers_of(pid):
 
 
 STOPPED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which is off where the tests run in the background
 from test_export_hostile import Hostile, WEBP
 from foveate.export import compress_dataset
 if __name__ == "__main__":
