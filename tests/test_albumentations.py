@@ -133,6 +133,7 @@ class TestConformance:
         (lambda: Compress("jpeg", quality=(60, 20)), ValueError, "smaller number first"),
         (lambda: Compress("jpeg", quality=0.5), TypeError, "integer"),
         (lambda: Compress(strength=0.5), ValueError, "without"),
+        (lambda: Compress(prefilter={"sigma": 2.0}), ValueError, "nothing makes them"),
         (lambda: Compress(target={"bpp": 0.5, "bytes": 9}), ValueError, "bytes, bpp"),
         (lambda: Compress(target=foveate.TargetSize(bpp=0.5)), ValueError, "target"),
         (lambda: Compress(prefilter={"saliency": "resnet18", "strength": 2}), ValueError, "strength"),

@@ -26,7 +26,7 @@ from foveate import ActivationMap, CachedSaliency, CaptumAttribution, Compressor
 from foveate.demo import PREPROCESS, Scenes
 from foveate.export import Cached, cache_maps, compress_dataset
 from foveate.images import as_tensor, image_hash
-from foveate.saliency import MapCache, as_saliency
+from foveate.saliency import MapCache, MissingMapError, as_saliency
 from foveate.transforms import Compress
 
 CAM = GradCam(NET, preprocess=PREPROCESS)
@@ -144,7 +144,7 @@ class TestWithoutTheNetwork:
 
 class TestWhatDoesNotFit:
     def test_a_picture_that_is_not_there(self, cache, pictures):
-        with pytest.raises(LookupError, match="no map of this 159x160 image; run 'foveate saliency'"):
+        with pytest.raises(MissingMapError, match="no map of this 159x160 image; run 'foveate saliency'"):
             CachedSaliency(cache)(pictures[..., 1:, :])
 
     def test_no_cache(self, tmp_path):

@@ -338,7 +338,7 @@ FINEST = {
         **{"avif": {"speed": 10}, "jxl": {"effort": 3}, "hevc": {"preset": "ultrafast"}}.get(name, {}),
         **({"subsampling": "4:4:4"} if name in ("jpeg", "avif", "hevc") else {}),
     )
-    for name, cls in CODECS.items()
+    for name, cls in CODECS.usable().items()
 }
 TOLERANCE = {"webp": 16, "jpeg": 6, "avif": 12, "hevc": 6, "jpeg2000": 3, "jxl": 6}
 """The most that a sample may be off at a codec's finest; WebP has half the colors' samples."""

@@ -190,6 +190,14 @@ class TestRegistry:
         with pytest.raises(ValueError, match="a:red and b:red of colors are both called 'red'"):
             Registry("color", "colors", lambda name, color: color)["red"]
 
+    def test_a_name_of_foveate_s_own_is_not_taken_over(self, monkeypatch):
+        points = [EntryPoint("jpeg", "package:Jpeg", "foveate.codecs")]
+        monkeypatch.setattr("foveate._registry.entry_points", lambda group: points)
+        colors = Registry("codec", "foveate.codecs", lambda name, codec: codec)
+        colors.add("jpeg", foveate.Jpeg)
+        with pytest.raises(ValueError, match="package:Jpeg of foveate.codecs is called 'jpeg', as one of"):
+            colors["webp"]
+
 
 class TestRegistering:
     def test_a_codec_is_a_codec(self):
@@ -213,6 +221,23 @@ class TestRegistering:
     def test_what_cannot_be_called_is_refused(self, register):
         with pytest.raises(TypeError, match="got 3"):
             register(3)
+
+    def test_defaults_of_a_saliency_are_its_own(self):
+        def halved(images):
+            return images / 2
+
+        @foveate.register_saliency
+        class Halved(foveate.Saliency):
+            def __init__(self, model=None, preprocess=halved):
+                self.model, self.preprocess = model, preprocess
+
+            def __call__(self, images):
+                return self.preprocess(images.float()[:, :1])
+
+        assert foveate.as_saliency("Halved").preprocess is halved
+        assert foveate.as_saliency("Halved").model is None
+        given = foveate.as_saliency({"method": "Halved", "model": "resnet18", "preprocess": {"resize": 32}})
+        assert (given.model, given.preprocess.resize) == ("resnet18", 32)
 
     def test_names_of_criteria(self):
         with pytest.raises(ValueError, match="lower-case"):

@@ -423,9 +423,9 @@ class TestSweep:
 
     @pytest.mark.parametrize("count", [0, 2, 4])
     def test_a_wrong_number_of_maps(self, images, count):
-        with pytest.raises(ValueError, match=f"maps: expected one an image, 3, got {count}"):
+        with pytest.raises(ValueError, match=f"maps: expected one per image, 3, got {count}"):
             Sweep(images, torch.rand(count, 1, 5, 5))
-        with pytest.raises(ValueError, match=f"maps: expected one an image, 3, got {count}"):
+        with pytest.raises(ValueError, match=f"maps: expected one per image, 3, got {count}"):
             Compressor("jpeg", Prefilter(left)).encode(Sweep(images, lambda saliency: torch.rand(count, 1, 5, 5)))
         with pytest.raises(ValueError, match="maps: a Sweep has its own"):
             Compressor("jpeg", Prefilter(left)).encode(Sweep(images), torch.rand(3, 1, 5, 5))

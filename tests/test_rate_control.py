@@ -764,9 +764,9 @@ class TestMapsWithAControl:
         compressor = Compressor("jpeg", Prefilter(cam), control=control(strengths=(0, 0.5)))
         with pytest.raises(ValueError, match=f"maps: expected .* 3.*got .*{count}"):
             compressor.encode(scenes[:3], torch.rand(count, 1, 5, 5))
-        with pytest.raises(ValueError, match=f"maps: expected one an image, 3, got {count}"):
+        with pytest.raises(ValueError, match=f"maps: expected one per image, 3, got {count}"):
             compressor.control.encode(compressor, scenes[:3], list(torch.rand(count, 1, 5, 5)))
-        with pytest.raises(ValueError, match=f"maps: expected one an image, 3, got {count}"):
+        with pytest.raises(ValueError, match=f"maps: expected one per image, 3, got {count}"):
             Compressor("jpeg", Prefilter(cam)).encode(Sweep(scenes[:3], list(torch.rand(count, 1, 5, 5))))
 
     def test_they_are_maps(self, scenes, cam):

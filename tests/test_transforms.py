@@ -154,6 +154,11 @@ class TestConformance:
 
 
 class TestCompress:
+    @pytest.mark.parametrize("arguments", [{"prefilter": {"sigma": 2}, "strength": 0.5}, {"codec": "hevc:roi=5"}])
+    def test_maps_that_nothing_makes_are_missed_at_once(self, arguments):
+        with pytest.raises(ValueError, match="saliency: .* needs maps, and nothing makes them"):
+            transforms.Compress(**arguments)
+
     def test_it_is_torchvision_s_jpeg(self, photo):
         """The same image as v2.JPEG gives: only the Huffman tables differ, and they are lossless."""
         with warnings.catch_warnings():

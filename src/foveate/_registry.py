@@ -101,6 +101,11 @@ class Registry(Generic[T]):
                         f"{self.argument}: the entry points {other.value} and {point.value} of {self.group} are both "
                         f"called {point.name!r}; uninstall one of their packages"
                     )
+                if self._paths.get(point.name, "").startswith("foveate.") and not point.value.startswith("foveate."):
+                    raise ValueError(
+                        f"{self.argument}: the entry point {point.value} of {self.group} is called {point.name!r}, as "
+                        "one of Foveate's own; uninstall its package"
+                    )
             self._entry_points = points  # assigned in one step, for other threads
         return self._entry_points
 

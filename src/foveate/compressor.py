@@ -159,8 +159,8 @@ class Compressor:
         for name, kind in (("prefilter", Prefilter), ("target", TargetSize), ("control", Control)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
-                known = "RateControl" if kind is Control else kind.__name__
-                raise TypeError(f"{name}: expected a foveate.{known} or None, got {type(value).__name__}")
+                expected = "RateControl" if kind is Control else kind.__name__
+                raise TypeError(f"{name}: expected a foveate.{expected} or None, got {type(value).__name__}")
         if self.saliency is not None:
             self._set("saliency", as_saliency(self.saliency))
         if self.control is None:

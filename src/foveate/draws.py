@@ -248,6 +248,15 @@ class CompressDraws:
         """Whether a strength above 0 may be drawn."""
         return self.strength is not None and self.strength[1] > 0
 
+    def require_maps(self) -> "CompressDraws":
+        """Return this; raise a ValueError if maps are needed and nothing makes them."""
+        compressor = self.compressor
+        prefilter = compressor.prefilter
+        if self.uses_maps and compressor.saliency is None and (prefilter is None or prefilter.saliency is None):
+            user = compressor.codec if prefilter is None else "the prefilter"
+            raise ValueError(f"saliency: {user} needs maps, and nothing makes them; give a saliency")
+        return self
+
     @property
     def uses_maps(self) -> bool:
         """Whether saliency maps may be needed."""

@@ -43,8 +43,8 @@ class Sweep:
         self._batch = images if isinstance(images, Tensor) else None
         self.images: list[Tensor] = list(images)
         self._batched = batched
-        self._given: list[Tensor] | Callable[[Saliency], Sequence[Tensor]] | None
-        self._given = maps if maps is None or callable(maps) else self._checked(maps)
+        self._supplied: list[Tensor] | Callable[[Saliency], Sequence[Tensor]] | None
+        self._supplied = maps if maps is None or callable(maps) else self._checked(maps)
         self._maps: dict[Saliency | None, list[Tensor]] = {}
         self._filtered: dict[tuple[Prefilter, int], Tensor] = {}
 
@@ -54,7 +54,7 @@ class Sweep:
     @property
     def has_maps(self) -> bool:
         """Whether the maps were given, so that no saliency is called."""
-        return self._given is not None
+        return self._supplied is not None
 
     def maps(self, saliency: Saliency | None) -> list[Tensor]:
         """Return the maps (1, h, w) of all images.
@@ -65,12 +65,14 @@ class Sweep:
         Raises:
             ValueError: if there is neither a saliency nor maps, or a function did not return one map per image.
         """
-        if isinstance(self._given, list):
-            return self._given
+        if isinstance(self._supplied, list):
+            return self._supplied
         if saliency is None:
             raise ValueError("maps: there is no saliency to make them; give a saliency, or give maps to the call")
         if saliency not in self._maps:
-            self._maps[saliency] = self._ask(saliency) if self._given is None else self._checked(self._given(saliency))
+            self._maps[saliency] = (
+                self._ask(saliency) if self._supplied is None else self._checked(self._supplied(saliency))
+            )
         return self._maps[saliency]
 
     def filtered(self, prefilter: Prefilter | None, index: int) -> Tensor:
@@ -89,7 +91,7 @@ class Sweep:
 
     def _checked(self, maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
         if len(maps) != len(self.images):
-            raise ValueError(f"maps: expected one an image, {len(self.images)}, got {len(maps)}")
+            raise ValueError(f"maps: expected one per image, {len(self.images)}, got {len(maps)}")
         for saliency_map in maps:
             check_maps(saliency_map[None], 1)
         return list(maps)

@@ -191,7 +191,7 @@ class Compress(_ImageTransform):
             scale=scale,
             target=target,
             control=control,
-        )
+        ).require_maps()
         self.return_rate = return_rate
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

@@ -195,6 +195,6 @@ class Compress(_ImageTransform):
             scale=scale,
             target=target,
             control=control,
-        )
+        ).require_maps()
         self.codec, self.quality, self.prefilter, self.saliency = codec, quality, prefilter, saliency
         self.strength, self.scale, self.target, self.control = strength, scale, target, control

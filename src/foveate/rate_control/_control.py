@@ -241,7 +241,7 @@ class RateControl(Control):
         """
         if maps is not None:
             if len(maps) != len(images):
-                raise ValueError(f"maps: expected one an image, {len(images)}, got {len(maps)}")
+                raise ValueError(f"maps: expected one per image, {len(images)}, got {len(maps)}")
             for saliency_map in maps:
                 check_maps(saliency_map[None], 1)
         out: list[Encoded] = []

@@ -80,11 +80,11 @@ _ABOVE_ZERO = torch.finfo(torch.float32).tiny  # a tie is not an answer
 CRITERIA: Registry[CriterionKind] = Registry("criterion", "foveate.criteria", _as_kind)
 """Kinds of criteria by name: one is written as its name, with its bound behind it where it has one."""
 
-CRITERIA.add("top1", CriterionKind(_lead, _ABOVE_ZERO))
-CRITERIA.add("p", CriterionKind(_log_share, math.log))
-CRITERIA.add("kl", CriterionKind(_closeness, _minus_log))
-CRITERIA.add("margin", CriterionKind(_lead, float))
-CRITERIA.add("robust", CriterionKind(_closeness, _zero, price=True))
+CRITERIA.add("top1", CriterionKind(_lead, _ABOVE_ZERO), origin=_lead)
+CRITERIA.add("p", CriterionKind(_log_share, math.log), origin=_log_share)
+CRITERIA.add("kl", CriterionKind(_closeness, _minus_log), origin=_closeness)
+CRITERIA.add("margin", CriterionKind(_lead, float), origin=_lead)
+CRITERIA.add("robust", CriterionKind(_closeness, _zero, price=True), origin=_closeness)
 
 
 def register_criterion(name: str, least: float | Callable[[float], float] = 0.0) -> Callable[[AnyMeasure], AnyMeasure]:
@@ -150,6 +150,10 @@ class Keep(ABC):
     @abstractmethod
     def slack(self, values: Tensor) -> Tensor:
         """Return how far values of the measure are above the minimum."""
+
+    @abstractmethod
+    def __call__(self, clean: Tensor, logits: Tensor) -> Tensor:
+        """Return (N,) bool: whether each decoded image meets the requirement."""
 
 
 @dataclass(frozen=True)
@@ -222,9 +226,8 @@ class Criterion(Keep):
     def measure_name(self) -> str:
         """The name of the measure; for a custom kind, the measure's identity."""
         measure = self.definition.measure
-        return next((name for name, built_in in MEASURES.items() if built_in is measure), "") or identity_in_memory(
-            measure
-        )
+        built_in = next((name for name, function in MEASURES.items() if function is measure), None)
+        return built_in or identity_in_memory(measure)
 
     @property
     def price(self) -> float | None:

@@ -6,7 +6,7 @@ subclass ``LayerSaliency`` and override one method. ``CaptumAttribution`` covers
 
 from foveate.saliency._baselines import Baseline, Center, Shuffled
 from foveate.saliency._cache import MapCache
-from foveate.saliency._cached import CachedSaliency
+from foveate.saliency._cached import CachedSaliency, MissingMapError
 from foveate.saliency._captum import CaptumAttribution
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
 from foveate.saliency._protocol import Saliency, check_maps, normalize, saliency_maps
@@ -22,6 +22,7 @@ __all__ = [
     "GradCam",
     "LayerSaliency",
     "MapCache",
+    "MissingMapError",
     "Saliency",
     "SaliencySpec",
     "Shuffled",

@@ -16,6 +16,10 @@ from foveate.saliency._protocol import Saliency
 logger = logging.getLogger(__name__)
 
 
+class MissingMapError(LookupError, ValueError):
+    """A cache has no map of an image."""
+
+
 class CachedSaliency(Saliency):
     """Maps from a cache made by ``foveate saliency`` or :func:`foveate.export.cache_maps`.
 
@@ -91,7 +95,7 @@ class CachedSaliency(Saliency):
             (B, 1, h, w) float32 in [0, 1], in steps of 1/255, on the images' device.
 
         Raises:
-            LookupError: if an image is not in the cache.
+            MissingMapError: if an image is not in the cache.
             TypeError, ValueError: if ``images`` is not a batch of images.
         """
         check_tensor(images)
@@ -105,7 +109,7 @@ class CachedSaliency(Saliency):
         saliency_map = self._maps.get(image_hash(image))
         if saliency_map is None:
             height, width = image.shape[-2:]
-            raise LookupError(
+            raise MissingMapError(
                 f"images: {self.cache} has no map of this {height}x{width} image; run 'foveate saliency' on it, and "
                 "ask before any crop, resize or change of colors"
             )

@@ -243,7 +243,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _run(method: Any, x: Tensor, arguments: dict[str, Any]) -> Any:
-    out = method.attribute(x, **arguments)
+    try:
+        out = method.attribute(x, **arguments)
+    except AssertionError as error:  # by which Captum refuses arguments
+        raise ValueError(f"arguments: {type(method).__name__} refuses them: {error}") from error
     return out[0] if isinstance(out, tuple) else out
 
 

@@ -129,10 +129,12 @@ def _from_mapping(
     takes = inspect.signature(factory).parameters
     if "model" in takes:
         settings.setdefault("model", model)
-        if settings["model"] is None:
+        if settings["model"] is None and registered and takes["model"].default is not inspect.Parameter.empty:
+            del settings["model"]  # it can do without
+        elif settings["model"] is None:
             raise ValueError(f"saliency: {dict(spec)!r} names no model; add its recipe as 'model'")
-    if "preprocess" in takes:
-        settings["preprocess"] = _preprocess(settings.get("preprocess", preprocess))
+    if "preprocess" in takes and (wanted := settings.pop("preprocess", preprocess)) is not None:
+        settings["preprocess"] = _preprocess(wanted)
     try:
         saliency = factory(**settings) if registered else factory(method, **settings)
     except TypeError as error:

@@ -1,7 +1,7 @@
 """Conformance tests for criteria."""
 
 import pickle
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 import torch
@@ -37,9 +37,9 @@ class CriterionConformance:
         """(N, classes) logits give (N,) booleans, each for its own image."""
         clean, logits = _logits()
         (criterion,) = as_criteria(text)
-        holds: Any = criterion(clean, logits)  # type: ignore[operator]  # a Criterion, as tested above
+        holds = criterion(clean, logits)
         assert (holds.shape, holds.dtype) == ((8,), torch.bool)
-        apart = [criterion(clean[k : k + 1], logits[k : k + 1]) for k in range(8)]  # type: ignore[operator]
+        apart = [criterion(clean[k : k + 1], logits[k : k + 1]) for k in range(8)]
         assert torch.equal(holds, torch.cat(apart))
 
     def test_the_clean_answer_keeps_itself(self, text: str) -> None:
@@ -48,13 +48,13 @@ class CriterionConformance:
         if criterion.price is not None:
             pytest.skip("it sets a price, and no limit")
         clean = 40 * torch.eye(6)
-        assert bool(criterion(clean, clean).all())  # type: ignore[operator]
+        assert bool(criterion(clean, clean).all())
 
     def test_nan_does_not_hold(self, text: str) -> None:
         """NaN logits never meet a criterion."""
         clean, logits = _logits()
         (criterion,) = as_criteria(text)
-        assert not bool(criterion(clean, torch.full_like(logits, torch.nan)).any())  # type: ignore[operator]
+        assert not bool(criterion(clean, torch.full_like(logits, torch.nan)).any())
 
     def test_inputs_are_not_touched(self, text: str) -> None:
         """Logits are shared with other criteria."""

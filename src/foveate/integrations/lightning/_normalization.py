@@ -118,9 +118,9 @@ _OF_A_MODULE = set(vars(nn.Module())) - {"_modules"}
 _LONG, _DEEP, _MANY = 100, 40, 2000  # long lists hold samples or tables, not transforms
 
 
-def _refuse(what: str) -> NoReturn:
+def _refuse(reason: str) -> NoReturn:
     raise ValueError(
-        f"mean, std: {what}; give mean= and std= where (x - mean) / std is what was done, or else an adapter= that "
+        f"mean, std: {reason}; give mean= and std= where (x - mean) / std is what was done, or else an adapter= that "
         "returns images in [0, 1], with mean=0 and std=1"
     )
 

@@ -73,7 +73,7 @@ class BatchCompressor:
         if guided is None and (saliency is not None or control is not None or plain(strength) not in (None, 0)):
             guided = Prefilter()
         if guided is not None:
-            saliency = guided.saliency if saliency is None else saliency
+            saliency = saliency if guided.saliency is None else guided.saliency
             guided = replace(guided, saliency=None)  # maps are passed with each batch: they may come from the module
         if strength is None and prefilter is None and control is None and as_codec(codec).needs_saliency:
             guided = None

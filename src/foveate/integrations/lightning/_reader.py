@@ -62,9 +62,9 @@ class BatchReader:
                 f"adapter: a batch is a {type(batch).__name__}; give a function that returns its images and target"
             )
         if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1] not in (1, 3):
-            got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+            shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
             raise ValueError(
-                f"adapter: expected images (B, 3 or 1, H, W), got {got}; give a function that returns them"
+                f"adapter: expected images (B, 3 or 1, H, W), got {shape}; give a function that returns them"
             )
         if target is not None and (not isinstance(target, Tensor) or target.ndim not in (1, 2)):
             target = None
