@@ -18,7 +18,17 @@ TIMM = [
     *("swinv2_cr_tiny_224", "eva02_tiny_patch14_224", "mixer_s16_224", "xcit_nano_12_p16_224", "twins_svt_small"),
     "coatnet_nano_rw_224",
 ]
-NAMES = [f"torchvision:{name}" for name in torchvision.models.list_models(torchvision.models)]
+# Whose smaller relatives are there, and which take seconds to build.
+LARGE = {
+    "convnext_large",
+    "regnet_x_32gf",
+    "regnet_y_32gf",
+    "regnet_y_128gf",
+    "resnext101_64x4d",
+    "vit_h_14",
+    "vit_l_32",
+}
+NAMES = [f"torchvision:{name}" for name in torchvision.models.list_models(torchvision.models) if name not in LARGE]
 NAMES += [f"timm:{name}" for name in TIMM]
 # Architectures that mix positions after their last convolution, as transformers do, so that its Grad-CAM means little.
 TOKENS = (":vit", ":swin", ":levit", ":deit", ":eva", ":mixer", ":xcit", ":twins")

@@ -588,7 +588,7 @@ def test_killed_at_random_moments_it_ends_as_an_undisturbed_run(tmp_path, kind):
         return len(list((out / ".foveate" / "parts").glob("*")))
 
     deaths, midway, process = {"parent": 0, "worker": 0}, 0, start(source, out, kind)
-    while sum(deaths.values()) < 10:
+    while sum(deaths.values()) < 6:
         # A random moment: so many parts further on, and then a little later; some come before any part is done.
         parts, deadline = done() + draw(3), time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline and (not children(process.pid) or done() < parts):

@@ -27,7 +27,7 @@ from foveate.models import Classifier
 judges = [Judge(Classifier(n, scene_net(n), PREPROCESS), n == "scene_net") for n in ("scene_net", "scene_net_small")]
 prefilter = Prefilter(GradCam(judges[0].classifier.model, preprocess=PREPROCESS))
 points = [Compressor(f"jpeg:{q}", p) for p in (None, prefilter) for q in (6, 30)]
-evaluate(Scenes(10, seed=5), judges, points + baselines_for(points), sys.argv[1])
+evaluate(Scenes(6, seed=5), judges, points + baselines_for(points), sys.argv[1], resamples=100)
 """
 
 

@@ -26,6 +26,7 @@ _HOME = {
     "Saliency": "saliency",
     "as_saliency": "saliency",
     "register_saliency": "saliency",
+    "PreEdit": "preedit",
     "Prefilter": "prefilter",
     "register_filter": "prefilter",
     "Progress": "_progress",
@@ -60,6 +61,7 @@ _MODULES = (
     "images",
     "integrations",
     "models",
+    "preedit",
     "prefilter",
     "rate_control",
     "saliency",
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from foveate.codecs import register_codec as register_codec
     from foveate.compressor import Compressor as Compressor
     from foveate.compressor import Encoded as Encoded
+    from foveate.preedit import PreEdit as PreEdit
     from foveate.prefilter import Prefilter as Prefilter
     from foveate.prefilter import register_filter as register_filter
     from foveate.rate_control import Calibration as Calibration

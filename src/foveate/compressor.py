@@ -15,7 +15,7 @@ from foveate.codecs import Codec, Fit, Jpeg, TargetSize, as_codec
 from foveate.filters import resize
 from foveate.identity import identity, refuse_subclass
 from foveate.images import ImageLike, as_batch, from_array, to_array, to_dtype, to_float
-from foveate.prefilter import Prefilter
+from foveate.prefilter import PrefilterBase
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps
 from foveate.sweep import Sweep
 
@@ -133,7 +133,7 @@ class Compressor:
     """
 
     codec: Codec = Jpeg()  # noqa: RUF009  (frozen)
-    prefilter: Prefilter | None = None
+    prefilter: PrefilterBase | None = None
     _: KW_ONLY
     scale: float = 1.0
     target: TargetSize | None = None
@@ -145,7 +145,7 @@ class Compressor:
         def __init__(
             self,
             codec: str | Codec = "jpeg",
-            prefilter: Prefilter | None = None,
+            prefilter: PrefilterBase | None = None,
             *,
             scale: float = 1.0,
             target: TargetSize | None = None,
@@ -156,10 +156,10 @@ class Compressor:
     def __post_init__(self) -> None:
         self._set("codec", as_codec(self.codec))
         self._set("scale", check_number("scale", self.scale, 0, 1, above=True))
-        for name, kind in (("prefilter", Prefilter), ("target", TargetSize), ("control", Control)):
+        for name, kind in (("prefilter", PrefilterBase), ("target", TargetSize), ("control", Control)):
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
-                expected = "RateControl" if kind is Control else kind.__name__
+                expected = "RateControl" if kind is Control else kind.__name__.removesuffix("Base")
                 raise TypeError(f"{name}: expected a foveate.{expected} or None, got {type(value).__name__}")
         if self.saliency is not None:
             self._set("saliency", as_saliency(self.saliency))
@@ -196,6 +196,8 @@ class Compressor:
         """
         if self.used_saliency is not None:
             self.used_saliency.to(device)
+        if self.prefilter is not None:
+            self.prefilter.to(device)
         if self.control is not None:
             self.control.to(device)
         return self
@@ -240,7 +242,8 @@ class Compressor:
         if self.control is not None:
             raise ValueError("encode_at: the control chooses from all images of a call; use encode")
         self.prepare(sweep, indices)
-        images = [sweep.filtered(self.prefilter, k) for k in indices]
+        prefilter = self._prefilter
+        images = [sweep.filtered(prefilter, k) for k in indices]
         maps: list[Tensor] | list[None] = [None] * len(images)
         if self.codec.needs_saliency and images:
             every = sweep.maps(self.used_saliency)
@@ -249,8 +252,9 @@ class Compressor:
 
     def prepare(self, sweep: Sweep, indices: Sequence[int]) -> None:
         """Make the maps and filtered images that :meth:`encode_at` needs, so that threads can call it concurrently."""
+        prefilter = self._prefilter
         for k in indices:
-            sweep.filtered(self.prefilter, k)
+            sweep.filtered(prefilter, k)
         if self.codec.needs_saliency and indices:
             sweep.maps(self.used_saliency)
 
@@ -265,10 +269,7 @@ class Compressor:
             parts.append(identity(self.target))
         prefilter = self.prefilter
         if prefilter is not None and self._may_filter:
-            settings = f"strength={prefilter.strength:g} sigma={prefilter.sigma:g} even={prefilter.even}"
-            parts.append(f"{prefilter.filter_name} {settings}")
-            if not prefilter.function.__module__.startswith("foveate."):
-                parts.append(identity(prefilter.function, "filter"))
+            parts.append(prefilter.settings)
         if self.control is not None:
             parts.append(identity(self.control, "control"))
         if self.used_saliency is not None:
@@ -279,7 +280,7 @@ class Compressor:
     def used_saliency(self) -> Saliency | None:
         """The saliency that makes the maps; None if neither the pre-filter nor the codec needs any."""
         prefilter = self.prefilter
-        if prefilter is not None and self._may_filter:
+        if prefilter is not None and self._filter_needs_maps:
             return prefilter.saliency
         if not self.codec.needs_saliency:
             return None
@@ -293,7 +294,15 @@ class Compressor:
     @property
     def needs_maps(self) -> bool:
         """Whether saliency maps are needed: by the pre-filter, which a control may turn on, or by the codec."""
-        return self._may_filter or self.codec.needs_saliency
+        return self._filter_needs_maps or self.codec.needs_saliency
+
+    @property
+    def _prefilter(self) -> PrefilterBase | None:
+        return None if self.prefilter is None else self.prefilter.before(self.codec)
+
+    @property
+    def _filter_needs_maps(self) -> bool:
+        return self._may_filter and self.prefilter is not None and self.prefilter.needs_maps
 
     @property
     def _may_filter(self) -> bool:

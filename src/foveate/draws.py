@@ -12,7 +12,7 @@ from foveate._checks import check_number
 from foveate.codecs import Codec, TargetSize
 from foveate.compressor import Compressor, Control, Encoded
 from foveate.images import to_dtype
-from foveate.prefilter import Filter, Prefilter
+from foveate.prefilter import Filter, Prefilter, PrefilterBase
 from foveate.saliency import SaliencySpec
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
 Number: TypeAlias = int | float
 NumberOrPair: TypeAlias = float | Sequence[float]
 """A number, or a pair to draw from evenly."""
-PrefilterSpec: TypeAlias = Prefilter | Mapping[str, Any]
+PrefilterSpec: TypeAlias = PrefilterBase | Mapping[str, Any]
 """A pre-filter, or a mapping of its arguments."""
 TargetSpec: TypeAlias = TargetSize | Mapping[str, Any]
 """A size to keep to, or a mapping of its arguments."""
@@ -119,13 +119,13 @@ class PrefilterDraws:
         True
     """
 
-    prefilter: Prefilter
+    prefilter: PrefilterBase
     strength: tuple[float, float]
 
     @classmethod
     def of(
         cls,
-        saliency: SaliencySpec | Prefilter,
+        saliency: SaliencySpec | PrefilterBase,
         *,
         strength: Any = None,
         filter: str | Filter = "blend",
@@ -134,9 +134,9 @@ class PrefilterDraws:
         """Build from the arguments of a host's ``Prefilter``.
 
         Args:
-            saliency: see :func:`foveate.saliency.as_saliency`; or a whole :class:`foveate.Prefilter`.
-            strength: in [0, 1], or a pair to draw it from uniformly; None takes that of a :class:`foveate.Prefilter`,
-                else 0.5.
+            saliency: see :func:`foveate.saliency.as_saliency`; or a whole :class:`foveate.Prefilter` or
+                :class:`foveate.PreEdit`, or a mapping of the latter's arguments.
+            strength: in [0, 1], or a pair to draw it from uniformly; None takes that of a whole pre-filter, else 0.5.
             filter: see :class:`foveate.Prefilter`.
             sigma: see :class:`foveate.Prefilter`.
 
@@ -145,7 +145,10 @@ class PrefilterDraws:
             ValueError: if an argument is out of range, or a whole pre-filter has no saliency or is combined with its
                 own settings.
         """
-        if not isinstance(saliency, Prefilter):
+        if isinstance(saliency, Mapping) and "models" in saliency:
+            saliency = as_prefilter(saliency) or saliency
+        prefilter: PrefilterBase
+        if not isinstance(saliency, PrefilterBase):
             if saliency is None:
                 raise TypeError("saliency: expected a Saliency, a function of images, a recipe or a mapping, got None")
             prefilter = Prefilter(saliency, filter=filter, sigma=sigma)
@@ -153,7 +156,7 @@ class PrefilterDraws:
             raise ValueError(
                 "filter, sigma: a foveate.Prefilter has its own; give its saliency instead, or change those"
             )
-        elif saliency.saliency is None:
+        elif saliency.needs_maps and saliency.saliency is None:
             raise ValueError("saliency: this foveate.Prefilter has none; give it one")
         else:
             prefilter = saliency
@@ -229,8 +232,7 @@ class CompressDraws:
         if compressor.prefilter is None and saliency is not None and filters:
             compressor = replace(compressor, prefilter=Prefilter(compressor.saliency))
         elif compressor.prefilter is not None and compressor.prefilter.saliency is None and saliency is not None:
-            guided = replace(compressor.prefilter, saliency=compressor.saliency)
-            compressor = replace(compressor, prefilter=guided)
+            compressor = replace(compressor, prefilter=compressor.prefilter.guided(compressor.saliency))
         if control is not None:
             return cls(replace(compressor, control=_as_control(control)), None, None)
         if compressor.prefilter is None and strength is not None and plain(strength) != 0:
@@ -261,7 +263,8 @@ class CompressDraws:
     def uses_maps(self) -> bool:
         """Whether saliency maps may be needed."""
         compressor = self.compressor
-        return self.filters or (compressor.needs_maps if self.strength is None else compressor.codec.needs_saliency)
+        filters = self.filters and compressor.prefilter is not None and compressor.prefilter.needs_maps
+        return filters or (compressor.needs_maps if self.strength is None else compressor.codec.needs_saliency)
 
     def draw(self) -> Draw:
         """Draw the quality and the strength of one call; a control chooses both instead."""
@@ -288,17 +291,23 @@ class CompressDraws:
         return to_dtype(torch.stack(compressor.decode(encoded)), images.dtype).to(images.device), encoded
 
 
-def as_prefilter(prefilter: Any) -> Prefilter | None:
+def as_prefilter(prefilter: Any) -> PrefilterBase | None:
     """Return a pre-filter, or make one from a mapping of its arguments; None stays None.
+
+    A mapping with ``models`` stands for a :class:`foveate.PreEdit`, any other for a :class:`foveate.Prefilter`.
 
     Raises:
         TypeError: if ``prefilter`` is of another type.
     """
     if isinstance(prefilter, Mapping):
+        if "models" in prefilter:
+            from foveate.preedit import PreEdit
+
+            return PreEdit(**prefilter)
         return Prefilter(**prefilter)
-    if prefilter is not None and not isinstance(prefilter, Prefilter):
+    if prefilter is not None and not isinstance(prefilter, PrefilterBase):
         raise TypeError(
-            f"prefilter: expected a foveate.Prefilter, a mapping of its arguments or None, got "
+            f"prefilter: expected a foveate.Prefilter or PreEdit, a mapping of its arguments or None, got "
             f"{type(prefilter).__name__}; a saliency goes into saliency="
         )
     return prefilter

@@ -1,21 +1,24 @@
 """The pre-filter: keep the image where the classifier looks, smooth it elsewhere."""
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from foveate._checks import check_number
 from foveate._registry import Registry
+from foveate.codecs import Codec
 from foveate.filters import gaussian_blend, gaussian_blur, gaussian_scale_space, guided_filter, resize
+from foveate.identity import identity
 from foveate.images import check_tensor, to_dtype, to_float
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps, saliency_maps
 
-__all__ = ["FILTERS", "REFERENCE", "Filter", "Prefilter", "register_filter", "strength_map"]
+__all__ = ["FILTERS", "REFERENCE", "Filter", "Prefilter", "PrefilterBase", "register_filter", "strength_map"]
 
 REFERENCE = 256
 """The short side, in pixels, of the image that ``Prefilter.sigma`` is given for: what classifiers see of a photo."""
@@ -132,8 +135,75 @@ def register_filter(name: str) -> Callable[[AnyFilter], AnyFilter]:
     return add
 
 
+class PrefilterBase(ABC):
+    """What changes images before a codec so that they need fewer bytes: immutable, hashable, and with one knob.
+
+    Subclasses are frozen dataclasses with the two attributes among their fields.
+
+    Attributes:
+        saliency: makes the maps; None if every call passes maps, or none are used.
+        strength: in [0, 1]; 0 returns the input bit for bit.
+    """
+
+    saliency: Saliency | None
+    strength: float
+
+    @abstractmethod
+    def __call__(self, images: Tensor, maps: Tensor | None = None, strengths: Tensor | None = None) -> Tensor:
+        """Filter a batch.
+
+        Args:
+            images: (B, C, H, W), C 3 or 1, uint8 or float in [0, 1], on any device.
+            maps: saliency maps (B, 1, h, w) in [0, 1] to use instead of asking the saliency.
+            strengths: (B,) in [0, 1], one per image, to use instead of :attr:`strength`.
+
+        Returns:
+            The filtered images, of the same shape, dtype and device; with strength 0, the input itself.
+        """
+
+    @property
+    @abstractmethod
+    def settings(self) -> str:
+        """All that the result depends on except the saliency, as one line of text."""
+
+    @property
+    def needs_maps(self) -> bool:
+        """Whether a call at a strength above 0 uses maps."""
+        return True
+
+    def at(self, strength: float) -> Self:
+        """Return this pre-filter at another strength.
+
+        Unlike :func:`dataclasses.replace`, it also works in a worker where the filter is not registered.
+
+        Raises:
+            ValueError: if the strength is out of range.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "strength", check_number("strength", strength, 0, 1))
+        return other
+
+    def guided(self, saliency: SaliencySpec | None) -> Self:
+        """Return this pre-filter with another saliency, or with none.
+
+        Raises:
+            TypeError, ValueError: as :func:`foveate.saliency.as_saliency` does.
+        """
+        other = copy.copy(self)
+        object.__setattr__(other, "saliency", None if saliency is None else as_saliency(saliency))
+        return other
+
+    def before(self, codec: Codec) -> Self:
+        """Return this pre-filter as it is used before a codec."""
+        return self
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the models, except that of the saliency, to a device; recipes are built now."""
+        return self
+
+
 @dataclass(frozen=True)
-class Prefilter:
+class Prefilter(PrefilterBase):
     """Smooth images where a saliency map is low, controlled by ``strength``.
 
     Args:
@@ -206,24 +276,20 @@ class Prefilter:
             return self.filter
         return getattr(self.filter, "__name__", type(self.filter).__name__)
 
-    def at(self, strength: float) -> "Prefilter":
-        """Return this pre-filter at another strength.
+    @property
+    def settings(self) -> str:
+        """All that the result depends on except the saliency, as one line of text."""
+        text = f"{self.filter_name} strength={self.strength:g} sigma={self.sigma:g} even={self.even}"
+        built_in = self.function.__module__.startswith("foveate.")
+        return text if built_in else f"{text} {identity(self.function, 'filter')}"
 
-        Unlike :func:`dataclasses.replace`, it also works in a worker where the filter is not registered.
-
-        Raises:
-            ValueError: if the strength is out of range.
-        """
-        other = copy.copy(self)
-        object.__setattr__(other, "strength", check_number("strength", strength, 0, 1))
-        return other
-
-    def __call__(self, images: Tensor, maps: Tensor | None = None) -> Tensor:
+    def __call__(self, images: Tensor, maps: Tensor | None = None, strengths: Tensor | None = None) -> Tensor:
         """Filter a batch.
 
         Args:
             images: (B, C, H, W), C 3 or 1, uint8 or float in [0, 1], on any device.
             maps: saliency maps (B, 1, h, w) in [0, 1] to use instead of asking the saliency.
+            strengths: (B,) in [0, 1], one per image, to use instead of :attr:`strength`.
 
         Returns:
             The filtered images, of the same shape, dtype and device; with strength 0, the input itself.
@@ -236,7 +302,7 @@ class Prefilter:
         check_tensor(images)
         if images.ndim != 4:
             raise ValueError(f"images: expected a batch (B, C, H, W), got {tuple(images.shape)}")
-        if self.strength == 0 or images.shape[0] == 0:
+        if images.shape[0] == 0 or (self.strength == 0 if strengths is None else not strengths.any()):
             return images
         if maps is None:
             if self.saliency is None:
@@ -244,7 +310,7 @@ class Prefilter:
             maps = saliency_maps(self.saliency, images)
         else:
             maps = check_maps(maps, len(images)).to(images.device)
-        return self.smooth(images, self.strengths(maps, _size(images)))
+        return self.smooth(images, self.strengths(maps, _size(images), strengths))
 
     def strengths(self, maps: Tensor, size: tuple[int, int], strength: float | Tensor | None = None) -> Tensor:
         """Return the strength of each pixel: :func:`strength_map`, or its mean if ``even``.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from foveate.images import group_by_shape
-from foveate.prefilter import Prefilter
+from foveate.prefilter import PrefilterBase
 from foveate.saliency import Saliency, check_maps, saliency_maps
 
 __all__ = ["Sweep"]
@@ -46,7 +46,7 @@ class Sweep:
         self._supplied: list[Tensor] | Callable[[Saliency], Sequence[Tensor]] | None
         self._supplied = maps if maps is None or callable(maps) else self._checked(maps)
         self._maps: dict[Saliency | None, list[Tensor]] = {}
-        self._filtered: dict[tuple[Prefilter, int], Tensor] = {}
+        self._filtered: dict[tuple[PrefilterBase, int], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,18 +75,19 @@ class Sweep:
             )
         return self._maps[saliency]
 
-    def filtered(self, prefilter: Prefilter | None, index: int) -> Tensor:
+    def filtered(self, prefilter: PrefilterBase | None, index: int) -> Tensor:
         """Return an image (C, H, W) after a pre-filter; the image itself if that is None or its strength is 0."""
         if prefilter is None or prefilter.strength == 0:
             return self.images[index]
         key = prefilter, index
         if key not in self._filtered:
-            maps = self.maps(prefilter.saliency)
+            maps = self.maps(prefilter.saliency) if prefilter.needs_maps else None
             if self._batch is not None:
-                batch = prefilter(self._batch, _stacked(maps))
+                batch = prefilter(self._batch, None if maps is None else _stacked(maps))
                 self._filtered |= {(prefilter, k): image for k, image in enumerate(batch)}
             else:
-                self._filtered[key] = prefilter(self.images[index][None], maps[index][None])[0]
+                own_map = None if maps is None else maps[index][None]
+                self._filtered[key] = prefilter(self.images[index][None], own_map)[0]
         return self._filtered[key]
 
     def _checked(self, maps: Tensor | Sequence[Tensor]) -> list[Tensor]:

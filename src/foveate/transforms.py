@@ -38,7 +38,7 @@ from foveate.draws import (
     check_channels,
 )
 from foveate.images import as_tensor, check_tensor, to_array
-from foveate.prefilter import Filter
+from foveate.prefilter import Filter, PrefilterBase
 from foveate.saliency import SaliencySpec
 
 __all__ = ["Compress", "Prefilter"]
@@ -87,8 +87,8 @@ class Prefilter(_ImageTransform):
 
     Args:
         saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe like ``"resnet18"`` for its
-            Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole :class:`foveate.Prefilter`,
-            which excludes the settings below.
+            Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole :class:`foveate.Prefilter`
+            or :class:`foveate.PreEdit`, which excludes the settings below.
         strength: in [0, 1], or a pair to draw it from uniformly; None is 0.5, or that of a :class:`foveate.Prefilter`.
         filter: see :class:`foveate.Prefilter`.
         sigma: see :class:`foveate.Prefilter`.
@@ -108,7 +108,7 @@ class Prefilter(_ImageTransform):
 
     def __init__(
         self,
-        saliency: SaliencySpec | foveate.Prefilter,
+        saliency: SaliencySpec | PrefilterBase,
         *,
         strength: NumberOrPair | None = None,
         filter: str | Filter = "blend",
@@ -127,6 +127,8 @@ class Prefilter(_ImageTransform):
 
     def extra_repr(self) -> str:  # noqa: D102
         prefilter = self.draws.prefilter
+        if not isinstance(prefilter, foveate.Prefilter):
+            return f"{prefilter!r}, strength={self.draws.strength}"
         return f"{prefilter.saliency!r}, strength={self.draws.strength}, filter={prefilter.filter!r}"
 
 
@@ -137,7 +139,8 @@ class Compress(_ImageTransform):
         codec: a codec or its short string like ``"jpeg:30"``.
         quality: on the codec's own scale, or a pair to draw it from uniformly, both ends included; None takes that of
             ``codec``.
-        prefilter: a :class:`foveate.Prefilter` to use before the codec, or a mapping of its arguments; guided by
+        prefilter: a :class:`foveate.Prefilter` or :class:`foveate.PreEdit` to use before the codec, or a mapping of
+            its arguments (with ``models``, those of a PreEdit); guided by
             ``saliency`` if it has no saliency of its own.
         saliency: makes the maps for ``prefilter``, or for a pre-filter with default settings, and for a codec that
             takes maps itself; see :func:`foveate.saliency.as_saliency`.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from foveate.cli._models import build_classifier, build_prefilter, build_saliency, build_witness
-from foveate.cli._options import Commands, add_formats, add_preprocessing, add_saliency, numbers
+from foveate.cli._models import build_classifier, build_saliency, build_witness, controlled_prefilter
+from foveate.cli._options import Commands, add_formats, add_prefilter, add_preprocessing, add_saliency, numbers
 from foveate.cli._output import progress_bars
 from foveate.cli._samples import first_readable, readable
 
@@ -26,6 +26,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("--model", metavar="M", help="makes the saliency maps (default: the first witness)")
     parser.add_argument("--codec", default="jpeg", help="short string (default: %(default)s)")
     parser.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
+    add_prefilter(parser)
     add_saliency(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images, spread evenly over the folders")
     parser.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
@@ -47,7 +48,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     codec.library()
     maker = build_classifier(args.model or args.witness[0], args)
     saliency = build_saliency(args, maker.model, maker.preprocess)
-    prefilter, strengths = build_prefilter(args, saliency)
+    prefilter, strengths = controlled_prefilter(args, saliency)
     control = RateControl([build_witness(spec, args) for spec in args.witness], strengths=strengths)
     compressor = Compressor(codec, prefilter, saliency=saliency if codec.needs_saliency else None)
     control.check(compressor)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.cli._models import build_saliency, device_of, preprocess_of_spec
+from foveate.cli._models import build_prefilter, build_saliency, device_of, edits, preprocess_of_spec
 from foveate.cli._options import Commands, add_prefilter, add_preprocessing, add_saliency, add_source, number, numbers
 from foveate.cli._output import EXPECTED, complain, progress_bars
 
@@ -147,17 +147,16 @@ def _compressor(args: argparse.Namespace) -> "Compressor":
     """The compressor of an export, its models by recipe."""
     from foveate.codecs import as_codec
     from foveate.compressor import Compressor
-    from foveate.prefilter import Prefilter
 
     guided = args.model is not None or args.saliency is not None
-    strengths = args.strength or [0.5 if guided else 0.0]
+    strengths = args.strength or [0.5 if guided or edits(args) else 0.0]
     codec = as_codec(args.codec)
     saliency = _saliency(args) if guided else None
     prefilter = None
     if max(strengths) > 0:
-        if saliency is None:
+        if saliency is None and not edits(args):
             raise ValueError("--strength: the pre-filter needs --model to make maps")
-        prefilter = Prefilter(saliency, max(strengths), filter=args.filter, sigma=args.sigma)
+        prefilter = build_prefilter(args, saliency, max(strengths))
     if codec.needs_saliency and saliency is None:
         raise ValueError(f"--codec: {codec} needs maps; give --model to make them")
     codec_saliency = saliency if codec.needs_saliency else None

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from foveate._files import printable
-from foveate.cli._models import build_classifier, build_prefilter, build_saliency, build_witness
+from foveate.cli._models import (
+    build_classifier,
+    build_prefilter,
+    build_saliency,
+    build_witness,
+    controlled_prefilter,
+    edits,
+)
 from foveate.cli._options import (
     Commands,
     add_formats,
@@ -118,7 +125,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     if args.resamples < 1:
         raise ValueError(f"--resamples: expected at least 1, got {args.resamples}")
     witnesses = (args.witness or [args.model]) if args.keep else []
-    judges = _judges(args, witnesses)
+    judges = _judges(args, [*witnesses, *(args.edit_with if edits(args) else ())])
     maker = judges[0].classifier
     saliency = build_saliency(args, maker.model, maker.preprocess)
     if saliency.uses_labels:
@@ -183,12 +190,12 @@ def _lead(args: argparse.Namespace, judges: "Sequence[Judge]", saliency: "Salien
     )
 
 
-def _judges(args: argparse.Namespace, witnesses: Sequence[str]) -> "list[Judge]":
-    """The classifiers, the one that makes the maps first."""
+def _judges(args: argparse.Namespace, others: Sequence[str]) -> "list[Judge]":
+    """The classifiers, the one that makes the maps first; others that have a part in what is judged are known too."""
     from foveate.evaluation import Judge
 
     specs = dict.fromkeys([args.model, *args.judge])
-    judges = [Judge(build_classifier(spec, args), spec in (args.model, *witnesses)) for spec in specs]
+    judges = [Judge(build_classifier(spec, args), spec in (args.model, *others)) for spec in specs]
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         raise ValueError(f"--judge: two judges have the same name: {', '.join(names)}")
@@ -198,7 +205,6 @@ def _judges(args: argparse.Namespace, witnesses: Sequence[str]) -> "list[Judge]"
 def _points(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Saliency") -> "list[Compressor]":
     """A compressor for each strength, scale and codec that was asked for."""
     from foveate.compressor import Compressor
-    from foveate.prefilter import Prefilter
 
     # A rate control is compared with the codec alone at full size, so --keep adds that.
     strengths = dict.fromkeys([*([0.0] if args.keep else []), *args.strength])
@@ -206,7 +212,7 @@ def _points(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Sali
     return [
         Compressor(
             codec,
-            Prefilter(saliency, strength, filter=args.filter, sigma=args.sigma) if strength else None,
+            build_prefilter(args, saliency, strength) if strength else None,
             scale=scale,
             saliency=saliency if codec.needs_saliency else None,
         )
@@ -225,7 +231,7 @@ def _controlled(
 
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
     built = [build_witness(spec, args) for spec in witnesses]
-    prefilter, strengths = build_prefilter(args, saliency)
+    prefilter, strengths = controlled_prefilter(args, saliency)
     return [
         Compressor(
             codec,

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     import torch
 
     from foveate.models import Classifier, ModelSource, Preprocess
-    from foveate.prefilter import Prefilter
+    from foveate.prefilter import PrefilterBase
     from foveate.rate_control import Witness
     from foveate.saliency import Saliency
 
@@ -85,10 +85,41 @@ def build_saliency(
         raise ValueError(f"--model: {spec.get('method', 'GradCam')!r} needs a model to explain; name one") from error
 
 
-def build_prefilter(args: argparse.Namespace, saliency: "Saliency") -> "tuple[Prefilter | None, list[float]]":
-    """Return the pre-filter of a rate control, and the strengths it chooses from; none where none is above 0."""
+def edits(args: argparse.Namespace) -> bool:
+    """Return whether the pre-filter edits, instead of smoothing.
+
+    Raises:
+        ValueError: if options of an edit are given with another pre-filter.
+    """
+    if args.prefilter == "smooth" and args.edit_with:
+        raise ValueError("--edit-with: is for --prefilter edit")
+    return args.prefilter == "edit" or bool(args.edit_with)
+
+
+def build_prefilter(args: argparse.Namespace, saliency: "Saliency | None", strength: float) -> "PrefilterBase":
+    """Return the pre-filter at a strength; an edit needs no saliency."""
+    from foveate.models import LazyClassifier
+    from foveate.preedit import PreEdit
     from foveate.prefilter import Prefilter
 
+    if not edits(args):
+        return Prefilter(saliency, strength, filter=args.filter, sigma=args.sigma)
+    if args.edit_by_map and saliency is None:
+        raise ValueError("--edit-by-map: needs --model to make the map")
+    limit = args.edit_limit
+    return PreEdit(
+        [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in args.edit_with],
+        strength,
+        saliency=saliency if args.edit_by_map else None,
+        steps=args.edit_steps,
+        limit=limit[0] if limit is not None and len(limit) == 1 else limit,
+        cache=args.edit_cache,
+    )
+
+
+def controlled_prefilter(
+    args: argparse.Namespace, saliency: "Saliency | None"
+) -> "tuple[PrefilterBase | None, list[float]]":
+    """Return the pre-filter of a rate control, and the strengths it chooses from; none where none is above 0."""
     strengths = sorted({0.0, *args.strength})
-    settings = {name: getattr(args, name) for name in ("filter", "sigma") if name in args}
-    return (Prefilter(saliency, strengths[-1], **settings) if len(strengths) > 1 else None), strengths
+    return (build_prefilter(args, saliency, strengths[-1]) if len(strengths) > 1 else None), strengths

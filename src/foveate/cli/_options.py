@@ -64,7 +64,30 @@ def add_saliency(parser: argparse.ArgumentParser, default: str | None = "GradCam
 
 
 def add_prefilter(parser: argparse.ArgumentParser) -> None:
-    """Add the kind of smoothing."""
+    """Add the kind of pre-filter: smoothing under a map, or an edit for networks."""
+    parser.add_argument(
+        "--prefilter",
+        choices=("smooth", "edit"),
+        help="smooth where the map is low, or edit the image by gradient so that networks see the same, which takes "
+        "some seconds an image (default: smooth, or edit with --edit-with)",
+    )
+    parser.add_argument(
+        "--edit-with",
+        metavar="M",
+        action="append",
+        default=[],
+        help="a network whose features an edit keeps; may be given several times (default: four small, unlike networks "
+        "of torchvision)",
+    )
+    parser.add_argument("--edit-steps", type=int, default=60, metavar="N", help="of an edit (default: %(default)s)")
+    parser.add_argument(
+        "--edit-limit",
+        type=numbers(float),
+        metavar="DB",
+        help="least PSNR of an edit, or two: in the salient part and elsewhere (default: none)",
+    )
+    parser.add_argument("--edit-by-map", action="store_true", help="let the map guide an edit too")
+    parser.add_argument("--edit-cache", type=Path, metavar="DIR", help="keep finished edits there")
     parser.add_argument(
         "--filter",
         default="blend",

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from foveate.compressor import Compressor
+from foveate.preedit import Objective, PreEdit
+from foveate.prefilter import Prefilter, PrefilterBase
 from foveate.saliency import Baseline, Center, Shuffled
 
 SCALES = (0.7, 0.5)
@@ -20,7 +22,9 @@ def baselines_for(compressors: Sequence[Compressor], scales: Sequence[float] = S
 
     Returns:
         For each point with a pre-filter at full size: the same amount of smoothing spread evenly, a center-weighted map
-        and the map of another image. For each codec alone at full size: the smaller scales that are not there yet.
+        and the map of another image; for an edit, the same with untrained networks, for pixels, for MS-SSIM and, where
+        a map guides it, with the map of another image. For each codec alone at full size: the smaller scales that are
+        not there yet.
 
     Example:
         >>> from foveate import Prefilter
@@ -33,15 +37,7 @@ def baselines_for(compressors: Sequence[Compressor], scales: Sequence[float] = S
         prefilter = compressor.prefilter
         if prefilter is None or not compressor.filters or compressor.scale != 1:
             continue
-        saliency = prefilter.saliency
-        if saliency is None or isinstance(saliency, Baseline):
-            continue
-        for rival in (
-            replace(prefilter, even=True),
-            replace(prefilter, saliency=Center(saliency)),
-            replace(prefilter, saliency=Shuffled(saliency)),
-        ):
-            baselines.append(replace(compressor, prefilter=rival))
+        baselines += [replace(compressor, prefilter=rival) for rival in _rivals(prefilter)]
     present = {(c.codec, c.scale) for c in compressors if not c.filters}
     for compressor in compressors:
         if compressor.filters or compressor.scale != 1 or compressor.codec.needs_saliency:
@@ -50,3 +46,19 @@ def baselines_for(compressors: Sequence[Compressor], scales: Sequence[float] = S
             if (compressor.codec, scale) not in present:
                 baselines.append(Compressor(compressor.codec, scale=scale, target=compressor.target))
     return baselines
+
+
+def _rivals(prefilter: PrefilterBase) -> list[PrefilterBase]:
+    """Return what a pre-filter must beat at the same strength; nothing for one that is a baseline itself."""
+    saliency = prefilter.saliency
+    if isinstance(saliency, Baseline):
+        return []
+    if isinstance(prefilter, PreEdit):
+        if prefilter.objective != Objective.FEATURES:
+            return []
+        others = (Objective.UNTRAINED, Objective.PIXELS, Objective.MS_SSIM)
+        edits: list[PrefilterBase] = [replace(prefilter, objective=objective) for objective in others]
+        return edits if saliency is None else [*edits, prefilter.guided(Shuffled(saliency))]
+    if not isinstance(prefilter, Prefilter) or saliency is None:
+        return []
+    return [replace(prefilter, even=True), prefilter.guided(Center(saliency)), prefilter.guided(Shuffled(saliency))]

@@ -11,7 +11,7 @@ from foveate.evaluation._engine import encode_image
 from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._samples import Sample, Samples, SampleSource, as_samples
 from foveate.evaluation._settings import Setting
-from foveate.evaluation._vocabulary import ExhibitKind, MapKind, Metric
+from foveate.evaluation._vocabulary import STEERED, ExhibitKind, Metric
 
 _MOST_POINTS = 20
 """At most this many compressed copies of an exhibit; with more points, each curve shows its middle quality alone."""
@@ -72,7 +72,7 @@ def choose_exhibits(source: SampleSource, measured: Measurement, *, per_kind: in
         The exhibits, each image once, so fewer if there are few images, and none if all points are baselines.
     """
     settings = [Setting.of(c) for c in measured.compressors]
-    numbers = [k for k, s in enumerate(settings) if s.map in (None, MapKind.SALIENCY)]  # baselines are not worth a look
+    numbers = [k for k, s in enumerate(settings) if s.map is None or s.map in STEERED]  # baselines are not worth a look
     if len(numbers) > _MOST_POINTS:
         groups = [[k for k in numbers if settings[k] == s] for s in dict.fromkeys(settings[k] for k in numbers)]
         numbers = [group[len(group) // 2] for group in groups]

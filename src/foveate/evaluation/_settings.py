@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foveate.compressor import Compressor
-from foveate.evaluation._vocabulary import MapKind
+from foveate.evaluation._vocabulary import STEERED, MapKind
 from foveate.identity import identity_in_memory
-from foveate.prefilter import Prefilter
+from foveate.preedit import Objective, PreEdit
+from foveate.prefilter import Prefilter, PrefilterBase
 from foveate.saliency import Baseline, Center, Shuffled
 
 
@@ -42,14 +43,16 @@ class Setting:
 
     @property
     def is_steered(self) -> bool:
-        """Whether saliency steers a pre-filter at full size: what the baselines are for."""
-        return self.map == MapKind.SALIENCY and self.scale == 1
+        """Whether saliency or features steer a pre-filter at full size: what the baselines are for."""
+        return self.map in STEERED and self.scale == 1
 
     @property
     def name(self) -> str:
         """A name that a reader understands: ``"jpeg alone"``, ``"jpeg, strength 0.5"``, ``"jpeg, scale 0.7"``."""
         parts = [f"strength {self.strength:g}"] * (self.strength > 0) + [f"scale {self.scale:g}"] * (self.scale < 1)
-        if self.map is not None and self.map != MapKind.SALIENCY:
+        if self.map == MapKind.FEATURES:
+            parts.insert(0, "edit")
+        elif self.map is not None and self.map != MapKind.SALIENCY:
             parts.append(_MAP_NAMES.get(self.map, self.map))
         if self.keep:
             parts.append(f"keep {self.keep}")
@@ -60,15 +63,24 @@ _MAP_NAMES: dict[str, str] = {
     MapKind.EVEN: "spread evenly",
     MapKind.CENTER: "center-weighted",
     MapKind.OTHER_IMAGE: "another image's map",
+    MapKind.UNTRAINED: "edit for untrained networks",
+    MapKind.PIXELS: "edit for pixels",
+    MapKind.MS_SSIM: "edit for MS-SSIM",
+    MapKind.EDIT_BY_OTHER_IMAGE: "edit by another image's map",
 }
 
 
-def _map_kind(prefilter: Prefilter) -> str:
+def _map_kind(prefilter: PrefilterBase) -> str:
     saliency = prefilter.saliency
+    if isinstance(prefilter, PreEdit):
+        by_other = isinstance(saliency, Shuffled) and prefilter.objective == Objective.FEATURES
+        return MapKind.EDIT_BY_OTHER_IMAGE if by_other else MapKind(prefilter.objective)
     if isinstance(saliency, Baseline):
         kinds: dict[type, str] = {Center: MapKind.CENTER, Shuffled: MapKind.OTHER_IMAGE}
         return kinds.get(type(saliency), type(saliency).__name__)
-    return MapKind.EVEN if prefilter.even else MapKind.SALIENCY
+    if isinstance(prefilter, Prefilter):
+        return MapKind.EVEN if prefilter.even else MapKind.SALIENCY
+    return type(prefilter).__name__
 
 
 def check_settings(compressors: Sequence[Compressor]) -> None:

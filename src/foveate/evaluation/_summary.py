@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.evaluation._bootstrap import Bootstrap, Interval, interval, resampled
 from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._settings import Setting
-from foveate.evaluation._vocabulary import HELD_EQUAL, BaselineKind, Fidelity, MapKind, Metric, Verdict
+from foveate.evaluation._vocabulary import HELD_EQUAL, STEERED, BaselineKind, Fidelity, Metric, Verdict
 from foveate.evaluation.curves import NoOverlapError, bd_accuracy, bd_rate, overlap, saved_or_beyond
 from foveate.evaluation.results import Choices, Clean, Comparison, Judgment, PointResult, Results, Saving
 
@@ -96,7 +96,7 @@ def _references(setting: Setting, plain: Setting, groups: _Groups) -> list[_Refe
         return []
     references = [(BaselineKind.CODEC_ALONE, plain.name, groups.get(plain, []))]
     if setting.is_steered:
-        for kind in (MapKind.EVEN, MapKind.CENTER, MapKind.OTHER_IMAGE):
+        for kind in STEERED[setting.map]:
             rival = replace(setting, map=kind)
             references.append((BaselineKind(kind), rival.name, groups.get(rival, [])))
     if setting.is_steered or setting.keep:

@@ -43,21 +43,37 @@ class Fidelity(StrEnum):
 
 
 class MapKind(StrEnum):
-    """What steers a pre-filter; all but the saliency itself are baselines."""
+    """What steers a pre-filter: saliency a smoothing, features an edit; all others are baselines of one of the two."""
 
     SALIENCY = "saliency"
+    FEATURES = "features"
     EVEN = "even"
     CENTER = "center"
     OTHER_IMAGE = "other image"
+    UNTRAINED = "untrained"
+    PIXELS = "pixels"
+    MS_SSIM = "ms_ssim"
+    EDIT_BY_OTHER_IMAGE = "features, other image"
+
+
+STEERED: dict[str | None, tuple[MapKind, ...]] = {
+    MapKind.SALIENCY: (MapKind.EVEN, MapKind.CENTER, MapKind.OTHER_IMAGE),
+    MapKind.FEATURES: (MapKind.UNTRAINED, MapKind.PIXELS, MapKind.MS_SSIM, MapKind.EDIT_BY_OTHER_IMAGE),
+}
+"""What is not a baseline itself, and what it must beat."""
 
 
 class BaselineKind(StrEnum):
-    """What a setting is compared with; three of them are named like the map that they take."""
+    """What a setting is compared with; most of them are named like what steers them."""
 
     CODEC_ALONE = "codec alone"
     EVEN = "even"
     CENTER = "center"
     OTHER_IMAGE = "other image"
+    UNTRAINED = "untrained"
+    PIXELS = "pixels"
+    MS_SSIM = "ms_ssim"
+    EDIT_BY_OTHER_IMAGE = "features, other image"
     DOWNSCALING = "downscaling"
 
 

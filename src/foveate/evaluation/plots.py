@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate.evaluation._exhibits import Exhibit
 from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._settings import Setting
-from foveate.evaluation._vocabulary import MapKind, Metric, metric_held_equal
+from foveate.evaluation._vocabulary import STEERED, MapKind, Metric, metric_held_equal
 from foveate.evaluation.results import PointResult, Results
 from foveate.filters import resize
 from foveate.images import to_array
@@ -87,7 +87,7 @@ def _draw_curve(
     """Draw one curve; ``dotted`` dots the codec alone."""
     first = line[0]
     alone = first.strength == 0 and first.scale == 1 and first.keep is None
-    baseline = first.map not in (None, MapKind.SALIENCY) or first.scale < 1
+    baseline = (first.map is not None and first.map not in STEERED) or first.scale < 1
     judgments = [point.judges[judge] for point in line]
     kilobytes = [point.bytes / 1000 for point in line]
     ax.plot(

@@ -235,7 +235,7 @@ def _with_cache(compressor: Compressor, cache: str | Path) -> Compressor:
     if not isinstance(saliency, CachedSaliency):
         cache = Path(cache).absolute()  # actors of Ray are in other folders
         saliency = CachedSaliency(cache, MapCache.of(cache, saliency).about["identity"])
-    prefilter = None if compressor.prefilter is None else replace(compressor.prefilter, saliency=saliency)
+    prefilter = None if compressor.prefilter is None else compressor.prefilter.guided(saliency)
     return replace(compressor, prefilter=prefilter, saliency=saliency)
 
 

@@ -140,8 +140,8 @@ class Compress(_ImageTransform):
         codec: a codec's short string like ``"jpeg:30"``.
         quality: on the codec's own scale, or a pair to draw it from uniformly, both ends included; None takes that of
             ``codec``.
-        prefilter: a mapping of the arguments of :class:`foveate.Prefilter`, applied before the codec; guided by
-            ``saliency`` if it has no saliency of its own.
+        prefilter: a mapping of the arguments of :class:`foveate.Prefilter`, or with ``models`` of
+            :class:`foveate.PreEdit`, applied before the codec; guided by ``saliency`` if it has no saliency of its own.
         saliency: makes the maps, as for :class:`Prefilter`, for ``prefilter`` or a pre-filter with default settings,
             and for a codec that takes maps itself.
         strength: strength of the pre-filter, in [0, 1], or a pair to draw it from uniformly. None takes that of

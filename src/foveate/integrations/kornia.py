@@ -22,7 +22,7 @@ from foveate.compressor import Compressor
 from foveate.draws import NumberOrPair, PrefilterDraws, check_channels, number_or_pair
 from foveate.filters import resize
 from foveate.images import check_tensor
-from foveate.prefilter import Filter
+from foveate.prefilter import Filter, PrefilterBase
 from foveate.saliency import SaliencySpec, saliency_maps
 
 __all__ = ["Jpeg", "Prefilter", "StrengthCurve"]
@@ -106,7 +106,8 @@ class Prefilter(_PerSample):
 
     Args:
         saliency: a :class:`foveate.Saliency`, a function of images, a model's recipe like ``"resnet18"`` for its
-            Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole :class:`foveate.Prefilter`,
+            Grad-CAM, or a mapping: see :func:`foveate.saliency.as_saliency`. Or a whole :class:`foveate.Prefilter`
+            or :class:`foveate.PreEdit` (through which no gradients pass),
             which excludes its settings here.
         strength: in [0, 1], or a pair to draw it from uniformly for each sample; None is 0.5, or that of a
             :class:`foveate.Prefilter`.
@@ -129,7 +130,7 @@ class Prefilter(_PerSample):
 
     def __init__(
         self,
-        saliency: SaliencySpec | foveate.Prefilter,
+        saliency: SaliencySpec | PrefilterBase,
         *,
         strength: NumberOrPair | None = None,
         filter: str | Filter = "blend",
@@ -144,10 +145,16 @@ class Prefilter(_PerSample):
         self.prefilter, (low, high) = draws.prefilter, draws.strength
         self._param_generator = rg.PlainUniformGenerator((torch.tensor((low, high)), "strength", None, None))
         prefilter = self.prefilter
-        self.flags = {"strength": (low, high), "filter": prefilter.filter_name, "sigma": prefilter.sigma}
+        self.flags: dict[str, Any] = {"strength": (low, high)}
+        if isinstance(prefilter, foveate.Prefilter):
+            self.flags |= {"filter": prefilter.filter_name, "sigma": prefilter.sigma}
+        elif curve is not None:
+            raise ValueError(f"curve: a {type(prefilter).__name__} has one strength for each image; leave curve out")
         self.curve = curve
 
     def _change(self, images: Tensor, draws: dict[str, Tensor]) -> Tensor:
+        if not isinstance(self.prefilter, foveate.Prefilter):
+            return self.prefilter(images, strengths=draws["strength"])
         saliency, size = self.prefilter.saliency, (images.shape[-2], images.shape[-1])
         assert saliency is not None  # checked in PrefilterDraws.of
         maps = saliency_maps(saliency, images.detach())

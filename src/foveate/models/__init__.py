@@ -1,14 +1,17 @@
 """Classifiers: built from a short string, fed as they were trained, and left as they were."""
 
-from foveate.models._classifier import Classifier, load_classifier
+from foveate.models._classifier import Classifier, LazyClassifier, load_classifier
 from foveate.models._preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from foveate.models._recipes import LazyModel, ModelSource, build_model, import_object, preprocess_of
 from foveate.models._running import check_logits, eager, first_weight, refuse_cuda_in_worker, undisturbed
+from foveate.models._tracing import Call, trace
 
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "Call",
     "Classifier",
+    "LazyClassifier",
     "LazyModel",
     "ModelSource",
     "Preprocess",
@@ -20,5 +23,6 @@ __all__ = [
     "load_classifier",
     "preprocess_of",
     "refuse_cuda_in_worker",
+    "trace",
     "undisturbed",
 ]

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveate.identity import identity, refuse_subclass
 from foveate.models._preprocess import Preprocess
-from foveate.models._recipes import LazyModel, preprocess_of
+from foveate.models._recipes import LazyModel, ModelSource, preprocess_of
 from foveate.models._running import check_logits, first_weight, undisturbed
 
 
@@ -87,3 +89,58 @@ def load_classifier(spec: str, preprocess: Preprocess | None = None) -> Classifi
     if preprocess is None:
         preprocess = preprocess_of(spec)
     return Classifier(re.split(r"[:/]", spec)[-1], model, preprocess)
+
+
+@dataclass(frozen=True)
+class LazyClassifier:
+    """A model with its preprocessing, by value or by recipe; a recipe is all that is pickled, and built at first use.
+
+    Args:
+        model: a recipe (see :class:`LazyModel`), which is built once per process; or a module.
+        preprocess: None takes the preprocessing of torchvision's weights; for other models, resize 256, crop 224 and
+            ImageNet normalization.
+
+    Raises:
+        TypeError: if ``model`` is neither a recipe nor a module.
+
+    Example:
+        >>> from foveate.demo import PREPROCESS
+        >>> LazyClassifier("foveate.demo:scene_net", PREPROCESS).name
+        'scene_net'
+    """
+
+    model: ModelSource
+    preprocess: Preprocess | None = None
+
+    def __post_init__(self) -> None:
+        self._model  # noqa: B018  (raises if it is not a model)
+
+    @cached_property
+    def _model(self) -> LazyModel:
+        return LazyModel(self.model)
+
+    @property
+    def name(self) -> str:
+        """The name used in reports."""
+        if isinstance(self.model, str):
+            return self.model.replace("/", ":").rpartition(":")[2]
+        return getattr(self.model, "__name__", type(self.model).__name__)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The classifier, built on first use."""
+        if isinstance(self.model, str):
+            return load_classifier(self.model, self.preprocess)
+        return Classifier(self.name, self._model.get(), self.preprocess or Preprocess(256, 224))
+
+    @property
+    def identity(self) -> str:
+        """All that its features and logits depend on, as one line of text; the same for a model and its recipe."""
+        return self.classifier.identity
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.preprocess))  # not of the recipe, which may not be hashable
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._model.__getstate__()  # raises for a module, and says what to do
+        return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -1,28 +1,19 @@
 """Witnesses: the classifiers whose answers must be kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from foveate.images import group_by_shape
-from foveate.models import (
-    Classifier,
-    LazyModel,
-    ModelSource,
-    Preprocess,
-    load_classifier,
-    refuse_cuda_in_worker,
-    undisturbed,
-)
+from foveate.models import Classifier, LazyClassifier, refuse_cuda_in_worker, undisturbed
 
 
-@dataclass(frozen=True)
-class Witness:
+@dataclass(frozen=True, eq=False)  # as LazyClassifier, whose recipe need not be hashable
+class Witness(LazyClassifier):
     """A classifier whose answer must be kept.
 
     Args:
@@ -40,30 +31,6 @@ class Witness:
         'scene_net'
     """
 
-    model: ModelSource
-    preprocess: Preprocess | None = None
-
-    def __post_init__(self) -> None:
-        self._model  # noqa: B018  (raises if it is not a model)
-
-    @cached_property
-    def _model(self) -> LazyModel:
-        return LazyModel(self.model)
-
-    @property
-    def name(self) -> str:
-        """The name used in reports."""
-        if isinstance(self.model, str):
-            return self.model.replace("/", ":").rpartition(":")[2]
-        return getattr(self.model, "__name__", type(self.model).__name__)
-
-    @cached_property
-    def classifier(self) -> Classifier:
-        """The classifier, built on first use."""
-        if isinstance(self.model, str):
-            return load_classifier(self.model, self.preprocess)
-        return Classifier(self.name, self._model.get(), self.preprocess or Preprocess(256, 224))
-
     def logits(self, images: Sequence[Tensor]) -> Tensor:
         """Return (N, classes) logits of images (C, H, W), on the CPU; the model's state is restored.
 
@@ -79,13 +46,6 @@ class Witness:
         with undisturbed(model):  # around the whole loop: there may be several batches
             parts = [self.classifier.logits([images[i] for i in group]).float().cpu() for group in alike]
         return torch.cat(parts)[torch.tensor([i for group in alike for i in group]).argsort()]
-
-    def __hash__(self) -> int:
-        return hash((self.name, self.preprocess))  # not of the recipe, which may not be hashable
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._model.__getstate__()  # raises for a module, and says what to do
-        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 WitnessSpec: TypeAlias = str | Witness | Classifier

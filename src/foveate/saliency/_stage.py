@@ -1,11 +1,11 @@
 """Finding the last convolutional stage of a classifier, and the layout of a layer's output, by tracing it."""
 
 import logging
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from foveate.models import Call, trace
 
 logger = logging.getLogger(__name__)
 
@@ -13,19 +13,6 @@ _SIDES = (224, 32, 28, 64, 96, 128, 160, 192, 256, 299, 384, 448, 512)
 """Sides of the square images that a model is tried with: the first that it takes counts."""
 
 _PER_POSITION = ("activation", "batchnorm", "instancenorm", "normalization")
-
-
-@dataclass
-class _Call:
-    """A finished call of a submodule: its dotted name, and the shape of its output if that is one tensor."""
-
-    name: str
-    module: nn.Module
-    shape: tuple[int, ...]
-
-    @property
-    def spatial(self) -> bool:
-        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
 
 
 def last_convolutional_stage(model: nn.Module, x: Tensor) -> str:
@@ -113,29 +100,29 @@ def check_channels_first(model: nn.Module, name: str, x: Tensor) -> None:
 _CHANNELS_FIRST = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
-def _trace_square(model: nn.Module, x: Tensor) -> tuple[tuple[int, int], list[_Call]]:
+def _trace_square(model: nn.Module, x: Tensor) -> tuple[tuple[int, int], list[Call]]:
     """Trace the first square size that the model takes, else the size of ``x``; return the size and the calls."""
     if any(map(nn.parameter.is_lazy, model.parameters())):
-        _trace(model, x[:1])  # initializes lazy weights to fit these images
+        trace(model, x[:1])  # initializes lazy weights to fit these images
     for side in _SIDES:
         calls = _try(model, x.new_zeros(1, x.shape[1], side, side))
         if calls is not None:
             return (side, side), calls
-    return (x.shape[-2], x.shape[-1]), _trace(model, x[:1])
+    return (x.shape[-2], x.shape[-1]), trace(model, x[:1])
 
 
-def _try(model: nn.Module, x: Tensor) -> list[_Call] | None:
+def _try(model: nn.Module, x: Tensor) -> list[Call] | None:
     """Return the calls of one forward pass; None if the model does not take images of this size."""
     devices = [x.device] if x.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices):
-            return _trace(model, x)
+            return trace(model, x)
     except Exception as error:  # whatever a model raises for an unsupported size
         logger.debug("saliency: %s takes no %s: %s", type(model).__name__, tuple(x.shape), error)
         return None
 
 
-def _ends_stage(call: _Call, stage: _Call) -> bool:
+def _ends_stage(call: Call, stage: Call) -> bool:
     """Return whether a later call keeps the stage's map: an enclosing module, normalization or activation."""
     if len(call.shape) != 4 or call.spatial != stage.spatial:
         return False
@@ -143,23 +130,3 @@ def _ends_stage(call: _Call, stage: _Call) -> bool:
         return call.shape[2:] == stage.shape[2:] or call.shape[1] == stage.shape[1]
     kind = type(call.module).__module__
     return call.shape == stage.shape and kind.startswith("torch.nn.modules.") and kind.endswith(_PER_POSITION)
-
-
-def _trace(model: nn.Module, x: Tensor) -> list[_Call]:
-    """Run one forward pass and return the calls of all submodules in the order they end, the model's own last."""
-    calls: list[_Call] = []
-
-    def watch(name: str) -> Any:
-        def hook(module: nn.Module, _args: Any, output: Any) -> None:
-            calls.append(_Call(name, module, tuple(output.shape) if isinstance(output, Tensor) else ()))
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return calls

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from foveate.evaluation._bootstrap import Interval
-from foveate.evaluation._vocabulary import BaselineKind, MapKind, Metric, Verdict, metric_held_equal
+from foveate.evaluation._vocabulary import STEERED, BaselineKind, Metric, Verdict, metric_held_equal
 from foveate.evaluation.results import Comparison, PointResult, Results, Saving
 
 _BASELINES = {
@@ -13,6 +13,10 @@ _BASELINES = {
     BaselineKind.EVEN: "the same smoothing spread evenly",
     BaselineKind.CENTER: "a center-weighted map",
     BaselineKind.OTHER_IMAGE: "another image's map",
+    BaselineKind.UNTRAINED: "an edit for untrained networks",
+    BaselineKind.PIXELS: "an edit for pixels",
+    BaselineKind.MS_SSIM: "an edit for MS-SSIM",
+    BaselineKind.EDIT_BY_OTHER_IMAGE: "an edit by another image's map",
     BaselineKind.DOWNSCALING: "plain downscaling at its best scale",
 }
 
@@ -60,7 +64,7 @@ def headlines(results: Results, metric: str = "agreement") -> list[Card]:
     """
     metric = metric_held_equal(metric)
     # At full size a curve differs from the codec alone by saliency, before the codec or in it, or it is a baseline.
-    steered = {p.curve for p in results.points if p.map in (MapKind.SALIENCY, None) and p.scale == 1}
+    steered = {p.curve for p in results.points if (p.map is None or p.map in STEERED) and p.scale == 1}
     mapped = {p.curve for p in results.points if p.map}
     against = [c for c in results.comparisons if c.metric == metric and c.baseline == BaselineKind.CODEC_ALONE]
     # Scaled curves are a headline only if nothing uses saliency.

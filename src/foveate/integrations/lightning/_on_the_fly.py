@@ -72,9 +72,11 @@ class BatchCompressor:
         guided = as_prefilter(prefilter)
         if guided is None and (saliency is not None or control is not None or plain(strength) not in (None, 0)):
             guided = Prefilter()
-        if guided is not None:
-            saliency = saliency if guided.saliency is None else guided.saliency
-            guided = replace(guided, saliency=None)  # maps are passed with each batch: they may come from the module
+        if guided is not None and guided.saliency is not None:
+            saliency = guided.saliency
+        elif guided is not None and saliency is not None:
+            guided = guided.guided(saliency)
+            saliency = guided.saliency
         if strength is None and prefilter is None and control is None and as_codec(codec).needs_saliency:
             guided = None
         # Arguments are parsed as in all hosts.
@@ -120,10 +122,9 @@ class BatchCompressor:
         compressor, rows = self._draws.compressor, None if maps is None else maps.cpu()
         if compressor.control is not None:
             return compressor.decode(compressor.encode(Sweep(to_uint8(images).cpu(), rows)))
-        if compressor.prefilter is not None and maps is not None and self._draws.filters:
+        if compressor.prefilter is not None and self._draws.filters:
             strengths = torch.tensor([draw["strength"] for draw in draws], device=images.device)
-            size = images.shape[-2], images.shape[-1]
-            images = compressor.prefilter.smooth(images, compressor.prefilter.strengths(maps, size, strengths))
+            images = compressor.prefilter.before(compressor.codec)(images, maps, strengths)
         codec_alone = replace(compressor, prefilter=None)
         sources = to_uint8(images).cpu()
 

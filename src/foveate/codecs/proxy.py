@@ -1,0 +1,230 @@
+"""Differentiable stand-ins for codecs: what decoding gives, and an estimate of the bits, with gradients.
+
+For optimization alone; bytes that count are always the real codec's. JPEG has its own color space, subsampling, block
+transform and quantization tables. WebP, AVIF and HEVC predict blocks from their neighbors and choose among sizes and
+modes, which has no gradient; their stand-in is a uniformly quantized transform of blocks of 8x8 whose step was measured
+to leave the same error as the codec does.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import scipy.fft
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from foveate.codecs._codec import Codec
+from foveate.codecs._registered import as_codec
+from foveate.codecs.avif import Avif
+from foveate.codecs.hevc import Hevc
+from foveate.codecs.jpeg import Jpeg
+from foveate.codecs.webp import WebP
+
+__all__ = ["Proxy", "has_proxy", "proxy_for"]
+
+_FROM_RGB = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))  # JFIF
+
+_SIDE = 8
+_JPEG = ((10, 2.05), (20, 2.20), (35, 2.32), (60, 2.43), (80, 2.40))
+"""Bits per unit of the rate estimate, by quality; measured on 10 whole photos by tests/benchmarks/bench_proxy.py."""
+
+_FLAT = {
+    "webp": (
+        (5, 68, 46, 1.47),
+        (20, 44, 32, 1.82),
+        (40, 29, 23, 2.06),
+        (60, 22, 18, 2.20),
+        (80, 13.9, 12.7, 2.35),
+        (95, 4.9, 6.4, 2.63),
+    ),
+    "avif": (
+        (15, 106, 53, 1.17),
+        (30, 65, 36, 1.41),
+        (45, 39, 22, 1.76),
+        (60, 22, 14.4, 2.10),
+        (75, 12.0, 10.3, 2.28),
+        (90, 5.4, 7.7, 2.40),
+    ),
+    "hevc": (
+        (18, 6.0, 7.3, 2.34),
+        (24, 10.6, 11.9, 2.10),
+        (30, 20, 19.5, 1.85),
+        (36, 40, 33, 1.46),
+        (42, 78, 46, 1.00),
+        (48, 150, 77, 0.65),
+    ),
+}
+"""By quality: the steps of luma and chroma that leave the codec's error, and bits per unit; measured on 8 photos whose
+short side is 256."""
+_SUBSAMPLING = {"4:2:0": (2, 2), "4:2:2": (1, 2), "4:4:4": (1, 1)}
+
+
+@dataclass(frozen=True)
+class Proxy:
+    r"""A differentiable codec: YCbCr, subsampled chroma, a quantized block transform.
+
+    Rounding is straight-through: the value is rounded, the gradient is that of the identity.
+
+    Args:
+        luma: quantization steps of a block's coefficients, row by row, in gray levels of an orthonormal transform.
+        chroma: the same for both chroma planes.
+        subsampling: how many luma rows and columns a chroma sample stands for.
+        bits_per_unit: bits for each unit of the rate estimate, the sum of :math:`\log_2(1 + |c| / q)` over all
+            coefficients :math:`c` of step :math:`q`.
+
+    Example:
+        >>> images = torch.rand(2, 3, 40, 60, requires_grad=True)
+        >>> decoded, bits = proxy_for("jpeg:35")(images)
+        >>> decoded.shape, bits.shape
+        (torch.Size([2, 3, 40, 60]), torch.Size([2]))
+        >>> bits.sum().backward()
+        >>> images.grad.shape
+        torch.Size([2, 3, 40, 60])
+    """
+
+    luma: tuple[tuple[float, ...], ...]
+    chroma: tuple[tuple[float, ...], ...]
+    subsampling: tuple[int, int] = (2, 2)
+    bits_per_unit: float = 1.0
+
+    @property
+    def multiple(self) -> tuple[int, int]:
+        """The rows and columns of the smallest part of an image that is coded by itself."""
+        side = max(len(self.luma), len(self.chroma))
+        return side * self.subsampling[0], side * self.subsampling[1]
+
+    def planes(self, images: Tensor) -> list[Tensor]:
+        """Return the planes that are coded.
+
+        Args:
+            images: (B, 3, H, W) or (B, 1, H, W), float in [0, 1].
+
+        Returns:
+            Luma (B, 1, h, w) and, for color, chroma (B, 2, h / rows, w / columns), in gray levels around 0; h and w are
+            H and W, padded by repeating the last row and column to whole blocks.
+        """
+        height, width = images.shape[-2:]
+        rows, columns = self.multiple
+        padded = F.pad(images, (0, -width % columns, 0, -height % rows), mode="replicate")
+        if images.shape[1] == 1:
+            return [padded * 255 - 128]
+        ycc = torch.einsum("ij,bjhw->bihw", _matrix(images), padded * 255)
+        return [ycc[:, :1] - 128, F.avg_pool2d(ycc[:, 1:], self.subsampling)]
+
+    def images(self, planes: Sequence[Tensor], size: tuple[int, int], smooth: bool = True) -> Tensor:
+        """Return the images that planes stand for.
+
+        Args:
+            planes: as from :meth:`planes`.
+            size: height and width of the images.
+            smooth: whether chroma is interpolated, as decoders do; or repeated, as an encoder that averages it again
+                gets the same planes.
+
+        Returns:
+            (B, 3 or 1, H, W) float in [0, 1].
+        """
+        luma = planes[0] + 128
+        if len(planes) > 1:
+            shape = (luma.shape[-2], luma.shape[-1])
+            chroma = planes[1]
+            if tuple(chroma.shape[-2:]) != shape:
+                chroma = F.interpolate(chroma, shape, mode="bilinear") if smooth else F.interpolate(chroma, shape)
+            inverse = torch.linalg.inv(_matrix(luma))
+            luma = torch.einsum("ij,bjhw->bihw", inverse, torch.cat([luma, chroma], 1))
+        return luma[..., : size[0], : size[1]].clamp(0, 255) / 255
+
+    def code(self, planes: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return the decoded planes, and the estimated bits (B,) of each image."""
+        units = planes[0].new_zeros(len(planes[0]))
+        decoded = []
+        for plane, table in zip(planes, (self.luma, self.chroma), strict=False):
+            steps = torch.tensor(table, dtype=plane.dtype, device=plane.device)
+            transform = _dct(len(table), plane.dtype, plane.device)
+            blocks = plane.unflatten(-1, (-1, len(table))).unflatten(-3, (-1, len(table))).transpose(-3, -2)
+            levels = transform @ blocks @ transform.T / steps
+            units = units + torch.log2(1 + levels.abs()).flatten(1).sum(1)
+            levels = levels + (levels.round() - levels).detach()
+            blocks = transform.T @ (levels * steps) @ transform
+            decoded.append(blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2))
+        return decoded, units * self.bits_per_unit
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what decoding gives, (B, C, H, W) float in [0, 1], and the estimated bits (B,).
+
+        Args:
+            images: (B, 3, H, W) or (B, 1, H, W), float in [0, 1].
+        """
+        planes, bits = self.code(self.planes(images))
+        return self.images(planes, (images.shape[-2], images.shape[-1])), bits
+
+
+def _matrix(like: Tensor) -> Tensor:
+    return torch.tensor(_FROM_RGB, dtype=like.dtype, device=like.device)
+
+
+@lru_cache(32)
+def _dct(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the orthonormal matrix of the DCT-II."""
+    with torch.inference_mode(False):  # gradients cannot pass through inference tensors
+        return torch.from_numpy(scipy.fft.dct(np.eye(side), norm="ortho", axis=0)).to(device, dtype)
+
+
+def proxy_for(codec: str | Codec) -> Proxy:
+    """Return the differentiable stand-in for a codec at its quality.
+
+    Args:
+        codec: a codec or its short string.
+
+    Raises:
+        ValueError: if there is no stand-in for the codec.
+
+    Example:
+        >>> proxy_for("jpeg:50,subsampling=4:2:2").subsampling
+        (1, 2)
+    """
+    codec = as_codec(codec)
+    subsampling = _SUBSAMPLING[getattr(codec, "subsampling", "4:2:0")]  # WebP has no other
+    if isinstance(codec, Jpeg):
+        luma, chroma = _jpeg_tables(codec)
+        return Proxy(luma, chroma, subsampling, _at(_JPEG, codec.quality)[0])
+    if has_proxy(codec):
+        luma_step, chroma_step, bits = _at(_FLAT[codec.name], codec.quality)
+        return Proxy(_flat(luma_step), _flat(chroma_step), subsampling, bits)
+    raise ValueError(f"codec: there is no differentiable stand-in for {codec}; choose jpeg, webp, avif or hevc")
+
+
+def _at(table: Sequence[tuple[float, ...]], quality: float) -> tuple[float, ...]:
+    """Interpolate the logarithms of a table's columns at a quality."""
+    qualities, *columns = zip(*table, strict=True)
+    return tuple(float(np.exp(np.interp(quality, qualities, np.log(column)))) for column in columns)
+
+
+def _flat(step: float) -> tuple[tuple[float, ...], ...]:
+    return ((step,) * _SIDE,) * _SIDE
+
+
+def has_proxy(codec: Codec) -> bool:
+    """Return whether :func:`proxy_for` takes a codec.
+
+    Example:
+        >>> has_proxy(as_codec("jpeg")), has_proxy(as_codec("jxl"))
+        (True, False)
+    """
+    return type(codec) in (Jpeg, WebP, Avif, Hevc)
+
+
+@lru_cache(256)
+def _jpeg_tables(codec: Codec) -> tuple[tuple[tuple[float, ...], ...], tuple[tuple[float, ...], ...]]:
+    """Return the tables that the encoder writes, row by row."""
+    file = Image.open(io.BytesIO(codec.encode(np.zeros((8, 8, 3), np.uint8))))
+    tables = file.quantization  # type: ignore[attr-defined]
+    luma, chroma = (
+        tuple(tuple(float(v) for v in tables[k][row : row + 8]) for row in range(0, 64, 8))
+        for k in (0, 1 if 1 in tables else 0)
+    )
+    return luma, chroma

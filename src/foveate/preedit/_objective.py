@@ -1,0 +1,106 @@
+"""What an edit keeps: the features of networks, or, as controls of a comparison, something else."""
+
+import copy
+import weakref
+from collections.abc import Sequence
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from foveate.models import Classifier
+from foveate.preedit._features import Features, distance
+from foveate.preedit._optimize import View, crop
+
+_ZOOMS = (1.0, 1.0)
+"""Factors of the size at which a network sees an image."""
+_PIXELS = 200.0
+_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_MS_SSIM = 4.0
+"""Weights that give distances of the size of those of features."""
+
+
+class Objective(StrEnum):
+    """What an edit keeps; all but the features are controls of a comparison."""
+
+    FEATURES = "features"
+    """The features of the models."""
+    UNTRAINED = "untrained"
+    """The features of the same models with random weights."""
+    PIXELS = "pixels"
+    """The pixels, by their mean squared error."""
+    MS_SSIM = "ms_ssim"
+    """The multi-scale structural similarity (Wang, Simoncelli and Bovik 2003)."""
+
+
+class FeatureDistance:
+    """How far images are from their sources to some networks, which take turns from step to step.
+
+    So a step takes as long for several networks as for one.
+
+    Args:
+        features: of the networks.
+        shares: (B, 1, H, W), how much each pixel counts; None counts all alike.
+    """
+
+    def __init__(self, features: Sequence[Features], shares: Tensor | None = None) -> None:
+        self._features, self._shares = features, shares
+
+    def __call__(self, source: Tensor, decoded: Tensor, view: View) -> Tensor:
+        """Return (B,)."""
+        features = self._features[view.step % len(self._features)]
+        side, short_side = features.sides(source)
+        seen, kept = (
+            crop(images, view, short_side, side, _ZOOMS).expand(-1, 3, -1, -1) for images in (decoded, source)
+        )
+        with torch.no_grad():
+            clean = features(kept)
+        weights = None if self._shares is None else crop(self._shares, view, short_side, side, _ZOOMS)
+        return distance(clean, features(seen), weights).to(source)
+
+
+def pixel_distance(source: Tensor, decoded: Tensor, _view: View) -> Tensor:
+    """Return the mean squared error (B,), scaled to the size of a distance of features."""
+    return _PIXELS * (decoded - source).square().mean((1, 2, 3))
+
+
+def ms_ssim_distance(source: Tensor, decoded: Tensor, _view: View) -> Tensor:
+    """Return what (B,) is missing to a structural similarity of 1, at as many scales as the images allow.
+
+    By torchmetrics.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+
+    side = min(source.shape[-2:])
+    if side == 1:  # which has no structure
+        return pixel_distance(source, decoded, _view)
+    scales = max(1, sum(side // max(2**k, k**2) > 10 for k in range(len(_BETAS))))  # as torchmetrics demands
+    similarity = ms_ssim(
+        decoded,
+        source,
+        gaussian_kernel=side > 10,
+        kernel_size=min(11, side - 1 + side % 2),
+        reduction="none",
+        data_range=1.0,
+        betas=_BETAS[:scales],
+        normalize="relu",
+    )
+    return _MS_SSIM * (1 - similarity)
+
+
+_untrained: "weakref.WeakKeyDictionary[nn.Module, nn.Module]" = weakref.WeakKeyDictionary()
+
+
+def untrained(classifier: Classifier) -> Classifier:
+    """Return a network of the same architecture with random weights, the same on every call."""
+    model = classifier.model
+    if model not in _untrained:
+        random = copy.deepcopy(model)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            for module in random.modules():
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+        _untrained[model] = random.eval().requires_grad_(False)
+    return Classifier(classifier.name, _untrained[model], classifier.preprocess)
