@@ -110,6 +110,20 @@ class TestWhatItKeeps:
             assert edited.max() <= 1
         assert torch.equal(PreEdit([NET], 0, codec="jpeg:35")(images), images)
 
+    @pytest.mark.parametrize("size", [(300, 401), (70, 500), (31, 31)])
+    def test_photos_of_other_sizes_than_the_network_s(self, size):
+        images = (torch.rand(1, 3, *size) > 0.3).float()  # at the ends of the range
+        edit = PreEdit([LazyClassifier(NET.model, Preprocess(64, 56))], codec="jpeg:35", steps=4)
+        edited = edit(images)
+        assert edited.shape == images.shape
+        assert not torch.equal(edited, images)
+
+    def test_a_large_image_is_edited_band_by_band(self, scenes, monkeypatch):
+        edit = PreEdit([NET], codec="jpeg:35", steps=4)
+        whole = edit(scenes[:2])
+        monkeypatch.setattr("foveate.preedit._optimize._BAND", 96 * 2 * 40)
+        assert (edit(scenes[:2]).int() - whole.int()).abs().max() <= 1
+
     def test_no_images(self):
         assert PreEdit([NET])(torch.empty(0, 3, 8, 8)).shape == (0, 3, 8, 8)
 

@@ -222,7 +222,8 @@ class Compressor:
         """
         sweep = self._sweep(images, maps)
         if self.control is not None:
-            maps_from_outside = sweep.maps(self.used_saliency) if sweep.has_maps and self.needs_maps else None
+            uses_them = self.needs_maps if not sweep.has_own_maps else self._may_filter or self.needs_maps
+            maps_from_outside = sweep.maps(self.used_saliency) if sweep.has_maps and uses_them else None
             return list(self.control.encode(self, sweep.images, maps_from_outside))
         return self.encode_at(sweep, range(len(sweep)))
 

@@ -56,6 +56,11 @@ class Sweep:
         """Whether the maps were given, so that no saliency is called."""
         return self._supplied is not None
 
+    @property
+    def has_own_maps(self) -> bool:
+        """Whether one map per image was given, which every pre-filter then gets."""
+        return isinstance(self._supplied, list)
+
     def maps(self, saliency: Saliency | None) -> list[Tensor]:
         """Return the maps (1, h, w) of all images.
 
@@ -81,7 +86,7 @@ class Sweep:
             return self.images[index]
         key = prefilter, index
         if key not in self._filtered:
-            maps = self.maps(prefilter.saliency) if prefilter.needs_maps else None
+            maps = self.maps(prefilter.saliency) if prefilter.needs_maps or self.has_own_maps else None
             if self._batch is not None:
                 batch = prefilter(self._batch, None if maps is None else _stacked(maps))
                 self._filtered |= {(prefilter, k): image for k, image in enumerate(batch)}

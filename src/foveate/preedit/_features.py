@@ -91,7 +91,7 @@ def find_taps(classifier: Classifier) -> tuple[str, ...]:
     Example:
         >>> from foveate.models import load_classifier
         >>> find_taps(load_classifier("torchvision.models:resnet18"))
-        ('layer1', 'layer2', 'layer3', 'layer4')
+        ('layer1', 'layer2.1', 'layer3.1', 'layer4.1')
     """
     preprocess = classifier.preprocess
     side = preprocess.crop or preprocess.resize or 224

@@ -125,4 +125,5 @@ def crop(images: Tensor, view: View, short_side: int, side: int, zooms: tuple[fl
     part = images[..., top : top + length, left : left + length]
     if length == side:
         return part
-    return F.interpolate(part, (side, side), mode="bilinear", antialias=True)
+    resized = F.interpolate(part, (side, side), mode="bilinear", antialias=True)
+    return resized.clamp(0, 1)  # rounding may leave the range

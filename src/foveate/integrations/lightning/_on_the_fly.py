@@ -72,17 +72,17 @@ class BatchCompressor:
         guided = as_prefilter(prefilter)
         if guided is None and (saliency is not None or control is not None or plain(strength) not in (None, 0)):
             guided = Prefilter()
-        if guided is not None and guided.saliency is not None:
-            saliency = guided.saliency
-        elif guided is not None and saliency is not None:
-            guided = guided.guided(saliency)
-            saliency = guided.saliency
+        if guided is not None:
+            saliency = saliency if guided.saliency is None else guided.saliency
+            guided = guided.guided(None)  # maps are passed with each batch: they may come from the module
         if strength is None and prefilter is None and control is None and as_codec(codec).needs_saliency:
             guided = None
         # Arguments are parsed as in all hosts.
         self._draws = CompressDraws.of(
             codec, quality=quality, prefilter=guided, strength=strength, scale=scale, target=target, control=control
         )
+        # An edit is guided by maps only where a saliency was given.
+        self._guides = saliency is not None and (control is not None or self._draws.filters)
         self.p = check_number("p", p, 0, 1)
         self._reader = BatchReader(saliency, mean, std, adapter, forward_fn)
 
@@ -109,7 +109,8 @@ class BatchCompressor:
             return images
         normalization = self._reader.normalization(data)
         sources = normalization.undo(images[chosen.to(images.device)])
-        maps = self._reader.maps(module, sources, normalization) if self._draws.uses_maps else None
+        uses_maps = self._draws.uses_maps or self._guides
+        maps = self._reader.maps(module, sources, normalization) if uses_maps else None
         decoded = torch.stack(self._decoded(sources, maps, draws))
         if images.dtype != torch.uint8:
             decoded = normalization(decoded.to(images.device).float() / 255)
