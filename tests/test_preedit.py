@@ -14,6 +14,7 @@ from foveate.images import as_tensor
 from foveate.models import Classifier, LazyClassifier, Preprocess
 from foveate.preedit import DEFAULT_MODELS, Objective
 from foveate.preedit._features import Features, distance, find_taps
+from foveate.sweep import downscaled
 from foveate.testing import tiny_classifier
 
 NET = LazyClassifier("foveate.demo:scene_net", PREPROCESS)
@@ -239,6 +240,18 @@ class TestCodec:
         assert sum(len(e.data) for e in encoded) < 4 * mean_bytes(scenes)
         images = edit.before(Jpeg(35))(scenes)
         assert [e.data for e in encoded] == [e.data for e in Compressor("jpeg:35").encode(images)]
+
+    @pytest.mark.parametrize("batched", [True, False])
+    def test_scaling_comes_first(self, scenes, batched):
+        edit = PreEdit([NET], steps=4)
+        compressor = Compressor("jpeg:35", edit, scale=0.5)
+        encoded = compressor.encode(scenes if batched else [*scenes])
+        small = torch.stack(Compressor("jpeg:95").decode(compressor.encode(scenes), as_stored=True))
+        assert small.shape[-2:] == (48, 48)
+        expected = Compressor("jpeg:35").encode(edit.before(Jpeg(35))(downscaled(scenes, 0.5)))
+        assert [len(e.data) for e in encoded] == pytest.approx([len(e.data) for e in expected], rel=0.02)
+        assert compressor.decode(encoded)[0].shape == scenes[0].shape
+        assert encoded[0].size == (96, 96)
 
     def test_identity(self):
         def of(*args, **kwargs):

@@ -17,7 +17,7 @@ from foveate.identity import identity, refuse_subclass
 from foveate.images import ImageLike, as_batch, from_array, to_array, to_dtype, to_float
 from foveate.prefilter import PrefilterBase
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps
-from foveate.sweep import Sweep
+from foveate.sweep import Sweep, downscaled
 
 __all__ = ["Compressor", "Control", "Encoded"]
 
@@ -108,7 +108,8 @@ class Compressor:
         codec: a codec or its short string like ``"jpeg:30"``.
         prefilter: None stores the image as it is.
         scale: side of the stored image divided by that of the source, in (0, 1]. Decoding resizes back to source size,
-            and rates are per source pixel. Scaling comes after the filter.
+            and rates are per source pixel. Scaling comes after a :class:`foveate.Prefilter`, and before a
+            :class:`foveate.PreEdit`.
         target: a :class:`TargetSize` that chooses the codec's quality for each image; None keeps that of ``codec``.
         saliency: makes the maps for a codec that uses them itself (``"hevc:32,roi=8"``), in any form that
             :func:`foveate.saliency.as_saliency` accepts; None takes the pre-filter's.
@@ -243,19 +244,27 @@ class Compressor:
         if self.control is not None:
             raise ValueError("encode_at: the control chooses from all images of a call; use encode")
         self.prepare(sweep, indices)
-        prefilter = self._prefilter
-        images = [sweep.filtered(prefilter, k) for k in indices]
+        images = [self.filtered(sweep, k) for k in indices]
         maps: list[Tensor] | list[None] = [None] * len(images)
         if self.codec.needs_saliency and images:
             every = sweep.maps(self.used_saliency)
             maps = [every[k] for k in indices]
-        return parallel_map(lambda pair: self._store(*pair), zip(images, maps, strict=True))
+        sizes = [(sweep.images[k].shape[-2], sweep.images[k].shape[-1]) for k in indices]
+        return parallel_map(lambda job: self._store(*job), zip(images, maps, sizes, strict=True))
+
+    def filtered(self, sweep: Sweep, index: int) -> Tensor:
+        """Return an image (C, H, W) of a sweep as the pre-filter leaves it; if it works after scaling, that is smaller.
+
+        Without a pre-filter, or with a control, which chooses its strength, that is the image itself.
+        """
+        if self.prefilter is None or self.control is not None:
+            return sweep.images[index]
+        return sweep.filtered(self.prefilter.before(self.codec), index, self.scale)
 
     def prepare(self, sweep: Sweep, indices: Sequence[int]) -> None:
         """Make the maps and filtered images that :meth:`encode_at` needs, so that threads can call it concurrently."""
-        prefilter = self._prefilter
         for k in indices:
-            sweep.filtered(prefilter, k)
+            self.filtered(sweep, k)
         if self.codec.needs_saliency and indices:
             sweep.maps(self.used_saliency)
 
@@ -298,10 +307,6 @@ class Compressor:
         return self._filter_needs_maps or self.codec.needs_saliency
 
     @property
-    def _prefilter(self) -> PrefilterBase | None:
-        return None if self.prefilter is None else self.prefilter.before(self.codec)
-
-    @property
     def _filter_needs_maps(self) -> bool:
         return self._may_filter and self.prefilter is not None and self.prefilter.needs_maps
 
@@ -334,11 +339,10 @@ class Compressor:
             check_maps(maps, len(tensors))
         return Sweep(images if isinstance(images, Tensor) else tensors, maps)
 
-    def _store(self, image: Tensor, saliency: Tensor | None) -> Encoded:
-        height, width = image.shape[-2:]
-        if self.scale < 1:
-            size = max(1, round(height * self.scale)), max(1, round(width * self.scale))
-            image = resize(to_float(image)[None], size)[0]
+    def _store(self, image: Tensor, saliency: Tensor | None, size: tuple[int, int]) -> Encoded:
+        height, width = size
+        if (image.shape[-2], image.shape[-1]) == size:  # else a pre-filter got it scaled
+            image = downscaled(image[None], self.scale)[0]
         array = to_array(image)
         saliency_array = None if saliency is None else saliency[0].detach().cpu().float().numpy()
         if self.target is None:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -143,8 +143,10 @@ class PrefilterBase(ABC):
     Attributes:
         saliency: makes the maps; None if every call passes maps, or none are used.
         strength: in [0, 1]; 0 returns the input bit for bit.
+        after_scaling: whether it works on images as they are stored, so that scaling comes first.
     """
 
+    after_scaling: ClassVar[bool] = False
     saliency: Saliency | None
     strength: float
 

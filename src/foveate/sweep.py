@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from foveate.images import group_by_shape
+from foveate.filters import resize
+from foveate.images import group_by_shape, to_dtype, to_float
 from foveate.prefilter import PrefilterBase
 from foveate.saliency import Saliency, check_maps, saliency_maps
 
-__all__ = ["Sweep"]
+__all__ = ["Sweep", "downscaled"]
 
 
 class Sweep:
@@ -46,7 +47,7 @@ class Sweep:
         self._supplied: list[Tensor] | Callable[[Saliency], Sequence[Tensor]] | None
         self._supplied = maps if maps is None or callable(maps) else self._checked(maps)
         self._maps: dict[Saliency | None, list[Tensor]] = {}
-        self._filtered: dict[tuple[PrefilterBase, int], Tensor] = {}
+        self._filtered: dict[tuple[PrefilterBase, int, float], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,19 +81,26 @@ class Sweep:
             )
         return self._maps[saliency]
 
-    def filtered(self, prefilter: PrefilterBase | None, index: int) -> Tensor:
-        """Return an image (C, H, W) after a pre-filter; the image itself if that is None or its strength is 0."""
+    def filtered(self, prefilter: PrefilterBase | None, index: int, scale: float = 1.0) -> Tensor:
+        """Return an image (C, H, W) after a pre-filter; the image itself if that is None or its strength is 0.
+
+        Args:
+            prefilter: the pre-filter.
+            index: of the image.
+            scale: of the image that a pre-filter gets that works :attr:`PrefilterBase.after_scaling`.
+        """
         if prefilter is None or prefilter.strength == 0:
             return self.images[index]
-        key = prefilter, index
+        scale = scale if prefilter.after_scaling else 1.0
+        key = prefilter, index, scale
         if key not in self._filtered:
             maps = self.maps(prefilter.saliency) if prefilter.needs_maps or self.has_own_maps else None
             if self._batch is not None:
-                batch = prefilter(self._batch, None if maps is None else _stacked(maps))
-                self._filtered |= {(prefilter, k): image for k, image in enumerate(batch)}
+                batch = prefilter(downscaled(self._batch, scale), None if maps is None else _stacked(maps))
+                self._filtered |= {(prefilter, k, scale): image for k, image in enumerate(batch)}
             else:
                 own_map = None if maps is None else maps[index][None]
-                self._filtered[key] = prefilter(self.images[index][None], own_map)[0]
+                self._filtered[key] = prefilter(downscaled(self.images[index][None], scale), own_map)[0]
         return self._filtered[key]
 
     def _checked(self, maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -111,6 +119,20 @@ class Sweep:
             batch = saliency_maps(saliency, _stacked([self.images[k] for k in group]))
             maps |= dict(zip(group, batch, strict=True))
         return [maps[k] for k in range(len(self.images))]
+
+
+def downscaled(images: Tensor, scale: float) -> Tensor:
+    """Return images (B, C, H, W) at a scale in (0, 1], in their dtype.
+
+    Example:
+        >>> downscaled(torch.zeros(1, 3, 30, 41), 0.5).shape
+        torch.Size([1, 3, 15, 20])
+    """
+    if scale == 1:
+        return images
+    height, width = images.shape[-2:]
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    return to_dtype(resize(to_float(images), size), images.dtype)
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:

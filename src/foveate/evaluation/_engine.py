@@ -162,7 +162,7 @@ def encode_image(
         prepare(compressor, sweep)
     encoded = parallel_map(lambda compressor: compressor.encode(sweep)[0], compressors)
     saliency = next(filter(None, (compressor.used_saliency for compressor in compressors)), None)
-    stored = [sweep.filtered(None if c.control is not None else c.prefilter, 0) for c in compressors]
+    stored = [compressor.filtered(sweep, 0) for compressor in compressors]
     return None if saliency is None else sweep.maps(saliency)[0], encoded, stored
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,8 @@ class PreEdit(PrefilterBase):
         >>> edit(image).shape == image.shape, bool((edit.at(0)(image) == image).all())
         (True, True)
     """
+
+    after_scaling: ClassVar[bool] = True  # what is edited is what the codec gets, block by block
 
     models: tuple[LazyClassifier, ...] = ()
     strength: float = 0.5

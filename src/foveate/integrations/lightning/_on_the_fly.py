@@ -123,16 +123,18 @@ class BatchCompressor:
         compressor, rows = self._draws.compressor, None if maps is None else maps.cpu()
         if compressor.control is not None:
             return compressor.decode(compressor.encode(Sweep(to_uint8(images).cpu(), rows)))
-        if compressor.prefilter is not None and self._draws.filters:
-            strengths = torch.tensor([draw["strength"] for draw in draws], device=images.device)
-            images = compressor.prefilter.before(compressor.codec)(images, maps, strengths)
-        codec_alone = replace(compressor, prefilter=None)
+        prefilter = compressor.prefilter
+        if prefilter is not None and not prefilter.after_scaling:
+            if self._draws.filters:  # all images at once
+                strengths = torch.tensor([draw["strength"] for draw in draws], device=images.device)
+                images = prefilter(images, maps, strengths)
+            compressor = replace(compressor, prefilter=None)
         sources = to_uint8(images).cpu()
 
         def through(k: int) -> Tensor:
-            at_quality = codec_alone.at(draws[k]["quality"])
-            encoded = at_quality.encode(sources[k : k + 1], None if rows is None else rows[k : k + 1])
-            return at_quality.decode(encoded)[0]
+            strength = None if compressor.prefilter is None else draws[k]["strength"]
+            point = compressor.at(draws[k]["quality"], strength)
+            return point.decode(point.encode(Sweep([sources[k]], None if rows is None else [rows[k]])))[0]
 
         return parallel_map(through, range(len(draws)))
 
