@@ -484,3 +484,53 @@ class TestCodecs:
         monkeypatch.setitem(sys.modules, "imagecodecs", None)
         assert main(["codecs"]) == 0
         assert 'not installed: imagecodecs is not installed; pip install "foveate[codecs]"' in capsys.readouterr().out
+
+
+class TestEdit:
+    EDIT = ("--edit-with", NET, "--edit-steps", "3")
+
+    def test_evaluate(self, tree, tmp_path, capsys):
+        out = tmp_path / "out"
+        options = ["--model", SMALL, "--judge", NET, *self.EDIT, "--quality", "12,30", "--baselines", "--out", out]
+        code, printed, _ = run(capsys, "evaluate", tree, *options, "--edit-cache", tmp_path / "edits", *SCENE)
+        assert code == 0
+        assert "jpeg, edit, strength 0.5" in printed
+        results = Results.load(out / "results.json")
+        assert {c.baseline for c in results.comparisons} >= {"untrained", "pixels", "ms_ssim", "downscaling"}
+        assert results.clean["scene_net"].known
+        assert len([*(tmp_path / "edits").rglob("*.png")]) == 10 * 2 * 4
+
+    def test_compress_in_workers(self, tree, tmp_path, capsys):
+        edit = [*self.EDIT, "--codec", "jpeg:35", *PREPROCESSING]
+        code, _, _ = run(capsys, "compress", tree, tmp_path / "edited", *edit, "--workers", "2")
+        assert code == 0
+        run(capsys, "compress", tree, tmp_path / "plain", "--codec", "jpeg:35", "--workers", "0")
+        sizes = [sum(path.stat().st_size for path in (tmp_path / name).rglob("*.jpg")) for name in ("edited", "plain")]
+        assert 0 < sizes[0] < sizes[1]
+        assert run(capsys, "verify", tmp_path / "edited")[0] == 0
+
+    def test_guided_by_a_map(self, tree, tmp_path, capsys):
+        options = ["--model", NET, "--edit-by-map", "--edit-limit", "36,28", *self.EDIT, "--codec", "jpeg:35"]
+        code, _, _ = run(capsys, "compress", tree, tmp_path / "out", *options, "--workers", "0", *PREPROCESSING)
+        assert code == 0
+
+    def test_calibrate_and_keep(self, tree, tmp_path, capsys):
+        calibration = tmp_path / "calibration.json"
+        options = ["--witness", NET, *self.EDIT, *PREPROCESSING]
+        assert run(capsys, "calibrate", tree, *options, "--limit", "3", "--out", calibration)[0] == 0
+        keep = [*options, "--keep", "top1", "--codec", "jpeg", "--calibration", calibration, "--workers", "0"]
+        assert run(capsys, "compress", tree, tmp_path / "out", *keep)[0] == 0
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (["--prefilter", "smooth", "--edit-with", NET], "--edit-with: is for --prefilter edit"),
+            (["--edit-with", NET, "--edit-by-map"], "--edit-by-map: needs --model"),
+            (["--edit-with", "nothing.py:here"], "nothing.py"),
+            (["--edit-with", NET, "--edit-steps", "0"], "steps"),
+        ],
+    )
+    def test_wrong_options(self, tree, tmp_path, capsys, options, words):
+        code, _, error = run(capsys, "compress", tree, tmp_path / "out", *options, "--workers", "0")
+        assert code != 0
+        assert words in error

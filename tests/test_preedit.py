@@ -83,9 +83,10 @@ class TestWhatItDoes:
         assert mean_bytes(control) < mean_bytes(scenes)
         assert not torch.equal(control, edited)
 
-    def test_pixels_are_what_pixels_keep(self, scenes, edited):
-        pixels = PreEdit([NET], codec="jpeg:35", steps=30, objective="pixels")(scenes)
-        assert psnr(pixels, scenes).mean() > psnr(edited, scenes).mean()
+    def test_pixels_are_what_pixels_keep(self, scenes):
+        edit = PreEdit([NET], codec="jpeg:35", steps=30, limit=None)
+        pixels = replace(edit, objective="pixels")(scenes)
+        assert psnr(pixels, scenes).mean() > psnr(edit(scenes), scenes).mean()
 
     def test_several_networks_share_it(self, scenes):
         other = LazyClassifier("foveate.demo:scene_net:scene_net_small", PREPROCESS)
@@ -183,7 +184,11 @@ class TestLimit:
         edited = edit(scenes)
         assert (psnr(edited, scenes, shares) > inside).all()
         assert (psnr(edited, scenes, 1 - shares) > outside).all()
-        assert psnr(PreEdit([NET], 1.0, codec="jpeg:35", steps=30)(scenes), scenes).min() < min(inside, outside)
+        unlimited = PreEdit([NET], 1.0, codec="jpeg:35", steps=30, limit=None)(scenes)
+        assert psnr(unlimited, scenes).min() < min(inside, outside)
+
+    def test_there_is_one_unless_it_is_lifted(self, scenes, edited):
+        assert (psnr(edited, scenes) > 30).all()
 
     def test_without_a_map(self, scenes):
         edited = PreEdit([NET], 1.0, codec="jpeg:35", steps=30, limit=38)(scenes)
@@ -263,7 +268,7 @@ class TestCodec:
             of([other]),
             of([NET], 0.6),
             of([NET], steps=3),
-            of([NET], limit=30),
+            of([NET], limit=None),
             of([NET], seed=1),
             of([NET], saliency=CAM),
             of([NET], objective="pixels"),

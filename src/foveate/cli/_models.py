@@ -106,13 +106,13 @@ def build_prefilter(args: argparse.Namespace, saliency: "Saliency | None", stren
         return Prefilter(saliency, strength, filter=args.filter, sigma=args.sigma)
     if args.edit_by_map and saliency is None:
         raise ValueError("--edit-by-map: needs --model to make the map")
-    limit = args.edit_limit
+    limits = args.edit_limit
     return PreEdit(
         [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in args.edit_with],
         strength,
         saliency=saliency if args.edit_by_map else None,
         steps=args.edit_steps,
-        limit=limit[0] if limit is not None and len(limit) == 1 else limit,
+        limit=limits[0] if len(limits) == 1 else tuple(limits),
         cache=args.edit_cache,
     )
 

@@ -83,8 +83,9 @@ def add_prefilter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--edit-limit",
         type=numbers(float),
+        default=[30.0],
         metavar="DB",
-        help="least PSNR of an edit, or two: in the salient part and elsewhere (default: none)",
+        help="least PSNR of an edit, or two: in the salient part and elsewhere (default: 30; 0 sets none)",
     )
     parser.add_argument("--edit-by-map", action="store_true", help="let the map guide an edit too")
     parser.add_argument("--edit-cache", type=Path, metavar="DIR", help="keep finished edits there")
