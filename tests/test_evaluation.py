@@ -704,7 +704,7 @@ class TestExhibits:
         for k, point in enumerate(exhibit.points):
             assert point.answers["scene_net"] == measured.answers["scene_net"][k, n, 0]
             assert len(point.encoded.data) == measured.bytes[k, n]
-        assert to_array(exhibit.filtered[0.5]).shape == (160, 160, 3)
+        assert to_array(exhibit.filtered["filtered, strength 0.5"]).shape == (160, 160, 3)
         assert Jpeg().decode(exhibit.points[0].encoded.data).shape == (160, 160, 3)
 
     def test_without_a_pre_filter_they_are_spread(self, judges):

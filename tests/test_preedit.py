@@ -482,3 +482,5 @@ class TestEvaluation:
         assert {"codec alone", "untrained", "pixels", "ms_ssim", "downscaling"} <= against
         page = (tmp_path / "report.html").read_text()
         assert "an edit for pixels" in page
+        assert "edited for jpeg:25, strength 0.5: " in page
+        assert "its change, doubled" in page

@@ -1,5 +1,6 @@
 """Images for a report to show: the best, the typical and the worst, chosen by rule, not by eye."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._samples import Sample, Samples, SampleSource, as_samples
 from foveate.evaluation._settings import Setting
 from foveate.evaluation._vocabulary import STEERED, ExhibitKind, Metric
+from foveate.images import to_uint8
+from foveate.preedit import PreEdit
 
 _MOST_POINTS = 20
 """At most this many compressed copies of an exhibit; with more points, each curve shows its middle quality alone."""
@@ -42,7 +45,8 @@ class Exhibit:
         kind: ``"best"``, ``"typical"``, ``"worst"``, or ``""`` if there is no pre-filter to choose by.
         sample: the image itself.
         saliency: its map (1, h, w), or None if no operating point uses one.
-        filtered: by strength: the pre-filtered image, uint8 (3, H, W).
+        filtered: what the pre-filters left of it, by a text that says which: uint8 (3, H, W). For an edit also what it
+            changed, doubled, on gray.
         clean: the class that each judge gives the untouched image.
         points: the compressed image, curve by curve from coarse to fine.
     """
@@ -50,7 +54,7 @@ class Exhibit:
     kind: ExhibitKind
     sample: Sample
     saliency: Tensor | None
-    filtered: dict[float, Tensor]
+    filtered: dict[str, Tensor]
     clean: dict[str, int]
     points: list[ExhibitPoint]
 
@@ -155,6 +159,27 @@ def _exhibit(
         ExhibitPoint(settings[k].name, e, d, {j.name: int(measured.answers[j.name][k, n, 0]) for j in measured.judges})
         for k, e, d in zip(numbers, encoded, decoded, strict=True)
     ]
-    filtered = {settings[k].strength: s for k, s in zip(numbers, stored, strict=True) if settings[k].strength}
+    filtered: dict[str, Tensor] = {}
+    for compressor, image in zip(compressors, stored, strict=True):
+        filtered |= _shown(compressor, sample.image, image)
     clean = {judge.name: int(measured.clean[judge.name][n, 0]) for judge in measured.judges}
     return Exhibit(kind, sample, saliency, filtered, clean, points)
+
+
+def _shown(compressor: Compressor, source: Tensor, stored: Tensor) -> dict[str, Tensor]:
+    """What a pre-filter left of an image, and for an edit at full size what it changed."""
+    prefilter = compressor.prefilter
+    if prefilter is None or compressor.control is not None or prefilter.strength == 0:
+        return {}
+    if not isinstance(prefilter, PreEdit):
+        return {f"filtered, strength {prefilter.strength:g}": stored}
+    if stored.shape != source.shape:
+        return {}
+    change = stored.double() - source.double()
+    psnr = 20 * math.log10(255) - 10 * math.log10(max(float(change.square().mean()), 1e-9))
+    codec = prefilter.before(compressor.codec).codec
+    name = f"edited for {codec}, strength {prefilter.strength:g}"
+    return {
+        f"{name}: {psnr:.1f} dB": stored,
+        f"{name}: its change, doubled": to_uint8((0.5 + change / 127.5).clamp(0, 1)),
+    }

@@ -279,7 +279,7 @@ def gallery(
     panels: list[tuple[Tensor, list[str]]] = [(original, ["original", *captions(exhibit.clean)])]
     if exhibit.saliency is not None:
         panels.append((overlay(original, exhibit.saliency), ["saliency"]))
-    panels += [(image, [f"filtered, {strength:g}"]) for strength, image in exhibit.filtered.items()]
+    panels += [(image, textwrap.wrap(name, 24)) for name, image in exhibit.filtered.items()]
     for point in exhibit.points[:most]:
         setting = f"{point.curve}, {point.encoded.codec.quality:g}"
         panels.append((point.decoded, [setting, f"{len(point.encoded.data):,} bytes", *captions(point.answers)]))

@@ -150,7 +150,7 @@ def _exhibit(exhibit: Exhibit, class_names: Mapping[int, str]) -> dict[str, Any]
     first = [item("original", _display_copy(image), answers=answers(exhibit.clean))]
     if exhibit.saliency is not None:
         first.append(item("saliency", _display_copy(plots.overlay(image, exhibit.saliency))))
-    first += [item(f"filtered, strength {s:g}", _display_copy(filtered)) for s, filtered in exhibit.filtered.items()]
+    first += [item(name, _display_copy(filtered)) for name, filtered in exhibit.filtered.items()]
     strips: dict[str, list[dict[str, Any]]] = {}
     for point in exhibit.points:
         codec, data = point.encoded.codec, point.encoded.data
