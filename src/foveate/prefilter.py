@@ -286,15 +286,7 @@ class Prefilter(PrefilterBase):
         return text if built_in else f"{text} {identity(self.function, 'filter')}"
 
     def __call__(self, images: Tensor, maps: Tensor | None = None, strengths: Tensor | None = None) -> Tensor:
-        """Filter a batch.
-
-        Args:
-            images: (B, C, H, W), C 3 or 1, uint8 or float in [0, 1], on any device.
-            maps: saliency maps (B, 1, h, w) in [0, 1] to use instead of asking the saliency.
-            strengths: (B,) in [0, 1], one per image, to use instead of :attr:`strength`.
-
-        Returns:
-            The filtered images, of the same shape, dtype and device; with strength 0, the input itself.
+        """Filter a batch, see :class:`PrefilterBase`.
 
         Raises:
             TypeError: if the images are not a uint8 or floating point tensor.

@@ -152,15 +152,7 @@ class PreEdit(PrefilterBase):
         return self
 
     def __call__(self, images: Tensor, maps: Tensor | None = None, strengths: Tensor | None = None) -> Tensor:
-        """Edit a batch.
-
-        Args:
-            images: (B, C, H, W), C 3 or 1, uint8 or float in [0, 1], on any device.
-            maps: saliency maps (B, 1, h, w) in [0, 1] to use instead of asking the saliency.
-            strengths: (B,) in [0, 1], one per image, to use instead of :attr:`strength`.
-
-        Returns:
-            The edited images, of the same shape, dtype and device; images of strength 0 bit for bit.
+        """Edit a batch, see :class:`foveate.prefilter.PrefilterBase`; images of strength 0 stay bit for bit.
 
         Raises:
             TypeError: if the images are not a uint8 or floating point tensor.
