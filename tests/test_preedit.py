@@ -15,7 +15,7 @@ from foveate.models import Classifier, LazyClassifier, Preprocess
 from foveate.preedit import DEFAULT_MODELS, Objective
 from foveate.preedit._features import Features, distance, find_taps
 from foveate.sweep import downscaled
-from foveate.testing import tiny_classifier
+from foveate.testing import PrefilterConformance, tiny_classifier
 
 NET = LazyClassifier("foveate.demo:scene_net", PREPROCESS)
 CAM = GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)
@@ -50,6 +50,14 @@ def psnr(images, others, shares=None):
     return -10 * torch.log10((errors * shares).sum((1, 2, 3)) / shares.sum((1, 2, 3)))
 
 
+class TestProtocol(PrefilterConformance):
+    tolerance = 40  # where a coefficient is rounded the other way, gradients differ from there on
+
+    @staticmethod
+    def make(strength):
+        return PreEdit([NET], strength, codec="jpeg:35", steps=8)
+
+
 class TestWhatItDoes:
     def test_fewer_bytes_at_better_features_than_a_lower_quality(self, scenes, edited):
         compressor = Compressor("jpeg:35")
@@ -63,13 +71,6 @@ class TestWhatItDoes:
         edit = PreEdit([NET], codec="jpeg:35", steps=8)
         sizes = [mean_bytes(edit.at(strength)(scenes)) for strength in (0, 0.1, 0.4, 1)]
         assert sizes == sorted(sizes, reverse=True)
-
-    def test_one_strength_an_image(self, scenes):
-        edit = PreEdit([NET], codec="jpeg:35", steps=2)
-        mixed = edit(scenes, strengths=torch.tensor([0.0, 0.3, 1.0, 0.0]))
-        assert torch.equal(mixed[[0, 3]], scenes[[0, 3]])
-        assert (mixed[1].int() - edit.at(0.3)(scenes[1:2])[0].int()).abs().max() <= 1
-        assert not torch.equal(mixed[2], edit.at(0.3)(scenes[2:3])[0])
 
     @pytest.mark.parametrize("objective", [*Objective])
     @pytest.mark.parametrize("size", [(1, 1), (9, 14), (11, 40)])
@@ -97,21 +98,6 @@ class TestWhatItDoes:
 
 
 class TestWhatItKeeps:
-    @pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32, torch.float64])
-    @pytest.mark.parametrize("channels", [1, 3])
-    @pytest.mark.parametrize("size", [(1, 1), (5, 19), (40, 33)])
-    def test_shape_dtype_and_range(self, dtype, channels, size):
-        images = torch.randint(0, 256, (2, channels, *size), dtype=torch.uint8)
-        images = images if dtype == torch.uint8 else images.to(dtype) / 255
-        before = images.clone()
-        edited = PreEdit([NET], codec="jpeg:35", steps=2)(images)
-        assert (edited.shape, edited.dtype) == (images.shape, dtype)
-        assert torch.equal(images, before)
-        if dtype != torch.uint8:
-            assert edited.min() >= 0
-            assert edited.max() <= 1
-        assert torch.equal(PreEdit([NET], 0, codec="jpeg:35")(images), images)
-
     @pytest.mark.parametrize("size", [(300, 401), (70, 500), (31, 31)])
     def test_photos_of_other_sizes_than_the_network_s(self, size):
         images = (torch.rand(1, 3, *size) > 0.3).float()  # at the ends of the range
@@ -369,6 +355,8 @@ class TestArguments:
             ({"limit": "much"}, ValueError, "limit"),
             ({"models": [3]}, TypeError, "models"),
             ({"models": 3}, TypeError, "models"),
+            ({"models": []}, ValueError, "models: expected at least one"),
+            ({"limit": None, "saliency": CAM}, ValueError, "saliency: without a limit"),
         ],
     )
     def test_wrong_ones(self, arguments, error, words):

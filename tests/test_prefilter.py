@@ -23,7 +23,7 @@ from foveate.filters import gaussian_blur, gaussian_scale_space, guided_filter, 
 from foveate.images import to_dtype
 from foveate.prefilter import FILTERS, strength_map
 from foveate.saliency import Center, MapCache, Saliency
-from foveate.testing import FilterConformance
+from foveate.testing import FilterConformance, PrefilterConformance
 
 
 def left(images):
@@ -31,6 +31,12 @@ def left(images):
     maps = torch.zeros(images.shape[0], 1, 4, 8)
     maps[..., :4] = 1
     return maps
+
+
+class TestProtocol(PrefilterConformance):
+    @staticmethod
+    def make(strength):
+        return Prefilter(left, strength, sigma=12)  # as the images of the tests are small
 
 
 class TestStrengthMap:

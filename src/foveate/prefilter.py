@@ -18,7 +18,16 @@ from foveate.identity import identity
 from foveate.images import check_tensor, to_dtype, to_float
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps, saliency_maps
 
-__all__ = ["FILTERS", "REFERENCE", "Filter", "Prefilter", "PrefilterBase", "register_filter", "strength_map"]
+__all__ = [
+    "FILTERS",
+    "REFERENCE",
+    "Filter",
+    "Prefilter",
+    "PrefilterBase",
+    "check_strengths",
+    "register_filter",
+    "strength_map",
+]
 
 REFERENCE = 256
 """The short side, in pixels, of the image that ``Prefilter.sigma`` is given for: what classifiers see of a photo."""
@@ -204,6 +213,22 @@ class PrefilterBase(ABC):
         return self
 
 
+def check_strengths(strengths: Tensor, count: int) -> Tensor:
+    """Return strengths if they are (count,) floats in [0, 1].
+
+    Raises:
+        TypeError: if they are not a floating point tensor.
+        ValueError: if their shape or range does not fit.
+    """
+    if not isinstance(strengths, Tensor) or not strengths.is_floating_point():
+        raise TypeError(f"strengths: expected a floating point tensor, got {getattr(strengths, 'dtype', strengths)!r}")
+    if strengths.shape != (count,):
+        raise ValueError(f"strengths: expected shape ({count},), one per image, got {tuple(strengths.shape)}")
+    if count and not bool(((strengths >= 0) & (strengths <= 1)).all()):  # NaN fails it
+        raise ValueError(f"strengths: expected values in [0, 1], got {strengths.tolist()}")
+    return strengths
+
+
 @dataclass(frozen=True)
 class Prefilter(PrefilterBase):
     """Smooth images where a saliency map is low, controlled by ``strength``.
@@ -296,6 +321,8 @@ class Prefilter(PrefilterBase):
         check_tensor(images)
         if images.ndim != 4:
             raise ValueError(f"images: expected a batch (B, C, H, W), got {tuple(images.shape)}")
+        if strengths is not None:
+            check_strengths(strengths, len(images))
         if images.shape[0] == 0 or (self.strength == 0 if strengths is None else not strengths.any()):
             return images
         if maps is None:

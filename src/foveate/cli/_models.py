@@ -99,7 +99,7 @@ def edits(args: argparse.Namespace) -> bool:
 def build_prefilter(args: argparse.Namespace, saliency: "Saliency | None", strength: float) -> "PrefilterBase":
     """Return the pre-filter at a strength; an edit needs no saliency."""
     from foveate.models import LazyClassifier
-    from foveate.preedit import PreEdit
+    from foveate.preedit import DEFAULT_MODELS, PreEdit
     from foveate.prefilter import Prefilter
 
     if not edits(args):
@@ -108,7 +108,7 @@ def build_prefilter(args: argparse.Namespace, saliency: "Saliency | None", stren
         raise ValueError("--edit-by-map: needs --model to make the map")
     limits = args.edit_limit
     return PreEdit(
-        [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in args.edit_with],
+        [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in args.edit_with or DEFAULT_MODELS],
         strength,
         saliency=saliency if args.edit_by_map else None,
         steps=args.edit_steps,

@@ -36,7 +36,10 @@ class Setting:
         prefilter, control = compressor.prefilter, compressor.control
         codec = compressor.codec.family
         if control is not None:
-            return cls(codec, keep=control.family + (" without pre-filter" if prefilter is None else ""))
+            kind = f" with {type(prefilter).__name__}"
+            if prefilter is None or isinstance(prefilter, Prefilter):
+                kind = " without pre-filter" if prefilter is None else ""
+            return cls(codec, keep=control.family + kind)
         if prefilter is None or not compressor.filters:
             return cls(codec, scale=compressor.scale)
         return cls(codec, prefilter.strength, compressor.scale, _map_kind(prefilter))

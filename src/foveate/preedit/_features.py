@@ -118,19 +118,7 @@ def _of_resolution(calls: list[Call]) -> list[str]:
     return [level[len(level) // 2], level[-1]] if len(level) > 3 else [level[-1]]
 
 
-def distance(features: Sequence[Tensor], others: Sequence[Tensor], weights: Tensor | None = None) -> Tensor:
-    """Return the squared distance (B,) of two images' features: the mean over positions, summed over taps.
-
-    Args:
-        features: (B, C, h, w) at every tap.
-        others: the same of the other images.
-        weights: (B, 1, H, W) over what the networks saw, how much each position counts; None counts all alike.
-    """
-    total = features[0].new_zeros(len(features[0]))
-    for a, b in zip(features, others, strict=True):
-        errors = (a - b).square().sum(1, keepdim=True)
-        if weights is not None:
-            shares = F.adaptive_avg_pool2d(weights.to(errors), (errors.shape[-2], errors.shape[-1]))
-            errors = errors * shares / shares.mean((2, 3), keepdim=True).clamp_min(1e-6)
-        total = total + errors.mean((1, 2, 3))
-    return total
+def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """Return the squared distance (B,) of features (B, C, h, w): the mean over positions, summed over taps."""
+    errors = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(features, others, strict=True)]
+    return torch.stack(errors).sum(0)

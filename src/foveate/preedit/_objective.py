@@ -40,11 +40,10 @@ class FeatureDistance:
 
     Args:
         features: of the networks.
-        shares: (B, 1, H, W), how much each pixel counts; None counts all alike.
     """
 
-    def __init__(self, features: Sequence[Features], shares: Tensor | None = None) -> None:
-        self._features, self._shares = features, shares
+    def __init__(self, features: Sequence[Features]) -> None:
+        self._features = features
 
     def __call__(self, source: Tensor, decoded: Tensor, view: View) -> Tensor:
         """Return (B,)."""
@@ -55,8 +54,7 @@ class FeatureDistance:
         )
         with torch.no_grad():
             clean = features(kept)
-        weights = None if self._shares is None else crop(self._shares, view, short_side, side, _ZOOMS)
-        return distance(clean, features(seen), weights).to(source)
+        return distance(clean, features(seen)).to(source)
 
 
 def pixel_distance(source: Tensor, decoded: Tensor, _view: View) -> Tensor:

@@ -19,7 +19,7 @@ from foveate.preedit._cache import EditCache, map_digest
 from foveate.preedit._features import Features
 from foveate.preedit._objective import FeatureDistance, Objective, ms_ssim_distance, pixel_distance, untrained
 from foveate.preedit._optimize import Distance, optimize
-from foveate.prefilter import PrefilterBase
+from foveate.prefilter import PrefilterBase, check_strengths
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps, saliency_maps
 
 DEFAULT_MODELS = ("mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5")
@@ -47,14 +47,14 @@ class PreEdit(PrefilterBase):
 
     Args:
         models: the networks whose features stay: recipes (``"resnet18"``), modules, :class:`foveate.models.Classifier`
-            or :class:`foveate.models.LazyClassifier`; a network need not have a head. None takes four small, unlike
+            or :class:`foveate.models.LazyClassifier`; a network need not have a head. By default four small, unlike
             networks of torchvision.
         strength: in (0, 1]: how much bytes weigh against the features; 0 returns the input bit for bit.
         codec: the codec and quality to edit for; None takes those of the codec that follows, at the nearest of its
             qualities for sweeps, so that a rate control edits an image once for each of a few bands of qualities.
             A codec without a stand-in takes JPEG of the same place in its sweep. Without any codec, ``"jpeg:35"``.
-        saliency: makes maps in any form that :func:`foveate.saliency.as_saliency` accepts; features count, and pixels
-            stay, as the map says. None treats all of the image alike.
+        saliency: makes the maps that say which part is salient to ``limit``, in any form that
+            :func:`foveate.saliency.as_saliency` accepts. None treats all of the image alike.
         steps: of the optimizer.
         limit: the least PSNR of an edit before coding, in dB; or two, in the salient part and elsewhere. None sets no
             limit: the image then may look like what it is, blocks where the networks see nothing. 30 dB is about what
@@ -80,7 +80,7 @@ class PreEdit(PrefilterBase):
 
     after_scaling: ClassVar[bool] = True  # what is edited is what the codec gets, block by block
 
-    models: tuple[LazyClassifier, ...] = ()
+    models: tuple[LazyClassifier, ...] = DEFAULT_MODELS  # type: ignore[assignment]  # until it is initialized
     strength: float = 0.5
     _: KW_ONLY
     codec: Codec | None = None
@@ -95,7 +95,7 @@ class PreEdit(PrefilterBase):
 
         def __init__(
             self,
-            models: ModelSpec | Sequence[ModelSpec] | None = None,
+            models: ModelSpec | Sequence[ModelSpec] = DEFAULT_MODELS,
             strength: float = 0.5,
             *,
             codec: str | Codec | None = None,
@@ -123,6 +123,8 @@ class PreEdit(PrefilterBase):
         self._set("seed", check_count("seed", self.seed, 0))
         if self.cache is not None:
             self._set("cache", Path(self.cache))
+        if self.saliency is not None and self.limit is None:
+            raise ValueError("saliency: without a limit a map says nothing; give a limit, or leave saliency out")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -164,6 +166,7 @@ class PreEdit(PrefilterBase):
             raise ValueError(f"images: expected a batch (B, C, H, W), got {tuple(images.shape)}")
         if strengths is None:
             strengths = torch.full((len(images),), self.strength)
+        check_strengths(strengths, len(images))
         if maps is not None:
             maps = check_maps(maps, len(images)).to(images.device)
         active = (strengths > 0).to(images.device)
@@ -211,7 +214,8 @@ class PreEdit(PrefilterBase):
                 weight = first_weight(classifier.model)
                 if weight is not None:
                     refuse_cuda_in_worker(weight.device, f"the edit for {classifier.name}")
-                stack.enter_context(undisturbed(classifier.model))
+            # All at once: edits that share models and run in threads must lock them in one order.
+            stack.enter_context(undisturbed(nn.ModuleList(classifier.model for classifier in classifiers)))
             if self.objective == Objective.UNTRAINED:
                 classifiers = [untrained(classifier) for classifier in classifiers]
             features = [Features(classifier) for classifier in classifiers]
@@ -225,7 +229,7 @@ class PreEdit(PrefilterBase):
             edited = optimize(
                 source,
                 proxy_for(codec),
-                self._distance(features, maps, source),
+                self._distance(features),
                 (_WEIGHT / strengths).to(device),
                 bounds,
                 steps=self.steps,
@@ -233,7 +237,7 @@ class PreEdit(PrefilterBase):
             )
         return to_dtype(edited.clamp(0, 1), images.dtype).to(images.device)
 
-    def _distance(self, features: list[Features], maps: Tensor | None, source: Tensor) -> Distance:
+    def _distance(self, features: list[Features]) -> Distance:
         if self.objective == Objective.PIXELS:
             return pixel_distance
         if self.objective == Objective.MS_SSIM:
@@ -242,13 +246,13 @@ class PreEdit(PrefilterBase):
 
 
 def _as_models(models: object) -> tuple[LazyClassifier, ...]:
-    if models in (None, ()):
-        models = DEFAULT_MODELS
     specs = (
         [models] if isinstance(models, str | nn.Module | LazyClassifier | Classifier) or callable(models) else models
     )
     if not isinstance(specs, Sequence):
         raise TypeError(f"models: expected recipes, modules or classifiers, got {type(models).__name__}")
+    if not specs:
+        raise ValueError("models: expected at least one network")
     return tuple(_as_model(spec) for spec in specs)
 
 

@@ -1,4 +1,4 @@
-"""Conformance tests for codecs, filters, saliencies, criteria and hosts, to subclass. They need pytest.
+"""Conformance tests for codecs, filters, pre-filters, saliencies, criteria and hosts, to subclass. They need pytest.
 
 To test your own part, subclass a test class and set its attributes::
 
@@ -17,6 +17,7 @@ from foveate.testing._criteria import CriterionConformance  # noqa: E402
 from foveate.testing._filters import FilterConformance  # noqa: E402
 from foveate.testing._hosts import HostConformance  # noqa: E402
 from foveate.testing._images import noisy_image, psnr, tiny_classifier, wave_image  # noqa: E402
+from foveate.testing._prefilters import PrefilterConformance  # noqa: E402
 from foveate.testing._saliencies import SaliencyConformance  # noqa: E402
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "CriterionConformance",
     "FilterConformance",
     "HostConformance",
+    "PrefilterConformance",
     "SaliencyConformance",
     "noisy_image",
     "psnr",
