@@ -31,7 +31,7 @@ _FROM_RGB = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688
 
 _SIDE = 8
 _JPEG = ((10, 2.05), (20, 2.20), (35, 2.32), (60, 2.43), (80, 2.40))
-"""Bits per unit of the rate estimate, by quality; measured on 10 whole photos by tests/benchmarks/bench_proxy.py."""
+"""Bits per unit of the rate estimate, by quality, measured on 10 whole photos; bench_proxy.py measures it on others."""
 
 _FLAT = {
     "webp": (
@@ -215,7 +215,7 @@ def has_proxy(codec: Codec) -> bool:
         >>> has_proxy(as_codec("jpeg")), has_proxy(as_codec("jxl"))
         (True, False)
     """
-    return type(codec) in (Jpeg, WebP, Avif, Hevc)
+    return isinstance(codec, Jpeg) or type(codec) in (WebP, Avif, Hevc)
 
 
 @lru_cache(256)

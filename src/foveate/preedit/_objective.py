@@ -49,12 +49,12 @@ class FeatureDistance:
         """Return (B,)."""
         features = self._features[view.step % len(self._features)]
         side, short_side = features.sides(source)
-        seen, kept = (
+        decoded_view, source_view = (
             crop(images, view, short_side, side, _ZOOMS).expand(-1, 3, -1, -1) for images in (decoded, source)
         )
         with torch.no_grad():
-            clean = features(kept)
-        return distance(clean, features(seen)).to(source)
+            clean = features(source_view)
+        return distance(clean, features(decoded_view)).to(source)
 
 
 def pixel_distance(source: Tensor, decoded: Tensor, _view: View) -> Tensor:

@@ -14,16 +14,7 @@ from foveate.models import Classifier, LazyClassifier, refuse_cuda_in_worker, un
 
 @dataclass(frozen=True, eq=False)  # as LazyClassifier, whose recipe need not be hashable
 class Witness(LazyClassifier):
-    """A classifier whose answer must be kept.
-
-    Args:
-        model: a recipe (see :class:`foveate.GradCam`), which is built once per process and is all that is pickled; or a
-            module.
-        preprocess: None takes the preprocessing of torchvision's weights; for other models, resize 256, crop 224 and
-            ImageNet normalization.
-
-    Raises:
-        TypeError: if ``model`` is neither a recipe nor a module.
+    """A classifier whose answer must be kept; for its arguments see :class:`foveate.models.LazyClassifier`.
 
     Example:
         >>> from foveate.demo import PREPROCESS
