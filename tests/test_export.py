@@ -538,12 +538,12 @@ from foveate import Compressor
 from foveate.export import compress_dataset
 if __name__ == "__main__":
     compressor, shards = Compressor("webp:60,method=6"), sys.argv[3] == "shards"
-    compress_dataset(sys.argv[1], sys.argv[2], compressor, workers=2, part=3, shards=shards)
+    compress_dataset(sys.argv[1], sys.argv[2], compressor, workers=int(sys.argv[4]), part=3, shards=shards)
 """
 
 
-def start(*words):
-    command = [sys.executable, "-c", KILLED, *map(str, words)]
+def start(*words, workers=2):
+    command = [sys.executable, "-c", KILLED, *map(str, words), str(workers)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
 
@@ -570,52 +570,49 @@ def alive(pid):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc to find workers")
 @pytest.mark.parametrize("kind", ["tree", "shards"])
-def test_killed_at_random_moments_it_ends_as_an_undisturbed_run(tmp_path, kind):
+def test_killed_again_and_again_it_ends_as_an_undisturbed_run(tmp_path, kind):
     source = tmp_path / "in"
     for k, (scene, _) in enumerate(Scenes(48, 5)):
         path = source / f"{k % 3}" / f"{k:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         scene.resize((320, 320)).save(path, compress_level=1)
     before = snapshot(source)
-    assert start(source, tmp_path / "whole", kind).wait(300) == 0
+    assert start(source, tmp_path / "whole", kind, workers=0).wait(300) == 0
     whole, out = snapshot(tmp_path / "whole"), tmp_path / "out"
-    generator = torch.Generator().manual_seed(os.getpid())
-
-    def draw(n):
-        return int(torch.randint(n, (), generator=generator))
 
     def done():
         return len(list((out / ".foveate" / "parts").glob("*")))
 
-    deaths, midway, process = {"parent": 0, "worker": 0}, 0, start(source, out, kind)
-    while sum(deaths.values()) < 6:
-        # A random moment: so many parts further on, and then a little later; some come before any part is done.
-        parts, deadline = done() + draw(3), time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline and (not children(process.pid) or done() < parts):
-            time.sleep(0.005)
-        time.sleep(draw(80) / 1000)
-        workers = children(process.pid)
-        if process.poll() is None and workers:
-            victim = "worker" if draw(5) < 2 else "parent"
-            os.kill(workers[draw(len(workers))] if victim == "worker" else process.pid, signal.SIGKILL)
-            deaths[victim] += 1
-            if victim == "parent":
-                process.wait()
-                while any(map(alive, workers)) and time.monotonic() < deadline:
-                    time.sleep(0.01)
-                assert not any(map(alive, workers))  # none waits for work for ever
-            there = snapshot(out)
-            assert there.items() <= whole.items()  # no half file is to be seen
-            midway += 0 < len(there) < len(whole)
-        if process.poll() is not None:
-            if process.returncode == 0:
-                shutil.rmtree(out)  # it got to the end: from the start again
+    # Whom to kill, how many parts further on, and how many seconds later.
+    deaths = [("parent", 0, 0.06), ("worker", 1, 0.03), ("parent", 1, 0.01), ("worker", 0, 0), ("parent", 2, 0.05)]
+    midway, process = 0, start(source, out, kind)
+    for victim, further, wait in deaths:
+        while True:
+            parts, deadline = done() + further, time.monotonic() + 60
+            while process.poll() is None and not (children(process.pid) and done() >= parts):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            time.sleep(wait)
+            workers = children(process.pid)
+            if process.poll() is None and workers:
+                break
+            if process.poll() is not None:
+                if process.returncode == 0:
+                    shutil.rmtree(out)  # it got to the end: from the start again
+                process = start(source, out, kind)
+        os.kill(workers[-1] if victim == "worker" else process.pid, signal.SIGKILL)
+        if victim == "parent":
+            process.wait()
+            while any(map(alive, workers)):  # none waits for work for ever
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        there = snapshot(out)
+        assert there.items() <= whole.items()  # no half file is to be seen
+        midway += 0 < len(there) < len(whole)
+        if victim == "parent":
             process = start(source, out, kind)
     assert midway
-    assert deaths["parent"]
-    if process.poll() is None:
-        process.wait(300)
-    if process.returncode != 0:
+    if process.wait(300) != 0:
         assert start(source, out, kind).wait(300) == 0
     assert snapshot(out) == whole
     assert not (out / ".foveate").exists()
