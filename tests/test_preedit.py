@@ -13,7 +13,7 @@ from foveate.evaluation import baselines_for
 from foveate.images import as_tensor
 from foveate.models import Classifier, LazyClassifier, Preprocess
 from foveate.preedit import DEFAULT_MODELS, Objective
-from foveate.preedit._features import Features, distance, find_taps
+from foveate.preedit._features import Features, find_taps
 from foveate.sweep import downscaled
 from foveate.testing import PrefilterConformance, tiny_classifier
 
@@ -35,13 +35,9 @@ def mean_bytes(images, codec="jpeg:35"):
     return sum(len(encoded.data) for encoded in Compressor(codec).encode(images)) / len(images)
 
 
-def features_of(images, model=NET):
+def error(images, others, model=NET):
     with torch.no_grad():
-        return Features(model.classifier)(images.float() / 255)
-
-
-def error(images, others):
-    return float(distance(features_of(images), features_of(others)).mean())
+        return float(Features(model.classifier).distance(images.float() / 255, others.float() / 255).mean())
 
 
 def psnr(images, others, shares=None):
@@ -65,7 +61,7 @@ class TestWhatItDoes:
         coarser = next(q for q in range(35, 1, -1) if mean_bytes(scenes, f"jpeg:{q}") <= mean_bytes(edited))
         assert coarser < 35
         plain = Compressor(f"jpeg:{coarser}")
-        assert error(decoded, scenes) < 0.8 * error(torch.stack(plain.decode(plain.encode(scenes))), scenes)
+        assert error(scenes, decoded) < 0.8 * error(scenes, torch.stack(plain.decode(plain.encode(scenes))))
 
     def test_stronger_takes_fewer_bytes(self, scenes):
         edit = PreEdit([NET], codec="jpeg:35", steps=8)
@@ -93,7 +89,7 @@ class TestWhatItDoes:
         other = LazyClassifier("foveate.demo:scene_net:scene_net_small", PREPROCESS)
         both = PreEdit([NET, other], codec="jpeg:35", steps=60)(scenes)
         alone = PreEdit([NET], codec="jpeg:35", steps=60)(scenes)
-        far = [float(distance(features_of(x, other), features_of(scenes, other)).mean()) for x in (both, alone)]
+        far = [error(scenes, x, other) for x in (both, alone)]
         assert far[0] < far[1]
 
 
@@ -312,6 +308,13 @@ class TestCache:
         assert torch.equal(edit(gray), edit(gray))
 
 
+def test_a_saliency_needs_a_limit_to_guide():
+    edit = PreEdit([NET], limit=None)
+    assert edit.guided(None) == edit
+    with pytest.raises(ValueError, match="saliency: without a limit a map says nothing"):
+        edit.guided(CAM)
+
+
 class TestFeatures:
     @pytest.mark.parametrize(
         ("name", "count"), [("resnet18", 4), ("mobilenet_v2", 6), ("squeezenet1_1", 4), ("convnext_tiny", 4)]
@@ -337,6 +340,28 @@ class TestFeatures:
     def test_a_name_that_is_not_there(self):
         with pytest.raises(ValueError, match="taps: scene_net has no module 'nowhere'"):
             Features(NET.classifier, ["nowhere"])
+
+    def test_activations_are_those_that_are_compared(self, scenes):
+        # Captum copies what a module gives; an in-place module behind a tap must not make the two differ.
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU(inplace=True), nn.Conv2d(8, 8, 3, 2), nn.Hardswish(True))
+        features = Features(Classifier("in place", net, Preprocess(crop=64)), ["0", "2"])
+        images = scenes.float() / 255
+        with torch.no_grad():
+            for activation, feature in zip(features.activations(images), features(images), strict=True):
+                assert torch.equal(nn.functional.normalize(activation, dim=1), feature)
+
+    def test_where_a_layer_is_silent_its_features_do_not_count(self):
+        net = nn.Sequential(nn.AvgPool2d(2), nn.AvgPool2d(2))
+        features = Features(Classifier("mean", net, Preprocess(crop=16, mean=(0, 0, 0), std=(1, 1, 1))), ["1"])
+        source = torch.full((1, 3, 16, 16), 1e-4)
+        source[..., :8] = 0.7
+        silent, loud = source.clone(), source.clone()
+        silent[:, 0, :, 8:] *= 2
+        loud[:, 0, :, :8] *= 1.4
+        with torch.no_grad():
+            near, far = (float(features.distance(source, x)) for x in (silent, loud))
+        assert near < far / 1000
 
     def test_equal_images_are_at_no_distance(self, scenes):
         assert error(scenes, scenes) == 0

@@ -68,7 +68,7 @@ class Bounds:
             weight = share.sum((1, 2, 3), keepdim=True).clamp_min(1e-6)
             error = (change * share).sum((1, 2, 3), keepdim=True) / weight
             factors.append((limit / error.clamp_min(1e-12)).sqrt().clamp(max=1.0))
-        return None if min(float(factor.min()) for factor in factors) > 1 - 1e-4 else factors
+        return None if min(float(factor.detach().min()) for factor in factors) > 1 - 1e-4 else factors
 
     def _blend(self, factors: Sequence[Tensor]) -> Tensor:
         return torch.stack([share * factor for share, factor in zip(self._shares, factors, strict=True)]).sum(0)

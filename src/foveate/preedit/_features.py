@@ -1,5 +1,6 @@
 """What a network's layers say of an image, and how far two images are apart to them."""
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,8 +21,7 @@ class Features:
 
     Args:
         classifier: the network with its preprocessing. It need not have a head.
-        taps: dotted names of modules that give (B, C, h, w); None finds them by tracing: the last module at each
-            resolution, and the middle one where a resolution has many.
+        taps: dotted names of modules that give (B, C, h, w); None takes those of :func:`find_taps`.
 
     Raises:
         ValueError: if no module gives a spatial map, or there is no such module.
@@ -31,11 +31,12 @@ class Features:
         self.classifier = classifier
         preprocess = classifier.preprocess
         self._normalize = replace(preprocess, resize=None, crop=None)
-        self.taps = tuple(taps or find_taps(classifier))
+        self.taps = tuple(taps or _taps_of(classifier))
         modules = dict(classifier.model.named_modules())
         missing = [name for name in self.taps if name not in modules]
         if missing:
             raise ValueError(f"taps: {classifier.name} has no module {missing[0]!r}")
+        self._modules = [modules[name] for name in self.taps]
 
     def sides(self, images: Tensor) -> tuple[int, int]:
         """Return the side of the crop that the network sees of images, and what their short side is resized to.
@@ -52,33 +53,54 @@ class Features:
         weight = first_weight(self.classifier.model)
         return torch.device("cpu") if weight is None else weight.device
 
+    def distance(self, source: Tensor, others: Tensor) -> Tensor:
+        """Return how far images are from their sources, (B,).
+
+        The squared distance of the features, averaged over the positions of a tap and summed over the taps. A position
+        counts by its energy in the source, the squared length of its activations: where a layer is silent, the
+        direction of its features means little.
+
+        Args:
+            source: (B, 3, H, W), float in [0, 1].
+            others: like ``source``; gradients flow back to them.
+        """
+        distances = []
+        for clean, other in zip(self.activations(source), self(others), strict=True):
+            energy = clean.square().sum(1)
+            energy = energy / energy.mean((1, 2), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
+            distances.append((energy * (F.normalize(clean, dim=1) - other).square().sum(1)).mean((1, 2)))
+        return torch.stack(distances).sum(0)
+
+    def activations(self, images: Tensor) -> list[Tensor]:
+        """Return what each tap gives, (B, C, h, w), without gradients; by Captum."""
+        from captum.attr import LayerActivation
+
+        layers = LayerActivation(self.classifier.model, self._modules)
+        return [activation.float() for activation in layers.attribute(self._input(images))]
+
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Return the features (B, C, h, w) of images (B, 3, H, W), float in [0, 1], at every tap in order."""
-        model = self.classifier.model
-        weight = first_weight(model)
-        x = self._normalize(images)
-        if weight is not None:
-            x = x.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-        outputs: dict[str, Tensor] = {}
+        outputs: dict[nn.Module, Tensor] = {}
 
-        def watch(name: str) -> Any:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                outputs[name] = output
-                if len(outputs) == len(self.taps):
-                    raise _AllSeen
+        def watch(module: nn.Module, _args: Any, output: Any) -> None:
+            outputs[module] = output.clone()  # the next module may work in place
+            if len(outputs) == len(self._modules):
+                raise _AllSeen
 
-            return hook
-
-        modules = dict(model.named_modules())
-        handles = [modules[name].register_forward_hook(watch(name)) for name in self.taps]
+        handles = [module.register_forward_hook(watch) for module in self._modules]
         try:
-            model(x)
+            self.classifier.model(self._input(images))
         except _AllSeen:
             pass
         finally:
             for handle in handles:
                 handle.remove()
-        return [F.normalize(outputs[name].float(), dim=1) for name in self.taps]
+        return [F.normalize(outputs[module].float(), dim=1) for module in self._modules]
+
+    def _input(self, images: Tensor) -> Tensor:
+        x = self._normalize(images)
+        weight = first_weight(self.classifier.model)
+        return x if weight is None else x.to(weight.device, weight.dtype, memory_format=torch.channels_last)
 
 
 class _AllSeen(Exception):  # noqa: N818
@@ -93,8 +115,7 @@ def find_taps(classifier: Classifier) -> tuple[str, ...]:
         >>> find_taps(load_classifier("torchvision.models:resnet18"))
         ('layer1', 'layer2.1', 'layer3.1', 'layer4.1')
     """
-    preprocess = classifier.preprocess
-    side = preprocess.crop or preprocess.resize or 224
+    side = _input_side(classifier)
     weight = first_weight(classifier.model)
     x = torch.zeros(1, 3, side, side) if weight is None else weight.new_zeros(1, 3, side, side)
     *calls, last = trace(classifier.model, x)
@@ -118,7 +139,18 @@ def _of_resolution(calls: list[Call]) -> list[str]:
     return [level[len(level) // 2], level[-1]] if len(level) > 3 else [level[-1]]
 
 
-def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """Return the squared distance (B,) of features (B, C, h, w): the mean over positions, summed over taps."""
-    errors = [(a - b).square().sum(1).mean((1, 2)) for a, b in zip(features, others, strict=True)]
-    return torch.stack(errors).sum(0)
+_known: "weakref.WeakKeyDictionary[nn.Module, dict[int, tuple[str, ...]]]" = weakref.WeakKeyDictionary()
+
+
+def _taps_of(classifier: Classifier) -> tuple[str, ...]:
+    """Return what :func:`find_taps` does, traced once a model and input size."""
+    taps = _known.setdefault(classifier.model, {})
+    side = _input_side(classifier)
+    if side not in taps:
+        taps[side] = find_taps(classifier)
+    return taps[side]
+
+
+def _input_side(classifier: Classifier) -> int:
+    """Return the side of a network's input, in pixels."""
+    return classifier.preprocess.crop or classifier.preprocess.resize or 224

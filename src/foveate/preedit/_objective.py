@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from foveate.models import Classifier
-from foveate.preedit._features import Features, distance
+from foveate.preedit._features import Features
 from foveate.preedit._optimize import View, crop
 
-_ZOOMS = (1.0, 1.0)
-"""Factors of the size at which a network sees an image."""
 _PIXELS = 200.0
 _BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _MS_SSIM = 4.0
@@ -50,11 +48,9 @@ class FeatureDistance:
         features = self._features[view.step % len(self._features)]
         side, short_side = features.sides(source)
         decoded_view, source_view = (
-            crop(images, view, short_side, side, _ZOOMS).expand(-1, 3, -1, -1) for images in (decoded, source)
+            crop(images, view, short_side, side).expand(-1, 3, -1, -1) for images in (decoded, source)
         )
-        with torch.no_grad():
-            clean = features(source_view)
-        return distance(clean, features(decoded_view)).to(source)
+        return features.distance(source_view, decoded_view).to(source)
 
 
 def pixel_distance(source: Tensor, decoded: Tensor, _view: View) -> Tensor:

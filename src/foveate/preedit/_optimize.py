@@ -22,13 +22,11 @@ class View:
 
     Attributes:
         step: its number.
-        zoom: what the short side is resized to, from the smallest (0) to the largest (1).
         top: of the crop, from the top (0) to the bottom (1).
         left: of the crop, from the left (0) to the right (1).
     """
 
     step: int
-    zoom: float
     top: float
     left: float
 
@@ -72,7 +70,7 @@ def optimize(
     planes = [plane.clone().requires_grad_(True) for plane in source]
     optimizer = torch.optim.Adam(planes)
     for step in range(steps):
-        view = View(step, *torch.rand(3, generator=generator).tolist())
+        view = View(step, *torch.rand(2, generator=generator).tolist())
         optimizer.param_groups[0]["lr"] = (_FIRST_STEP - _LAST_STEP) * (1 - step / steps) + _LAST_STEP
         decoded, bits = _code(proxy, planes)
         loss = (bits / start).sum() + (weights * distance(images, proxy.images(decoded, size), view)).sum()
@@ -105,7 +103,7 @@ def _band(proxy: Proxy, *planes: Tensor) -> tuple[Tensor, ...]:
     return *decoded, bits
 
 
-def crop(images: Tensor, view: View, short_side: int, side: int, zooms: tuple[float, float]) -> Tensor:
+def crop(images: Tensor, view: View, short_side: int, side: int) -> Tensor:
     """Return the part of images that a network sees in a view, at its input size.
 
     Args:
@@ -113,14 +111,12 @@ def crop(images: Tensor, view: View, short_side: int, side: int, zooms: tuple[fl
         view: where to look.
         short_side: what the network's preprocessing resizes the short side to.
         side: of the network's input.
-        zooms: the range of factors of ``short_side``.
 
     Returns:
         (B, C, side, side).
     """
     height, width = images.shape[-2:]
-    short = short_side * (zooms[0] + (zooms[1] - zooms[0]) * view.zoom)
-    length = min(height, width, max(1, round(side * min(height, width) / short)))
+    length = min(height, width, max(1, round(side * min(height, width) / short_side)))
     top, left = round(view.top * (height - length)), round(view.left * (width - length))
     part = images[..., top : top + length, left : left + length]
     if length == side:

@@ -28,6 +28,9 @@ DEFAULT_MODELS = ("mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "
 _WEIGHT = 0.05
 """Of the distance at strength 1, where the bits of the source weigh 1."""
 
+_ALGORITHM = 2
+"""Counts changes of what an edit gives, so that a cache does not mix them."""
+
 ModelSpec: TypeAlias = "ModelSource | LazyClassifier | Classifier"
 """What stands for a network in the loss: a recipe or a module, with or without its preprocessing."""
 
@@ -123,6 +126,9 @@ class PreEdit(PrefilterBase):
         self._set("seed", check_count("seed", self.seed, 0))
         if self.cache is not None:
             self._set("cache", Path(self.cache))
+        self._check_saliency()
+
+    def _check_saliency(self) -> None:
         if self.saliency is not None and self.limit is None:
             raise ValueError("saliency: without a limit a map says nothing; give a limit, or leave saliency out")
 
@@ -139,13 +145,24 @@ class PreEdit(PrefilterBase):
         """All that the result depends on except the saliency, as one line of text."""
         models = "" if self._without_models else ", ".join(model.identity for model in self.models)
         return (
-            f"edit strength={self.strength:g} codec={self.codec} steps={self.steps} limit={self.limit} "
+            f"edit {_ALGORITHM} strength={self.strength:g} codec={self.codec} steps={self.steps} limit={self.limit} "
             f"objective={self.objective} seed={self.seed} models=({models})"
         )
 
     def before(self, codec: Codec) -> Self:
         """Return this edit for a codec: at the nearest of a few qualities, unless it has a codec of its own."""
         return self if self.codec is not None else replace(self, codec=_band(codec))
+
+    def guided(self, saliency: SaliencySpec | None) -> Self:
+        """Return this edit with another saliency, or with none.
+
+        Raises:
+            TypeError: as :func:`foveate.saliency.as_saliency` does.
+            ValueError: as that does; or if there is a saliency but no limit that it could guide.
+        """
+        other = super().guided(saliency)
+        other._check_saliency()
+        return other
 
     def to(self, device: str | torch.device) -> Self:
         """Move the models of the loss to a device; recipes are built now."""
