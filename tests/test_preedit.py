@@ -332,6 +332,14 @@ class TestFeatures:
         trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU())
         assert find_taps(Classifier("trunk", trunk, Preprocess(crop=64))) == ("1", "3")
 
+    def test_a_module_that_is_used_several_times_is_no_tap(self, scenes):
+        relu = nn.ReLU()
+        trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 4), relu, nn.Conv2d(8, 8, 3, 2), relu)
+        classifier = Classifier("shared", trunk, Preprocess(crop=64))
+        assert find_taps(classifier) == ("0", "2")
+        images = scenes.float() / 255
+        assert not Features(classifier).distance(images, images).any()
+
     def test_no_spatial_map(self):
         flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
         with pytest.raises(ValueError, match="taps: no module of flat gives a spatial map"):

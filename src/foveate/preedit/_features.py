@@ -1,6 +1,7 @@
 """What a network's layers say of an image, and how far two images are apart to them."""
 
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -119,7 +120,10 @@ def find_taps(classifier: Classifier) -> tuple[str, ...]:
     weight = first_weight(classifier.model)
     x = torch.zeros(1, 3, side, side) if weight is None else weight.new_zeros(1, 3, side, side)
     *calls, last = trace(classifier.model, x)
-    spatial = [c for c in calls if c.spatial and (len(last.shape) != 2 or c.shape[1] != last.shape[1])]
+    times = Counter(c.name for c in calls)  # what is used several times, as a shared ReLU, has several outputs
+    spatial = [
+        c for c in calls if c.spatial and times[c.name] == 1 and (len(last.shape) != 2 or c.shape[1] != last.shape[1])
+    ]
     spatial = [c for c in spatial if c.shape[2] * c.shape[3] <= (side // _FINEST) ** 2] or spatial
     if not spatial:
         raise ValueError(
