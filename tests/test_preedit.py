@@ -21,9 +21,13 @@ NET = LazyClassifier("foveate.demo:scene_net", PREPROCESS)
 CAM = GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)
 
 
+def cropped_scenes(count):
+    return torch.stack([as_tensor(image) for image, _ in Scenes(count, seed=5)])[..., 32:128, 32:128].contiguous()
+
+
 @pytest.fixture(scope="module")
 def scenes():
-    return torch.stack([as_tensor(image) for image, _ in Scenes(4, seed=5)])[..., 32:128, 32:128].contiguous()
+    return cropped_scenes(4)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,12 @@ def mean_bytes(images, codec="jpeg:35"):
 def error(images, others, model=NET):
     with torch.no_grad():
         return float(Features(model.classifier).distance(images.float() / 255, others.float() / 255).mean())
+
+
+def divergence(images, others, model=NET):
+    """Return the mean KL divergence of what the network says of others from what it says of images."""
+    answers, of_others = (model.classifier.logits(x).log_softmax(1) for x in (images, others))
+    return float(torch.nn.functional.kl_div(of_others, answers, log_target=True, reduction="batchmean"))
 
 
 def psnr(images, others, shares=None):
@@ -55,13 +65,17 @@ class TestProtocol(PrefilterConformance):
 
 
 class TestWhatItDoes:
-    def test_fewer_bytes_at_better_features_than_a_lower_quality(self, scenes, edited):
+    def test_fewer_bytes_at_better_features_and_answers_than_a_lower_quality(self):
+        scenes = cropped_scenes(12)
+        edited = PreEdit([NET], codec="jpeg:35", steps=30)(scenes)
         compressor = Compressor("jpeg:35")
         decoded = torch.stack(compressor.decode(compressor.encode(edited)))
         coarser = next(q for q in range(35, 1, -1) if mean_bytes(scenes, f"jpeg:{q}") <= mean_bytes(edited))
         assert coarser < 35
         plain = Compressor(f"jpeg:{coarser}")
-        assert error(scenes, decoded) < 0.8 * error(scenes, torch.stack(plain.decode(plain.encode(scenes))))
+        of_plain = torch.stack(plain.decode(plain.encode(scenes)))
+        assert error(scenes, decoded) < 0.75 * error(scenes, of_plain)
+        assert divergence(scenes, decoded) < 0.5 * divergence(scenes, of_plain)
 
     def test_stronger_takes_fewer_bytes(self, scenes):
         edit = PreEdit([NET], codec="jpeg:35", steps=8)
@@ -370,6 +384,16 @@ class TestFeatures:
         with torch.no_grad():
             near, far = (float(features.distance(source, x)) for x in (silent, loud))
         assert near < far / 1000
+
+    def test_deeper_taps_count_more(self, scenes):
+        images = scenes.float() / 255
+        with torch.no_grad():
+            taps = find_taps(NET.classifier)
+            assert len(taps) > 1
+            apart = [Features(NET.classifier, [tap]).distance(images, images.flip(0)) for tap in taps]
+            together = Features(NET.classifier, taps).distance(images, images.flip(0))
+        weights = [0.5 + k / (len(taps) - 1) for k in range(len(taps))]
+        torch.testing.assert_close(together, sum(w * d for w, d in zip(weights, apart, strict=True)))
 
     def test_equal_images_are_at_no_distance(self, scenes):
         assert error(scenes, scenes) == 0

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from foveate.models import Call, Classifier, first_weight, trace
 
 _WHOLE = 15 / 16
+_SHALLOWEST, _DEEPEST = 0.5, 1.5
+"""The weights of the first and the last tap. What deep layers say is nearer to the answer, of any network."""
 _FINEST = 4
 """Taps are this many times coarser than the network's input, if any are: finer features are edges, as in the pixels."""
 
@@ -57,9 +59,9 @@ class Features:
     def distance(self, source: Tensor, others: Tensor) -> Tensor:
         """Return how far images are from their sources, (B,).
 
-        The squared distance of the features, averaged over the positions of a tap and summed over the taps. A position
-        counts by its energy in the source, the squared length of its activations: where a layer is silent, the
-        direction of its features means little.
+        The squared distance of the features, averaged over the positions of a tap and summed over the taps, the deepest
+        of which counts three times as much as the first. A position counts by its energy in the source, the squared
+        length of its activations: where a layer is silent, the direction of its features means little.
 
         Args:
             source: (B, 3, H, W), float in [0, 1].
@@ -70,7 +72,8 @@ class Features:
             energy = clean.square().sum(1)
             energy = energy / energy.mean((1, 2), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
             distances.append((energy * (F.normalize(clean, dim=1) - other).square().sum(1)).mean((1, 2)))
-        return torch.stack(distances).sum(0)
+        weights = torch.linspace(_SHALLOWEST, _DEEPEST, len(distances)) if len(distances) > 1 else torch.ones(1)
+        return weights.to(distances[0].device) @ torch.stack(distances)
 
     def activations(self, images: Tensor) -> list[Tensor]:
         """Return what each tap gives, (B, C, h, w), without gradients; by Captum."""
