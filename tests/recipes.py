@@ -58,3 +58,10 @@ def number():
 def fussy():
     """A classifier of 10 classes that takes images of one size only, which the tests do not use."""
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 10))
+
+
+def small_scenes():
+    """The demo's second judge."""
+    from foveate.demo import scene_net
+
+    return scene_net("scene_net_small")

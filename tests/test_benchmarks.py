@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-SUITE = Path(__file__).parent / "benchmarks" / "suite.py"
+from foveate.demo import Scenes
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+SUITE = BENCHMARKS / "suite.py"
+RECIPES = Path(__file__).parent / "recipes.py"
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is measured on Linux only")
@@ -33,3 +37,39 @@ def test_the_suite_runs_and_writes_its_table(tmp_path):
     assert text.endswith("\n<!-- /cost -->\nafter\n")
     assert "`GradCam`, mobilenet_v2, batch 2 | forward pass |" in text
     assert "old" not in text
+
+
+def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
+    photos, out, readme = tmp_path / "photos", tmp_path / "out", tmp_path / "README.md"
+    for image, label in Scenes(6, seed=3):
+        path = photos / str(label) / f"{len(list(photos.rglob('*.png')))}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.resize((180, 180)).save(path)
+    command = [sys.executable, str(BENCHMARKS / "bench_preedit.py"), str(photos), str(out), "--limit", "6"]
+    command += ["--network", "foveate.demo:scene_net", "--network", f"{RECIPES}:small_scenes", "--steps", "2"]
+    groups = ["plain jpeg", "known jpeg 0", "left out 0", "objectives"]
+    for chosen in (groups[1:2], groups):
+        subprocess.run([*command, *(f"--study={group}" for group in chosen)], check=True, timeout=280)
+    records = [json.loads(line) for line in (out / "records-0-of-1.jsonl").read_text().splitlines()]
+    assert len(records) == 6 * (32 + 1 + 2 + 3)
+    assert len({(record["arm"], record["photo"]) for record in records}) == len(records)
+    for record in records:
+        assert record["bytes"] > 100
+        assert record["ms_ssim"] > 0.3
+        for judgment in record["judges"].values():
+            assert judgment["kl"] >= -1e-6
+            assert {judgment["same"], judgment["right of a copy"]} <= {0.0, 1.0}
+    readme.write_text("before\n<!-- edits -->\nold\n<!-- /edits -->\nafter\n")
+    section = [sys.executable, str(BENCHMARKS / "edit_section.py"), str(out), str(readme)]
+    subprocess.run(section, check=True, timeout=280)
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- edits -->\n")
+    assert text.endswith("\n<!-- /edits -->\nafter\n")
+    assert "old" not in text
+    for words in (
+        "alone, n = 6 |",
+        "scene_net, in the loss |",
+        "scene_net, **left out** (n = 6)",
+        "untrained networks,",
+    ):
+        assert words in text

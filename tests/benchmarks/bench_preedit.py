@@ -35,9 +35,9 @@ from foveate.models import LazyClassifier, Preprocess
 PREPROCESS = Preprocess(256, 224)
 SCALES = (1.0, 0.7, 0.5, 0.35)
 LADDERS = {"jpeg": (5, 8, 12, 18, 27, 40, 60, 80), "webp": (1, 5, 12, 22, 36, 52, 70, 86)}
-QUALITIES = {"jpeg": (35, 20, 60), "webp": (40, 15, 65)}
+POINTS = {"jpeg": ((0.7, 20), (0.7, 60), (0.5, 35)), "webp": ((0.7, 40), (0.7, 15), (0.5, 60))}
+"""Scales and qualities that edits are measured at; controls at the first."""
 COUNTS = {"jpeg": 250, "webp": 100}
-CONTROL = "jpeg:35"
 CONTROLS = 100
 FIDELITY = 100
 """Photos of an arm on which more than the answers is measured, as that takes as long."""
@@ -73,13 +73,19 @@ class Arm:
     maps: str | None = None
 
 
-def studies(networks: dict[str, LazyClassifier], trunks: list[LazyClassifier], cache: Path) -> dict[str, list[Arm]]:
+def studies(
+    networks: dict[str, LazyClassifier], trunks: list[LazyClassifier], cache: Path, steps: int = 60
+) -> dict[str, list[Arm]]:
     """Return the arms of each study."""
     first, everyone = next(iter(networks.values())), [*networks.values(), *trunks]
-    full = PreEdit(everyone, cache=cache)
+    full = PreEdit(everyone, steps=steps, cache=cache)
 
-    def arm(name: str, codec: str, edit: PreEdit, count: int = CONTROLS, maps: str | None = None) -> Arm:
-        return Arm(f"{name}, {codec}", Compressor(codec, edit, scale=0.5), count, maps)
+    def arm(
+        name: str, edit: PreEdit, count: int = CONTROLS, maps: str | None = None, codec: str = "jpeg", rank: int = 0
+    ) -> Arm:
+        scale, quality = POINTS[codec][rank]
+        point = f"{codec}:{quality}"
+        return Arm(f"{name}, {point}, scale {scale:g}", Compressor(point, edit, scale=scale), count, maps)
 
     groups: dict[str, list[Arm]] = {}
     for codec, ladder in LADDERS.items():
@@ -92,25 +98,25 @@ def studies(networks: dict[str, LazyClassifier], trunks: list[LazyClassifier], c
             for scale in SCALES
             for quality in ladder
         ]
-        for rank, quality in enumerate(QUALITIES[codec]):
-            groups[f"known {codec} {rank}"] = [arm("all in the loss", f"{codec}:{quality}", full, COUNTS[codec])]
-    for rank, quality in enumerate(QUALITIES["jpeg"]):
+        for rank in range(len(POINTS[codec])):
+            groups[f"known {codec} {rank}"] = [arm("all in the loss", full, COUNTS[codec], codec=codec, rank=rank)]
+    for rank in range(len(POINTS["jpeg"])):
         groups[f"left out {rank}"] = [
-            arm(f"without {name}", f"jpeg:{quality}", replace(full, models=_without(everyone, network)))
+            arm(f"without {name}", replace(full, models=_without(everyone, network)), rank=rank)
             for name, network in networks.items()
         ]
     groups["objectives"] = [
-        arm(objective, CONTROL, replace(full, objective=objective)) for objective in ("pixels", "ms_ssim", "untrained")
+        arm(objective, replace(full, objective=objective)) for objective in ("pixels", "ms_ssim", "untrained")
     ]
     groups["networks"] = [
-        arm(f"{count} of the networks in the loss", CONTROL, replace(full, models=tuple(everyone[:count])))
+        arm(f"{count} of the networks in the loss", replace(full, models=tuple(everyone[:count])))
         for count in (1, 2, 3)
     ]
-    groups["steps"] = [arm(f"{steps} steps", CONTROL, replace(full, steps=steps)) for steps in (10, 30, 100)]
+    groups["steps"] = [arm(f"{count} steps", replace(full, steps=count)) for count in (10, 30, 100)]
     cam = GradCam(first.classifier.model, preprocess=PREPROCESS)
     guided = replace(full, saliency=cam, limit=(33.0, 28.0))
     groups["maps"] = [
-        arm(f"33 and 28 dB by {maps} map", CONTROL, guided, maps=maps) for maps in ("own", "other image", "center")
+        arm(f"33 and 28 dB by {maps} map", guided, maps=maps) for maps in ("own", "other image", "center")
     ]
     groups["blend"] = [
         Arm(f"blend by {maps} map, jpeg:{quality}, scale {scale:g}", compressor, CONTROLS, maps)
@@ -119,10 +125,10 @@ def studies(networks: dict[str, LazyClassifier], trunks: list[LazyClassifier], c
         for quality in LADDERS["jpeg"]
         for compressor in [Compressor(f"jpeg:{quality}", Prefilter(cam, 0.5), scale=scale)]
     ]
-    carried = replace(full, codec=Jpeg(35)), PreEdit(everyone, codec="webp:40", cache=cache)
+    for_jpeg, for_webp = (f"{codec}:{POINTS[codec][0][1]}" for codec in ("jpeg", "webp"))
     groups["carried over"] = [
-        arm("edited for JPEG 35", "webp:40", carried[0]),
-        arm("edited for WebP 40", "jpeg:35", carried[1]),
+        arm("edited for JPEG", replace(full, codec=for_jpeg), codec="webp"),
+        arm("edited for WebP", replace(full, codec=for_webp)),
     ]
     return groups
 
@@ -237,7 +243,7 @@ def main(options: argparse.Namespace) -> None:
     trunks = [LazyClassifier(spec, PREPROCESS) for spec in options.trunk]
     for model in [*networks.values(), *trunks]:
         model.classifier.model.to(memory_format=torch.channels_last)
-    groups = studies(networks, trunks, options.out / "edits")
+    groups = studies(networks, trunks, options.out / "edits", options.steps)
     part, parts = (int(number) for number in options.part.split("/"))
     chosen = [arm for name in options.study or groups for arm in groups[name]]
     places = range(min(options.limit, len(order) - options.first, max(arm.count for arm in chosen)))
@@ -278,5 +284,6 @@ if __name__ == "__main__":
     parser.add_argument("--study", action="append", help="groups of arms; all, if not given")
     parser.add_argument("--first", type=int, default=0, help="leaves out this many photos")
     parser.add_argument("--limit", type=int, default=500, help="at most this many photos an arm")
+    parser.add_argument("--steps", type=int, default=60, help="of every edit but those of the study of steps")
     parser.add_argument("--part", default="0/1", help="K/N: every Nth photo, from the Kth")
     main(parser.parse_args())

@@ -1,0 +1,262 @@
+"""Write README's figures on edits from what bench_preedit.py recorded: nothing in that section is typed by hand.
+
+    python tests/benchmarks/edit_section.py OUT README.md
+
+replaces what stands in README.md between ``<!-- edits -->`` and ``<!-- /edits -->``. Bytes saved at equal KL are those
+that an arm needs less than the cheapest scale and quality of the codec alone from which the judge's answers are as far
+from its clean answers; intervals are of a paired bootstrap over the photos.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from results_section import percent, row
+
+from foveate.evaluation._bootstrap import Bootstrap, interval
+from foveate.evaluation.curves import saved_or_beyond
+from foveate.evaluation.report import span
+
+Record = dict[str, Any]
+Value = Callable[[Record], float | None]
+Floats = npt.NDArray[np.float64]
+
+CONTROLS = {
+    "pixels": "the same for pixel error",
+    "ms_ssim": "the same for MS-SSIM",
+    "untrained": "the same for untrained networks",
+    "1 of the networks in the loss": "one network",
+    "2 of the networks in the loss": "two networks",
+    "3 of the networks in the loss": "three networks",
+    "10 steps": "10 steps",
+    "30 steps": "30 steps",
+    "100 steps": "100 steps",
+    "33 and 28 dB by own map": "33 dB in the salient part, 28 dB elsewhere",
+    "33 and 28 dB by other image map": "the same by another image's map",
+    "33 and 28 dB by center map": "the same by a center-weighted map",
+}
+BLENDS = {
+    "blend by own map": "the blend under Grad-CAM",
+    "blend by center map": "the blend under a center-weighted map",
+}
+
+
+class Records:
+    """What was recorded, by arm and photo."""
+
+    def __init__(self, folder: Path) -> None:
+        self.by_arm: dict[str, dict[str, Record]] = {}
+        for file in sorted(folder.glob("records-*.jsonl")):
+            for line in file.read_text().splitlines():
+                record = json.loads(line)
+                self.by_arm.setdefault(record["arm"], {})[record["photo"]] = record
+        self.judges = list(next(iter(next(iter(self.by_arm.values())).values()))["judges"])
+
+    def arms(self, *starts: str) -> list[str]:
+        """Return the names of the arms that start so."""
+        return [name for name in self.by_arm if name.startswith(starts)]
+
+    def photos(self, arms: Iterable[str], value: Value) -> list[str]:
+        """Return the photos that all arms have with a value."""
+        sets = [{photo for photo, r in self.by_arm[arm].items() if value(r) is not None} for arm in arms]
+        return sorted(set.intersection(*sets))
+
+    def mean(self, arm: str, value: Value) -> float:
+        """Return the mean over an arm's photos."""
+        values = [x for record in self.by_arm[arm].values() if (x := value(record)) is not None]
+        return sum(values) / len(values)
+
+    def saved(self, arms: Sequence[str], references: Sequence[str], value: Value, *, divergence: bool) -> Floats:
+        """Return what arms save against the curve of the references, (1 + resamples, arms); the first row is measured.
+
+        Args:
+            arms: on the photos that they and the references have in common.
+            references: the points of a curve.
+            value: of a record.
+            divergence: the mean value is better if lower, and compared by its logarithm.
+        """
+        names = [*arms, *references]
+        photos = self.photos(names, value)
+        rates = torch.tensor([[float(self.by_arm[name][photo]["bytes"]) for photo in photos] for name in names])
+        values = torch.tensor([[value(self.by_arm[name][photo]) for photo in photos] for name in names])
+        draws = Bootstrap(len(photos))
+        means = [np.concatenate([x.double().mean(1)[None].numpy(), draws.means(x)]) for x in (rates, values)]
+        accuracies = -np.log(means[1]) if divergence else means[1]
+        curve = slice(len(arms), None)
+        return np.array(
+            [
+                [saved_or_beyond(rate[curve], accuracy[curve], rate[k], accuracy[k]) for k in range(len(arms))]
+                for rate, accuracy in zip(means[0], accuracies, strict=True)
+            ]
+        )
+
+
+def judged(judge: str, key: str) -> Value:
+    """Return the reader of a judge's figure."""
+    return lambda record: record["judges"][judge].get(key)
+
+
+def against(edit: Floats, control: Floats) -> Floats:
+    """Return what an edit saves against a control, from what both save against one curve."""
+    with np.errstate(invalid="ignore"):  # where the control is beyond the curve, the edit saves or costs without bound
+        return np.where(np.isfinite(control), 1 - (1 - edit) / (1 - control), -control)
+
+
+def share(savings: Floats) -> str:
+    """Return a saving with its interval: bold where all of it is on one side."""
+    if not np.isfinite(savings[0]):
+        return "outside the curve"
+    ends = interval(savings[1:])
+    text = f"{percent(savings[0])} ({span(ends)})"
+    sure = (ends[0] is not None and ends[0] > 0) or (ends[1] is not None and ends[1] < 0)
+    return f"**{text}**" if sure else text
+
+
+def section(records: Records) -> str:
+    """Return the section as Markdown."""
+    lines: list[str] = []
+    for codec in ("jpeg", "webp"):
+        lines += _by_point(records, codec)
+    lines += _controls(records)
+    lines += _kept(records)
+    return "\n".join(lines).strip()
+
+
+def _known(records: Records, codec: str) -> list[str]:
+    return records.arms(f"all in the loss, {codec}:")
+
+
+def _by_point(records: Records, codec: str) -> list[str]:
+    plain, known = records.arms(f"plain, {codec}:"), _known(records, codec)
+    if not plain or not known:
+        return []
+    points = [arm.partition(", ")[2] for arm in known]
+    n = len(records.photos([*plain, *known[:1]], judged(records.judges[0], "kl")))
+    title = f"Bytes saved at equal KL by the edit, against the best scale and quality of {codec.upper()} alone, n = {n}"
+    lines = ["", row([title, *points]), "|---|" + "--:|" * len(points)]
+    sizes = [f"{records.mean(arm, lambda r: r['bytes']):,.0f}" for arm in known]
+    lines.append(row(["bytes a photo", *sizes]))
+    full_size = [arm for arm in plain if arm.endswith("scale 1")]
+    for key, words, references, divergence in (
+        ("kl", "in the loss", plain, True),
+        ("kl", "in the loss, against full size alone", full_size, True),
+        ("same", "in the loss, at equal agreement", plain, False),
+    ):
+        for judge in records.judges:
+            value = judged(judge, key)
+            cells = [share(records.saved([arm], references, value, divergence=divergence)[:, 0]) for arm in known]
+            if key == "same":
+                cells = [
+                    f"{cell}, at {100 * records.mean(arm, value):.0f} %" for cell, arm in zip(cells, known, strict=True)
+                ]
+            lines.append(row([f"{judge}, {words}", *cells]))
+    for judge in records.judges:
+        left_out = [f"without {judge}, {point}" for point in points]
+        if not set(left_out) & set(records.by_arm):
+            continue
+        cells = [
+            share(records.saved([arm], plain, judged(judge, "kl"), divergence=True)[:, 0])
+            if arm in records.by_arm
+            else "–"
+            for arm in left_out
+        ]
+        lines.append(row([f"{judge}, **left out** (n = {len(records.by_arm[left_out[0]])})", *cells]))
+    return lines
+
+
+def _controls(records: Records) -> list[str]:
+    known, plain = _known(records, "jpeg"), records.arms("plain, jpeg:")
+    if not known or not plain:
+        return []
+    point = known[0].partition(", ")[2]
+    lines = ["", row([f"Bytes saved by the edit, {point}, at equal KL, against", *records.judges])]
+    lines.append("|---|" + "--:|" * len(records.judges))
+    for start, words in CONTROLS.items():
+        control = f"{start}, {point}"
+        if control not in records.by_arm:
+            continue
+        cells = []
+        for judge in records.judges:
+            savings = records.saved([known[0], control], plain, judged(judge, "kl"), divergence=True)
+            cells.append(share(against(savings[:, 0], savings[:, 1])))
+        lines.append(row([words, *cells]))
+        cells = []
+        for judge in records.judges:
+            left_out = f"without {judge}, {point}"
+            if left_out in records.by_arm and start in ("pixels", "ms_ssim", "untrained"):
+                savings = records.saved([left_out, control], plain, judged(judge, "kl"), divergence=True)
+                cells.append(share(against(savings[:, 0], savings[:, 1])))
+        if cells:
+            lines.append(row([f"{words}, the network **left out** of the edit", *cells]))
+    for start, words in BLENDS.items():
+        blend = records.arms(start)
+        if blend:
+            cells = [
+                share(records.saved(known[:1], blend, judged(judge, "kl"), divergence=True)[:, 0])
+                for judge in records.judges
+            ]
+            lines.append(row([words, *cells]))
+            left_out = [f"without {judge}, {point}" for judge in records.judges]
+            if set(left_out) <= set(records.by_arm):
+                cells = [
+                    share(records.saved([arm], blend, judged(judge, "kl"), divergence=True)[:, 0])
+                    for arm, judge in zip(left_out, records.judges, strict=True)
+                ]
+                lines.append(row([f"{words}, the network **left out** of the edit", *cells]))
+    return lines
+
+
+def _kept(records: Records) -> list[str]:
+    """What else is kept or lost: against the label, in a copy, to other measures."""
+    known, plain = _known(records, "jpeg"), records.arms("plain, jpeg:")
+    if not known or not plain:
+        return []
+    point = known[0].partition(", ")[2]
+    lines = ["", row([f"Bytes saved by the edit, {point}, at equal", *records.judges])]
+    lines.append("|---|" + "--:|" * len(records.judges))
+    for key, words, divergence in (
+        ("right", "top-1 against the label", False),
+        ("kl of a copy", "KL of a copy (0.8 of the side, JPEG 75)", True),
+    ):
+        cells = [
+            share(records.saved(known[:1], plain, judged(judge, key), divergence=divergence)[:, 0])
+            for judge in records.judges
+        ]
+        lines.append(row([words, *cells]))
+    fidelity = []
+    for key, words, sign in (("ms_ssim", "MS-SSIM", 1), ("lpips", "LPIPS", -1), ("psnr", "PSNR", 1)):
+
+        def value(record: Record, key: str = key, sign: int = sign) -> float | None:
+            return sign * record[key] if key in record else None
+
+        if records.photos(known[:1], value):
+            savings = records.saved(known[:1], plain, value, divergence=False)[:, 0]
+            mean = records.mean(known[0], value)
+            fidelity.append(f"{words} {sign * mean:.3g}, at which {share(savings)} of the bytes are saved")
+    if fidelity:
+        lines += ["", "To people and to pixels the edit is another picture: " + "; ".join(fidelity) + "."]
+    seconds = records.mean(known[0], lambda r: r["seconds"])
+    lines += ["", f"An edit for {len(records.judges)} networks and a trunk took {seconds:.1f} s a photo on one core."]
+    return lines
+
+
+def main() -> None:
+    """Replace the section of the file named second by what the records in the folder named first say."""
+    records, readme = Records(Path(sys.argv[1])), Path(sys.argv[2])
+    text = readme.read_text(encoding="utf-8")
+    new, count = re.subn(
+        r"(<!-- edits -->\n).*?(\n<!-- /edits -->)", lambda m: m[1] + section(records) + m[2], text, flags=re.S
+    )
+    if count != 1:
+        raise SystemExit(f"{readme} has {count} places for edits, expected one")
+    readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
