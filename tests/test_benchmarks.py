@@ -39,12 +39,41 @@ def test_the_suite_runs_and_writes_its_table(tmp_path):
     assert "old" not in text
 
 
-def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
-    photos, out, readme = tmp_path / "photos", tmp_path / "out", tmp_path / "README.md"
-    for image, label in Scenes(6, seed=3):
-        path = photos / str(label) / f"{len(list(photos.rglob('*.png')))}.png"
+def write_scenes(folder, count):
+    for image, label in Scenes(count, seed=3):
+        path = folder / str(label) / f"{len(list(folder.rglob('*.png')))}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.resize((180, 180)).save(path)
+
+
+def test_the_benchmark_of_tables_searches_and_compares(tmp_path):
+    write_scenes(tmp_path, 4)
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "bench_tables.py"),
+        str(tmp_path),
+        "--network",
+        "foveate.demo:scene_net",
+    ]
+    search, proof = (
+        subprocess.run([*command, *more], check=True, timeout=280, capture_output=True, text=True).stdout
+        for more in (["--search"], [])
+    )
+    gains = [float(line.split("]")[1].split("%")[0]) for line in search.splitlines()[:-1]]
+    assert len(gains) > 16
+    assert max(gains) > gains[0]
+    assert search.splitlines()[-1].count("(") == 3
+    assert proof.splitlines()[0] == "| n = 2 | scene_net |"
+    assert [line.split("|")[1].strip() for line in proof.splitlines()[2:]] == [
+        "scale 1",
+        "scale 0.5",
+        "best of all scales",
+    ]
+
+
+def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
+    photos, out, readme = tmp_path / "photos", tmp_path / "out", tmp_path / "README.md"
+    write_scenes(photos, 6)
     command = [sys.executable, str(BENCHMARKS / "bench_preedit.py"), str(photos), str(out), "--limit", "6"]
     command += ["--network", "foveate.demo:scene_net", "--network", f"{RECIPES}:small_scenes", "--steps", "2"]
     groups = ["plain jpeg", "known jpeg 0", "left out 0", "objectives"]
@@ -66,10 +95,5 @@ def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
     assert text.startswith("before\n<!-- edits -->\n")
     assert text.endswith("\n<!-- /edits -->\nafter\n")
     assert "old" not in text
-    for words in (
-        "alone, n = 6 |",
-        "scene_net, in the loss |",
-        "scene_net, **left out** (n = 6)",
-        "untrained networks,",
-    ):
+    for words in ("edit for JPEG, n = 6 |", "| scene_net | ", ", n = 6 |", "networks, the network **left out**"):
         assert words in text

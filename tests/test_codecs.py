@@ -1,8 +1,10 @@
 import io
 import json
+import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -187,6 +189,19 @@ class TestJpeg:
         assert hash(flat) == hash(Jpeg(50, tables=((7,) * 64,)))
         assert set(Image.open(io.BytesIO(flat.encode(wave_image(20, 20)))).quantization[0]) == {7}
 
+    @pytest.mark.parametrize("codec", [Jpeg(50, tables="machine"), as_codec("jpeg:50,tables=machine")])
+    def test_the_machine_tables_are_finer_in_color(self, codec):
+        source = wave_image(61, 90)
+        luma, chroma = (Image.open(io.BytesIO(codec.encode(source))).quantization[k] for k in (0, 1))
+        standard = Image.open(io.BytesIO(Jpeg(50).encode(source))).quantization
+        assert luma[0] < 0.7 * standard[0][0]
+        assert all(0.5 * old < new < 1.2 * old for old, new in zip(standard[0], luma, strict=True))
+        assert all(new < old for old, new in zip(standard[1], chroma, strict=True))
+        assert str(codec) == "jpeg:50,tables=machine"
+        assert codec == as_codec(str(codec)) == pickle.loads(pickle.dumps(codec))
+        assert codec.family == "jpeg:tables=machine"
+        assert replace(codec, quality=20).tables == codec.tables
+
     def test_a_decompression_bomb_is_refused_unread(self):
         data = bytearray(Jpeg(50).encode(wave_image(16, 16)))
         frame = data.index(b"\xff\xc0")
@@ -213,6 +228,7 @@ class TestJpeg:
             ({"tables": [[1] * 63]}, ValueError, "64"),
             ({"tables": [[0] * 64]}, ValueError, "1 to 255"),
             ({"tables": [[1] * 64] * 3}, ValueError, "one or two"),
+            ({"tables": "human"}, ValueError, "'machine' or one or two tables of 64 integers, got 'human'"),
         ],
     )
     def test_wrong_settings(self, settings, error, words):
@@ -468,7 +484,7 @@ class TestShortStrings:
             ("jpeg:30,40", "'40'"),
             ("jpeg:30,progressive=maybe", "bool.*'maybe'"),
             ("jpeg:200", "1 to 95"),
-            ("jpeg:tables=xyz", "hexadecimal digits"),
+            ("jpeg:tables=xyz", "'machine' or hexadecimal digits"),
             ("jxl:fine", "float.*'fine'"),
         ],
     )

@@ -35,7 +35,7 @@ from foveate.models import LazyClassifier, Preprocess
 PREPROCESS = Preprocess(256, 224)
 SCALES = (1.0, 0.7, 0.5, 0.35)
 LADDERS = {"jpeg": (5, 8, 12, 18, 27, 40, 60, 80), "webp": (1, 5, 12, 22, 36, 52, 70, 86)}
-POINTS = {"jpeg": ((0.7, 20), (0.7, 60), (0.5, 35)), "webp": ((0.7, 40), (0.7, 15), (0.5, 60))}
+POINTS = {"jpeg": ((0.7, 20), (0.7, 60), (0.5, 35)), "webp": ((0.5, 60), (0.7, 60), (0.5, 30))}
 """Scales and qualities that edits are measured at; controls at the first."""
 COUNTS = {"jpeg": 250, "webp": 100}
 CONTROLS = 100

@@ -136,37 +136,27 @@ def _by_point(records: Records, codec: str) -> list[str]:
     plain, known = records.arms(f"plain, {codec}:"), _known(records, codec)
     if not plain or not known:
         return []
-    points = [arm.partition(", ")[2] for arm in known]
-    n = len(records.photos([*plain, *known[:1]], judged(records.judges[0], "kl")))
-    title = f"Bytes saved at equal KL by the edit, against the best scale and quality of {codec.upper()} alone, n = {n}"
-    lines = ["", row([title, *points]), "|---|" + "--:|" * len(points)]
-    sizes = [f"{records.mean(arm, lambda r: r['bytes']):,.0f}" for arm in known]
-    lines.append(row(["bytes a photo", *sizes]))
     full_size = [arm for arm in plain if arm.endswith("scale 1")]
-    for key, words, references, divergence in (
-        ("kl", "in the loss", plain, True),
-        ("kl", "in the loss, against full size alone", full_size, True),
-        ("same", "in the loss, at equal agreement", plain, False),
-    ):
-        for judge in records.judges:
-            value = judged(judge, key)
-            cells = [share(records.saved([arm], references, value, divergence=divergence)[:, 0]) for arm in known]
-            if key == "same":
-                cells = [
-                    f"{cell}, at {100 * records.mean(arm, value):.0f} %" for cell, arm in zip(cells, known, strict=True)
-                ]
-            lines.append(row([f"{judge}, {words}", *cells]))
-    for judge in records.judges:
-        left_out = [f"without {judge}, {point}" for point in points]
-        if not set(left_out) & set(records.by_arm):
-            continue
-        cells = [
-            share(records.saved([arm], plain, judged(judge, "kl"), divergence=True)[:, 0])
-            if arm in records.by_arm
-            else "–"
-            for arm in left_out
-        ]
-        lines.append(row([f"{judge}, **left out** (n = {len(records.by_arm[left_out[0]])})", *cells]))
+    n = len(records.photos([*plain, known[0]], judged(records.judges[0], "kl")))
+    heads = ["bytes", "judge", "saved at equal KL", "against full size alone", "at equal agreement", "**left out**"]
+    lines = ["", row([f"edit for {codec.upper()}, n = {n}", *heads]), "|---|--:|---|" + "--:|" * 4]
+    for arm in known:
+        point = arm.partition(", ")[2]
+        size = f"{records.mean(arm, lambda record: record['bytes']):,.0f}"
+        for place, judge in enumerate(records.judges):
+            kl, same = judged(judge, "kl"), judged(judge, "same")
+            agreement = share(records.saved([arm], plain, same, divergence=False)[:, 0])
+            left_out = f"without {judge}, {point}"
+            cells = [
+                share(records.saved([arm], plain, kl, divergence=True)[:, 0]),
+                share(records.saved([arm], full_size, kl, divergence=True)[:, 0]),
+                f"{agreement}, of {100 * records.mean(arm, same):.0f} %",
+                "–",
+            ]
+            if left_out in records.by_arm:
+                savings = records.saved([left_out], plain, kl, divergence=True)[:, 0]
+                cells[-1] = f"{share(savings)}, n = {len(records.by_arm[left_out])}"
+            lines.append(row([*(("", "") if place else (point, size)), judge, *cells]))
     return lines
 
 
@@ -230,19 +220,24 @@ def _kept(records: Records) -> list[str]:
         ]
         lines.append(row([words, *cells]))
     fidelity = []
-    for key, words, sign in (("ms_ssim", "MS-SSIM", 1), ("lpips", "LPIPS", -1), ("psnr", "PSNR", 1)):
+    for key, words in (("ms_ssim", "MS-SSIM"), ("lpips", "LPIPS"), ("psnr", "PSNR")):
 
-        def value(record: Record, key: str = key, sign: int = sign) -> float | None:
-            return sign * record[key] if key in record else None
+        def loss(record: Record, key: str = key) -> float | None:
+            if key not in record:
+                return None
+            return {"ms_ssim": 1 - record[key], "lpips": record[key], "psnr": 10 ** (-record[key] / 10)}[key]
 
-        if records.photos(known[:1], value):
-            savings = records.saved(known[:1], plain, value, divergence=False)[:, 0]
-            mean = records.mean(known[0], value)
-            fidelity.append(f"{words} {sign * mean:.3g}, at which {share(savings)} of the bytes are saved")
+        if records.photos(known[:1], loss):
+            savings = records.saved(known[:1], plain, loss, divergence=True)[:, 0]
+            mean = records.mean(known[0], loss)
+            shown = {"ms_ssim": f"{1 - mean:.3f}", "lpips": f"{mean:.3f}", "psnr": f"{-10 * np.log10(mean):.1f} dB"}[
+                key
+            ]
+            fidelity.append(f"{words} {shown}, {share(savings)}")
     if fidelity:
-        lines += ["", "To people and to pixels the edit is another picture: " + "; ".join(fidelity) + "."]
+        lines += ["", f"By other measures the edit has, and saves at equal values: {'; '.join(fidelity)}."]
     seconds = records.mean(known[0], lambda r: r["seconds"])
-    lines += ["", f"An edit for {len(records.judges)} networks and a trunk took {seconds:.1f} s a photo on one core."]
+    lines += ["", f"An edit took {seconds:.1f} s a photo on one core."]
     return lines
 
 

@@ -231,14 +231,18 @@ class Codec(ABC):
             try:
                 settings[key] = cls._parse_value(key, kind, value)
             except (KeyError, ValueError):
-                takes = "hexadecimal digits" if kind is type(None) else kind.__name__
-                raise ValueError(f"codec: {cls.name}: {key} takes {takes}, got {value!r}") from None
+                raise ValueError(f"codec: {cls.name}: {key} takes {cls._takes(key, kind)}, got {value!r}") from None
         return cls(**settings)
 
     @classmethod
     def _parse_value(cls, key: str, kind: Any, text: str) -> Any:
         """Return the value of a knob from a short string; raise KeyError or ValueError if it is not valid."""
         return {"True": True, "False": False}[text] if kind is bool else kind(text)
+
+    @classmethod
+    def _takes(cls, key: str, kind: Any) -> str:
+        """Return what :meth:`_parse_value` takes, in words."""
+        return str(kind.__name__)
 
     @classmethod
     def _format_value(cls, value: Any) -> str:
