@@ -65,14 +65,16 @@ class TestProtocol(PrefilterConformance):
 
 
 class TestWhatItDoes:
-    def test_fewer_bytes_at_better_features_and_answers_than_a_lower_quality(self):
+    @pytest.mark.parametrize(("codec", "quality"), [("jpeg", 35), ("webp", 15)])
+    def test_fewer_bytes_at_better_features_and_answers_than_a_lower_quality(self, codec, quality):
         scenes = cropped_scenes(12)
-        edited = PreEdit([NET], codec="jpeg:35", steps=30)(scenes)
-        compressor = Compressor("jpeg:35")
+        compressor = Compressor(f"{codec}:{quality}")
+        edited = PreEdit([NET], codec=compressor.codec, steps=30)(scenes)
         decoded = torch.stack(compressor.decode(compressor.encode(edited)))
-        coarser = next(q for q in range(35, 1, -1) if mean_bytes(scenes, f"jpeg:{q}") <= mean_bytes(edited))
-        assert coarser < 35
-        plain = Compressor(f"jpeg:{coarser}")
+        target = mean_bytes(edited, compressor.codec)
+        coarser = next(q for q in range(quality, 1, -1) if mean_bytes(scenes, f"{codec}:{q}") <= target)
+        assert coarser < quality
+        plain = Compressor(f"{codec}:{coarser}")
         of_plain = torch.stack(plain.decode(plain.encode(scenes)))
         assert error(scenes, decoded) < 0.75 * error(scenes, of_plain)
         assert divergence(scenes, decoded) < 0.5 * divergence(scenes, of_plain)

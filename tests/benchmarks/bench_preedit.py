@@ -112,6 +112,9 @@ def studies(
         arm(f"{count} of the networks in the loss", replace(full, models=tuple(everyone[:count])))
         for count in (1, 2, 3)
     ]
+    groups["alone"] = [
+        arm(f"{name} alone in the loss", replace(full, models=(network,))) for name, network in [*networks.items()][1:]
+    ]
     groups["steps"] = [arm(f"{count} steps", replace(full, steps=count)) for count in (10, 30, 100)]
     cam = GradCam(first.classifier.model, preprocess=PREPROCESS)
     guided = replace(full, saliency=cam, limit=(33.0, 28.0))
@@ -207,7 +210,7 @@ class Bench:
     def _fidelity(self, source: Tensor, decoded: Tensor) -> dict[str, float]:
         source, decoded = to_float(source)[None], to_float(decoded)[None]
         values = {"psnr": float(psnr(decoded, source, data_range=1.0))}
-        if min(source.shape[-2:]) > 160:  # five scales of a window of 11
+        if min(source.shape[-2:]) >= 176:  # five scales of a window of 11
             values["ms_ssim"] = float(ms_ssim(decoded, source, data_range=1.0))
         if self.lpips is not None:
             with torch.inference_mode():

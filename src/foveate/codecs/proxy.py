@@ -1,9 +1,10 @@
 """Differentiable stand-ins for codecs: what decoding gives, and an estimate of the bits, with gradients.
 
 For optimization alone; bytes that count are always the real codec's. JPEG has its own color space, subsampling, block
-transform and quantization tables. WebP, AVIF and HEVC predict blocks from their neighbors and choose among sizes and
-modes, which has no gradient; their stand-in is a uniformly quantized transform of blocks of 8x8 whose step was measured
-to leave the same error as the codec does.
+transform and quantization tables. WebP, AVIF and HEVC predict blocks from their neighbors, choose among sizes and modes
+and smooth what they decode, which has no gradient. Their stand-in has the codec itself decode, and gives that the
+gradient of the identity (straight-through, as Bengio et al. 2013 do for a threshold); it estimates bits by a uniformly
+quantized transform of blocks of 8x8 whose step was measured to leave the same error as the codec does.
 """
 
 import io
@@ -24,6 +25,7 @@ from foveate.codecs.avif import Avif
 from foveate.codecs.hevc import Hevc
 from foveate.codecs.jpeg import Jpeg
 from foveate.codecs.webp import WebP
+from foveate.images import from_array, to_array, to_float
 
 __all__ = ["Proxy", "has_proxy", "proxy_for"]
 
@@ -76,6 +78,7 @@ class Proxy:
         subsampling: how many luma rows and columns a chroma sample stands for.
         bits_per_unit: bits for each unit of the rate estimate, the sum of :math:`\log_2(1 + |c| / q)` over all
             coefficients :math:`c` of step :math:`q`.
+        codec: decodes, where the quantized transform does not as the codec does; None: the transform decodes.
 
     Example:
         >>> images = torch.rand(2, 3, 40, 60, requires_grad=True)
@@ -91,6 +94,7 @@ class Proxy:
     chroma: tuple[tuple[float, ...], ...]
     subsampling: tuple[int, int] = (2, 2)
     bits_per_unit: float = 1.0
+    codec: Codec | None = None
 
     @property
     def multiple(self) -> tuple[int, int]:
@@ -153,14 +157,37 @@ class Proxy:
             decoded.append(blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2))
         return decoded, units * self.bits_per_unit
 
+    def coding_error(self, planes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+        """Return what :attr:`codec` adds to the images that planes stand for, (B, 3 or 1, H, W), without gradients.
+
+        Args:
+            planes: as from :meth:`planes`.
+            size: height and width of the images.
+
+        Raises:
+            ValueError: if the codec is None.
+        """
+        if self.codec is None:
+            raise ValueError("codec: expected a codec that decodes, got None; code() gives the decoded planes")
+        with torch.no_grad():
+            colors = self.images(planes, size, smooth=False).expand(-1, 3, -1, -1)
+            decoded = [to_float(from_array(self.codec.decode(self.codec.encode(to_array(image))))) for image in colors]
+            shown = self.images(planes, size)
+            real = torch.stack(decoded).to(shown)
+            return (real if len(planes) > 1 else real.mean(1, keepdim=True)) - shown
+
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return what decoding gives, (B, C, H, W) float in [0, 1], and the estimated bits (B,).
 
         Args:
             images: (B, 3, H, W) or (B, 1, H, W), float in [0, 1].
         """
-        planes, bits = self.code(self.planes(images))
-        return self.images(planes, (images.shape[-2], images.shape[-1])), bits
+        size = (images.shape[-2], images.shape[-1])
+        planes = self.planes(images)
+        decoded, bits = self.code(planes)
+        if self.codec is None:
+            return self.images(decoded, size), bits
+        return self.images(planes, size) + self.coding_error(planes, size), bits
 
 
 def _matrix(like: Tensor) -> Tensor:
@@ -194,7 +221,7 @@ def proxy_for(codec: str | Codec) -> Proxy:
         return Proxy(luma, chroma, subsampling, _at(_JPEG, codec.quality)[0])
     if has_proxy(codec):
         luma_step, chroma_step, bits = _at(_FLAT[codec.name], codec.quality)
-        return Proxy(_flat(luma_step), _flat(chroma_step), subsampling, bits)
+        return Proxy(_flat(luma_step), _flat(chroma_step), subsampling, bits, codec.plain)
     raise ValueError(f"codec: there is no differentiable stand-in for {codec}; choose jpeg, webp, avif or hevc")
 
 

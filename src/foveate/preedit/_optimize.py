@@ -14,6 +14,8 @@ from foveate.preedit._bounds import Bounds
 
 _FIRST_STEP, _LAST_STEP = 2.5, 0.2  # in gray levels
 _BAND = 2**20  # pixels of an image that are coded at a time
+_REFRESH = 3
+"""Steps for which what a codec itself adds in decoding is used; every step instead saved no more."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,14 @@ def optimize(
     for step in range(steps):
         view = View(step, *torch.rand(2, generator=generator).tolist())
         optimizer.param_groups[0]["lr"] = (_FIRST_STEP - _LAST_STEP) * (1 - step / steps) + _LAST_STEP
-        decoded, bits = _code(proxy, planes)
-        loss = (bits / start).sum() + (weights * distance(images, proxy.images(decoded, size), view)).sum()
+        coded, bits = _code(proxy, planes)
+        if proxy.codec is None:
+            decoded = proxy.images(coded, size)
+        else:
+            if step % _REFRESH == 0:
+                error = proxy.coding_error(planes, size)
+            decoded = (proxy.images(planes, size) + error).clamp(0, 1)
+        loss = (bits / start).sum() + (weights * distance(images, decoded, view)).sum()
         for plane, gradient in zip(planes, torch.autograd.grad(loss, planes), strict=True):
             plane.grad = gradient
         optimizer.step()

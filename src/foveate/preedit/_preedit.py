@@ -28,7 +28,7 @@ DEFAULT_MODELS = ("mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "
 _WEIGHT = 0.05
 """Of the distance at strength 1, where the bits of the source weigh 1."""
 
-_ALGORITHM = 3
+_ALGORITHM = 4
 """Counts changes of what an edit gives, so that a cache does not mix them."""
 
 ModelSpec: TypeAlias = "ModelSource | LazyClassifier | Classifier"
