@@ -80,7 +80,7 @@ def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
     for chosen in (groups[1:2], groups):
         subprocess.run([*command, *(f"--study={group}" for group in chosen)], check=True, timeout=280)
     records = [json.loads(line) for line in (out / "records-0-of-1.jsonl").read_text().splitlines()]
-    assert len(records) == 6 * (32 + 1 + 2 + 3)
+    assert len(records) == 6 * (32 + 1 + 2 + 5)
     assert len({(record["arm"], record["photo"]) for record in records}) == len(records)
     for record in records:
         assert record["bytes"] > 100

@@ -41,7 +41,7 @@ def mean_bytes(images, codec="jpeg:35"):
 
 def error(images, others, model=NET):
     with torch.no_grad():
-        return float(Features(model.classifier).distance(images.float() / 255, others.float() / 255).mean())
+        return float(Features(model.classifier).compare(images.float() / 255, others.float() / 255)[0].mean())
 
 
 def divergence(images, others, model=NET):
@@ -65,7 +65,7 @@ class TestProtocol(PrefilterConformance):
 
 
 class TestWhatItDoes:
-    @pytest.mark.parametrize(("codec", "quality"), [("jpeg", 35), ("webp", 15)])
+    @pytest.mark.parametrize(("codec", "quality"), [("jpeg", 35), ("webp", 30)])
     def test_fewer_bytes_at_better_features_and_answers_than_a_lower_quality(self, codec, quality):
         scenes = cropped_scenes(12)
         compressor = Compressor(f"{codec}:{quality}")
@@ -90,23 +90,30 @@ class TestWhatItDoes:
         images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
         assert PreEdit([NET], codec="jpeg:35", steps=2, objective=objective)(images).shape == images.shape
 
-    @pytest.mark.parametrize("objective", [o for o in Objective if o != Objective.FEATURES])
+    @pytest.mark.parametrize("objective", [o for o in Objective if o != Objective.NETWORKS])
     def test_controls_keep_something_else(self, scenes, edited, objective):
         control = PreEdit([NET], codec="jpeg:35", steps=30, objective=objective)(scenes)
         assert mean_bytes(control) < mean_bytes(scenes)
         assert not torch.equal(control, edited)
+
+    def test_a_trunk_keeps_features_without_answers(self, scenes):
+        trunk = Classifier("trunk", NET.classifier.model.features, PREPROCESS)
+        edit = PreEdit([trunk], codec="jpeg:35", steps=5)
+        for objective in (Objective.FEATURES, Objective.ANSWERS):
+            assert torch.equal(edit(scenes), replace(edit, objective=objective)(scenes))
 
     def test_pixels_are_what_pixels_keep(self, scenes):
         edit = PreEdit([NET], codec="jpeg:35", steps=30, limit=None)
         pixels = replace(edit, objective="pixels")(scenes)
         assert psnr(pixels, scenes).mean() > psnr(edit(scenes), scenes).mean()
 
-    def test_several_networks_share_it(self, scenes):
+    def test_several_networks_share_it(self):
+        scenes = cropped_scenes(12)
         other = LazyClassifier("foveate.demo:scene_net:scene_net_small", PREPROCESS)
         both = PreEdit([NET, other], codec="jpeg:35", steps=60)(scenes)
         alone = PreEdit([NET], codec="jpeg:35", steps=60)(scenes)
-        far = [error(scenes, x, other) for x in (both, alone)]
-        assert far[0] < far[1]
+        far = [divergence(scenes, x, other) for x in (both, alone)]
+        assert far[0] < 0.8 * far[1]
 
 
 class TestWhatItKeeps:
@@ -339,7 +346,7 @@ class TestFeatures:
         classifier = LazyClassifier(f"torchvision.models:{name}", Preprocess(256, 224)).classifier
         taps = find_taps(classifier)
         assert len(taps) == count
-        shapes = [feature.shape for feature in Features(classifier, taps)(torch.rand(1, 3, 224, 224))]
+        shapes = [feature.shape for feature in Features(classifier, taps)(torch.rand(1, 3, 224, 224))[0]]
         assert [s[2] for s in shapes] == sorted((s[2] for s in shapes), reverse=True)
         assert shapes[0][2] >= 27
         assert shapes[-1][2] in (7, 13)
@@ -354,7 +361,7 @@ class TestFeatures:
         classifier = Classifier("shared", trunk, Preprocess(crop=64))
         assert find_taps(classifier) == ("0", "2")
         images = scenes.float() / 255
-        assert not Features(classifier).distance(images, images).any()
+        assert not Features(classifier).compare(images, images)[0].any()
 
     def test_no_spatial_map(self):
         flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
@@ -372,7 +379,7 @@ class TestFeatures:
         features = Features(Classifier("in place", net, Preprocess(crop=64)), ["0", "2"])
         images = scenes.float() / 255
         with torch.no_grad():
-            for activation, feature in zip(features.activations(images), features(images), strict=True):
+            for activation, feature in zip(features.activations(images), features(images)[0], strict=True):
                 assert torch.equal(nn.functional.normalize(activation, dim=1), feature)
 
     def test_where_a_layer_is_silent_its_features_do_not_count(self):
@@ -384,7 +391,7 @@ class TestFeatures:
         silent[:, 0, :, 8:] *= 2
         loud[:, 0, :, :8] *= 1.4
         with torch.no_grad():
-            near, far = (float(features.distance(source, x)) for x in (silent, loud))
+            near, far = (float(features.compare(source, x)[0]) for x in (silent, loud))
         assert near < far / 1000
 
     def test_deeper_taps_count_more(self, scenes):
@@ -392,10 +399,23 @@ class TestFeatures:
         with torch.no_grad():
             taps = find_taps(NET.classifier)
             assert len(taps) > 1
-            apart = [Features(NET.classifier, [tap]).distance(images, images.flip(0)) for tap in taps]
-            together = Features(NET.classifier, taps).distance(images, images.flip(0))
+            apart = [Features(NET.classifier, [tap]).compare(images, images.flip(0))[0] for tap in taps]
+            together = Features(NET.classifier, taps).compare(images, images.flip(0))[0]
         weights = [0.5 + k / (len(taps) - 1) for k in range(len(taps))]
         torch.testing.assert_close(together, sum(w * d for w, d in zip(weights, apart, strict=True)))
+
+    def test_answers(self, scenes):
+        images = scenes.float() / 255
+        with torch.no_grad():
+            _, apart = Features(NET.classifier).compare(images, images.flip(0))
+            clean, others = (NET.classifier.logits(x).double().log_softmax(1) for x in (scenes, scenes.flip(0)))
+        expected = (clean.exp() * (clean - others)).sum(1)
+        torch.testing.assert_close(apart, expected.float(), rtol=1e-4, atol=1e-5)
+
+    def test_a_trunk_has_none(self, scenes):
+        trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU())
+        _, apart = Features(Classifier("trunk", trunk, Preprocess(crop=64))).compare(*[scenes.float() / 255] * 2)
+        assert apart is None
 
     def test_equal_images_are_at_no_distance(self, scenes):
         assert error(scenes, scenes) == 0
@@ -409,7 +429,7 @@ class TestArguments:
             ({"strength": 2}, ValueError, "strength"),
             ({"steps": 0}, ValueError, "steps"),
             ({"codec": "jxl:1"}, ValueError, "stand-in"),
-            ({"objective": "beauty"}, ValueError, "objective: expected one of features"),
+            ({"objective": "beauty"}, ValueError, "objective: expected one of networks"),
             ({"limit": (1, 2, 3)}, ValueError, "limit"),
             ({"limit": "much"}, ValueError, "limit"),
             ({"models": [3]}, TypeError, "models"),

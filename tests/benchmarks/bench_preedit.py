@@ -35,8 +35,10 @@ from foveate.models import LazyClassifier, Preprocess
 PREPROCESS = Preprocess(256, 224)
 SCALES = (1.0, 0.7, 0.5, 0.35)
 LADDERS = {"jpeg": (5, 8, 12, 18, 27, 40, 60, 80), "webp": (1, 5, 12, 22, 36, 52, 70, 86)}
-POINTS = {"jpeg": ((0.7, 20), (0.7, 60), (0.5, 35)), "webp": ((0.5, 60), (0.7, 60), (0.5, 30))}
+POINTS = {"jpeg": ((0.7, 20), (0.5, 20), (0.7, 45)), "webp": ((0.7, 12), (0.5, 20), (0.5, 40))}
 """Scales and qualities that edits are measured at; controls at the first."""
+OBJECTIVES = ("pixels", "ms_ssim", "untrained", "features", "answers")
+"""What an edit keeps in place of its networks' features and answers."""
 COUNTS = {"jpeg": 250, "webp": 100}
 CONTROLS = 100
 FIDELITY = 100
@@ -105,9 +107,7 @@ def studies(
             arm(f"without {name}", replace(full, models=_without(everyone, network)), rank=rank)
             for name, network in networks.items()
         ]
-    groups["objectives"] = [
-        arm(objective, replace(full, objective=objective)) for objective in ("pixels", "ms_ssim", "untrained")
-    ]
+    groups["objectives"] = [arm(objective, replace(full, objective=objective)) for objective in OBJECTIVES]
     groups["networks"] = [
         arm(f"{count} of the networks in the loss", replace(full, models=tuple(everyone[:count])))
         for count in (1, 2, 3)

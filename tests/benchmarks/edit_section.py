@@ -31,6 +31,8 @@ CONTROLS = {
     "pixels": "the same for pixel error",
     "ms_ssim": "the same for MS-SSIM",
     "untrained": "the same for untrained networks",
+    "features": "the same for features alone",
+    "answers": "the same for answers alone",
     "1 of the networks in the loss": "one network",
     "2 of the networks in the loss": "two networks",
     "3 of the networks in the loss": "three networks",

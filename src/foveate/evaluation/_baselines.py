@@ -54,7 +54,7 @@ def _rivals(prefilter: PrefilterBase) -> list[PrefilterBase]:
     if isinstance(saliency, Baseline):
         return []
     if isinstance(prefilter, PreEdit):
-        if prefilter.objective != Objective.FEATURES:
+        if prefilter.objective != Objective.NETWORKS:
             return []
         others = (Objective.UNTRAINED, Objective.PIXELS, Objective.MS_SSIM)
         edits: list[PrefilterBase] = [replace(prefilter, objective=objective) for objective in others]

@@ -53,7 +53,7 @@ class Setting:
     def name(self) -> str:
         """A name that a reader understands: ``"jpeg alone"``, ``"jpeg, strength 0.5"``, ``"jpeg, scale 0.7"``."""
         parts = [f"strength {self.strength:g}"] * (self.strength > 0) + [f"scale {self.scale:g}"] * (self.scale < 1)
-        if self.map == MapKind.FEATURES:
+        if self.map == MapKind.NETWORKS:
             parts.insert(0, "edit")
         elif self.map is not None and self.map != MapKind.SALIENCY:
             parts.append(_MAP_NAMES.get(self.map, self.map))
@@ -66,6 +66,8 @@ _MAP_NAMES: dict[str, str] = {
     MapKind.EVEN: "spread evenly",
     MapKind.CENTER: "center-weighted",
     MapKind.OTHER_IMAGE: "another image's map",
+    MapKind.FEATURES: "edit for features alone",
+    MapKind.ANSWERS: "edit for answers alone",
     MapKind.UNTRAINED: "edit for untrained networks",
     MapKind.PIXELS: "edit for pixels",
     MapKind.MS_SSIM: "edit for MS-SSIM",
@@ -76,7 +78,7 @@ _MAP_NAMES: dict[str, str] = {
 def _map_kind(prefilter: PrefilterBase) -> str:
     saliency = prefilter.saliency
     if isinstance(prefilter, PreEdit):
-        by_other = isinstance(saliency, Shuffled) and prefilter.objective == Objective.FEATURES
+        by_other = isinstance(saliency, Shuffled) and prefilter.objective == Objective.NETWORKS
         return MapKind.EDIT_BY_OTHER_IMAGE if by_other else MapKind(prefilter.objective)
     if isinstance(saliency, Baseline):
         kinds: dict[type, str] = {Center: MapKind.CENTER, Shuffled: MapKind.OTHER_IMAGE}

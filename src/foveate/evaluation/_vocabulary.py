@@ -43,22 +43,24 @@ class Fidelity(StrEnum):
 
 
 class MapKind(StrEnum):
-    """What steers a pre-filter: saliency a smoothing, features an edit; all others are baselines of one of the two."""
+    """What steers a pre-filter: saliency a smoothing, networks an edit; most others are baselines of one of the two."""
 
     SALIENCY = "saliency"
+    NETWORKS = "networks"
     FEATURES = "features"
+    ANSWERS = "answers"
     EVEN = "even"
     CENTER = "center"
     OTHER_IMAGE = "other image"
     UNTRAINED = "untrained"
     PIXELS = "pixels"
     MS_SSIM = "ms_ssim"
-    EDIT_BY_OTHER_IMAGE = "features, other image"
+    EDIT_BY_OTHER_IMAGE = "networks, other image"
 
 
 STEERED: dict[str | None, tuple[MapKind, ...]] = {
     MapKind.SALIENCY: (MapKind.EVEN, MapKind.CENTER, MapKind.OTHER_IMAGE),
-    MapKind.FEATURES: (MapKind.UNTRAINED, MapKind.PIXELS, MapKind.MS_SSIM, MapKind.EDIT_BY_OTHER_IMAGE),
+    MapKind.NETWORKS: (MapKind.UNTRAINED, MapKind.PIXELS, MapKind.MS_SSIM, MapKind.EDIT_BY_OTHER_IMAGE),
 }
 """What is not a baseline itself, and what it must beat."""
 
@@ -73,7 +75,7 @@ class BaselineKind(StrEnum):
     UNTRAINED = "untrained"
     PIXELS = "pixels"
     MS_SSIM = "ms_ssim"
-    EDIT_BY_OTHER_IMAGE = "features, other image"
+    EDIT_BY_OTHER_IMAGE = "networks, other image"
     DOWNSCALING = "downscaling"
 
 

@@ -1,4 +1,4 @@
-"""What a network's layers say of an image, and how far two images are apart to them."""
+"""What a network's layers and its answer say of an image, and how far two images are apart to them."""
 
 import weakref
 from collections import Counter
@@ -20,7 +20,7 @@ _FINEST = 4
 
 
 class Features:
-    """The features of a network at several depths, each position's channels scaled to length 1.
+    """The features of a network at several depths, each position's channels scaled to length 1, and its answer.
 
     Args:
         classifier: the network with its preprocessing. It need not have a head.
@@ -56,59 +56,67 @@ class Features:
         weight = first_weight(self.classifier.model)
         return torch.device("cpu") if weight is None else weight.device
 
-    def distance(self, source: Tensor, others: Tensor) -> Tensor:
-        """Return how far images are from their sources, (B,).
+    def compare(self, source: Tensor, others: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return how far images are from their sources, by features and by answers, each (B,).
 
-        The squared distance of the features, averaged over the positions of a tap and summed over the taps, the deepest
-        of which counts three times as much as the first. A position counts by its energy in the source, the squared
-        length of its activations: where a layer is silent, the direction of its features means little.
+        By features, it is their squared distance, averaged over the positions of a tap and summed over the taps, the
+        deepest of which counts three times as much as the first. A position counts by its energy in the source, the
+        squared length of its activations: where a layer is silent, the direction of its features means little.
+
+        By answers, it is the Kullback–Leibler divergence of the classes' probabilities, in nats; None if the network
+        gives no logits (B, classes).
 
         Args:
             source: (B, 3, H, W), float in [0, 1].
             others: like ``source``; gradients flow back to them.
         """
+        features, answer = self(others)
+        clean = self.activations(source, answers=answer is not None)
         distances = []
-        for clean, other in zip(self.activations(source), self(others), strict=True):
-            energy = clean.square().sum(1)
+        for activation, feature in zip(clean, features, strict=False):  # an answer may follow
+            energy = activation.square().sum(1)
             energy = energy / energy.mean((1, 2), keepdim=True).clamp_min(torch.finfo(energy.dtype).tiny)
-            distances.append((energy * (F.normalize(clean, dim=1) - other).square().sum(1)).mean((1, 2)))
+            distances.append((energy * (F.normalize(activation, dim=1) - feature).square().sum(1)).mean((1, 2)))
         weights = torch.linspace(_SHALLOWEST, _DEEPEST, len(distances)) if len(distances) > 1 else torch.ones(1)
-        return weights.to(distances[0].device) @ torch.stack(distances)
+        distance = weights.to(distances[0].device) @ torch.stack(distances)
+        if answer is None:
+            return distance, None
+        divergence = F.kl_div(answer.log_softmax(1), clean[-1].log_softmax(1), reduction="none", log_target=True).sum(1)
+        return distance, divergence
 
-    def activations(self, images: Tensor) -> list[Tensor]:
-        """Return what each tap gives, (B, C, h, w), without gradients; by Captum."""
+    def activations(self, images: Tensor, answers: bool = False) -> list[Tensor]:
+        """Return what each tap gives, (B, C, h, w), and behind it the answer if asked; without gradients, by Captum."""
         from captum.attr import LayerActivation
 
-        layers = LayerActivation(self.classifier.model, self._modules)
+        model = self.classifier.model
+        layers = LayerActivation(model, [*self._modules, *([model] if answers else [])])
         return [activation.float() for activation in layers.attribute(self._input(images))]
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
-        """Return the features (B, C, h, w) of images (B, 3, H, W), float in [0, 1], at every tap in order."""
+    def __call__(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Return the features (B, C, h, w) at every tap in order, and the logits (B, classes), None if there are none.
+
+        Args:
+            images: (B, 3, H, W), float in [0, 1].
+        """
         outputs: dict[nn.Module, Tensor] = {}
 
         def watch(module: nn.Module, _args: Any, output: Any) -> None:
             outputs[module] = output.clone()  # the next module may work in place
-            if len(outputs) == len(self._modules):
-                raise _AllSeen
 
         handles = [module.register_forward_hook(watch) for module in self._modules]
         try:
-            self.classifier.model(self._input(images))
-        except _AllSeen:
-            pass
+            answer = self.classifier.model(self._input(images))
         finally:
             for handle in handles:
                 handle.remove()
-        return [F.normalize(outputs[module].float(), dim=1) for module in self._modules]
+        features = [F.normalize(outputs[module].float(), dim=1) for module in self._modules]
+        is_logits = isinstance(answer, Tensor) and answer.ndim == 2 and answer.shape[1] > 1
+        return features, answer.float() if is_logits else None
 
     def _input(self, images: Tensor) -> Tensor:
         x = self._normalize(images)
         weight = first_weight(self.classifier.model)
         return x if weight is None else x.to(weight.device, weight.dtype, memory_format=torch.channels_last)
-
-
-class _AllSeen(Exception):  # noqa: N818
-    """Ends a forward pass behind the last tap."""
 
 
 def find_taps(classifier: Classifier) -> tuple[str, ...]:

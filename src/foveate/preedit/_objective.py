@@ -12,6 +12,8 @@ from foveate.models import Classifier
 from foveate.preedit._features import Features
 from foveate.preedit._optimize import View, crop
 
+_FEATURES = 0.25
+"""The weight of a distance of features beside a divergence of answers in nats."""
 _PIXELS = 200.0
 _BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _MS_SSIM = 4.0
@@ -19,38 +21,48 @@ _MS_SSIM = 4.0
 
 
 class Objective(StrEnum):
-    """What an edit keeps; all but the features are controls of a comparison."""
+    """What an edit keeps; all but the first are controls of a comparison."""
 
+    NETWORKS = "networks"
+    """The features in the layers of the models, and their answers."""
     FEATURES = "features"
-    """The features of the models."""
+    """Their features alone."""
+    ANSWERS = "answers"
+    """Their answers alone; for models that have none, features."""
     UNTRAINED = "untrained"
-    """The features of the same models with random weights."""
+    """The features and answers of the same models with random weights."""
     PIXELS = "pixels"
     """The pixels, by their mean squared error."""
     MS_SSIM = "ms_ssim"
     """The multi-scale structural similarity (Wang, Simoncelli and Bovik 2003)."""
 
 
-class FeatureDistance:
+class NetworkDistance:
     """How far images are from their sources to some networks, which take turns from step to step.
 
-    So a step takes as long for several networks as for one.
+    So a step takes as long for several networks as for one. Of a network that answers with logits, the divergence of
+    the answers counts, and a share of the distance of the features; of one that does not, that distance alone.
 
     Args:
-        features: of the networks.
+        networks: with their features.
+        objective: features and answers, or one of them alone.
     """
 
-    def __init__(self, features: Sequence[Features]) -> None:
-        self._features = features
+    def __init__(self, networks: Sequence[Features], objective: Objective = Objective.NETWORKS) -> None:
+        self._networks = networks
+        self._objective = objective
 
     def __call__(self, source: Tensor, decoded: Tensor, view: View) -> Tensor:
         """Return (B,)."""
-        features = self._features[view.step % len(self._features)]
-        side, short_side = features.sides(source)
+        network = self._networks[view.step % len(self._networks)]
+        side, short_side = network.sides(source)
         decoded_view, source_view = (
             crop(images, view, short_side, side).expand(-1, 3, -1, -1) for images in (decoded, source)
         )
-        return features.distance(source_view, decoded_view).to(source)
+        distance, divergence = network.compare(source_view, decoded_view)
+        if divergence is not None and self._objective != Objective.FEATURES:
+            distance = divergence if self._objective == Objective.ANSWERS else divergence + _FEATURES * distance
+        return distance.to(source)
 
 
 def pixel_distance(source: Tensor, decoded: Tensor, _view: View) -> Tensor:

@@ -17,7 +17,7 @@ from foveate.models import Classifier, LazyClassifier, ModelSource, first_weight
 from foveate.preedit._bounds import Bounds
 from foveate.preedit._cache import EditCache, map_digest
 from foveate.preedit._features import Features
-from foveate.preedit._objective import FeatureDistance, Objective, ms_ssim_distance, pixel_distance, untrained
+from foveate.preedit._objective import NetworkDistance, Objective, ms_ssim_distance, pixel_distance, untrained
 from foveate.preedit._optimize import Distance, optimize
 from foveate.prefilter import PrefilterBase, check_strengths
 from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps, saliency_maps
@@ -28,7 +28,7 @@ DEFAULT_MODELS = ("mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "
 _WEIGHT = 0.05
 """Of the distance at strength 1, where the bits of the source weigh 1."""
 
-_ALGORITHM = 4
+_ALGORITHM = 5
 """Counts changes of what an edit gives, so that a cache does not mix them."""
 
 ModelSpec: TypeAlias = "ModelSource | LazyClassifier | Classifier"
@@ -40,9 +40,9 @@ class PreEdit(PrefilterBase):
     """Edit images by gradient so that a standard codec needs fewer bytes and networks still see the same.
 
     The image is optimized through a differentiable stand-in for the codec (:mod:`foveate.codecs.proxy`): its
-    coefficients shrink while the features in the layers of ``models``, on random crops of what is decoded, stay as
-    they were. The result is an ordinary image for the ordinary encoder. What counts is who is in the loss: networks of
-    one family help each other, and unlike networks together also help those that are not in it.
+    coefficients shrink while the features in the layers of ``models``, and their answers, on random crops of what is
+    decoded, stay as they were. The result is an ordinary image for the ordinary encoder. What counts is who is in the
+    loss: networks of one family help each other, and unlike networks together also help those that are not in it.
 
     An edit takes ``steps`` forward and backward passes, in which the models take turns, so it is for images that are
     compressed once. It depends on nothing but the image, the map and these settings: crops are drawn from ``seed``, and
@@ -62,8 +62,9 @@ class PreEdit(PrefilterBase):
         limit: the least PSNR of an edit before coding, in dB; or two, in the salient part and elsewhere. None sets no
             limit: the image then may look like what it is, blocks where the networks see nothing. 30 dB is about what
             JPEG itself leaves at quality 35.
-        objective: ``"features"``; the others are controls of a comparison: ``"untrained"`` (the same networks with
-            random weights), ``"pixels"`` and ``"ms_ssim"``.
+        objective: ``"networks"``, their features and answers; the others are controls of a comparison: ``"features"``
+            and ``"answers"`` alone, ``"untrained"`` (the same networks with random weights), ``"pixels"`` and
+            ``"ms_ssim"``.
         seed: of the crops.
         cache: a folder for finished edits of uint8 images, which any number of runs and processes may share.
 
@@ -90,7 +91,7 @@ class PreEdit(PrefilterBase):
     saliency: Saliency | None = None
     steps: int = 60
     limit: tuple[float, float] | None = (30.0, 30.0)
-    objective: Objective = Objective.FEATURES
+    objective: Objective = Objective.NETWORKS
     seed: int = 0
     cache: Path | None = None
 
@@ -105,7 +106,7 @@ class PreEdit(PrefilterBase):
             saliency: SaliencySpec | None = None,
             steps: int = 60,
             limit: float | tuple[float, float] | None = 30.0,
-            objective: str = "features",
+            objective: str = "networks",
             seed: int = 0,
             cache: str | Path | None = None,
         ) -> None: ...
@@ -259,7 +260,9 @@ class PreEdit(PrefilterBase):
             return pixel_distance
         if self.objective == Objective.MS_SSIM:
             return ms_ssim_distance
-        return FeatureDistance(features)
+        return NetworkDistance(
+            features, Objective.NETWORKS if self.objective == Objective.UNTRAINED else self.objective
+        )
 
 
 def _as_models(models: object) -> tuple[LazyClassifier, ...]:
