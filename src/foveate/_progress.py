@@ -10,8 +10,8 @@ class Progress:
     """How far a stage of long work has come.
 
     Attributes:
-        stage: the current stage: ``"measure"``, ``"calibrate"``, ``"saliency"``, ``"compress"`` or
-            ``"verify"``.
+        stage: the current stage: ``"measure"``, ``"calibrate"``, ``"saliency"``, ``"compress"``,
+            ``"verify"`` or ``"fit"``.
         done: completed steps of this stage, including those of an earlier run that was resumed.
         total: number of steps of this stage; None while unknown.
         source_bytes: bytes read so far, if bytes are counted; else 0.

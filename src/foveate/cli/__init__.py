@@ -1,4 +1,4 @@
-"""The command line: ``foveate demo | evaluate | compress | verify | saliency | calibrate | compare | codecs``."""
+"""The command line: ``foveate demo | evaluate | compress | verify | saliency | calibrate | fit | compare | codecs``."""
 
 from foveate.cli._main import main
 

@@ -14,6 +14,7 @@ from foveate.cli._models import (
     build_witness,
     controlled_prefilter,
     edits,
+    is_editor,
 )
 from foveate.cli._options import (
     Commands,
@@ -125,7 +126,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     if args.resamples < 1:
         raise ValueError(f"--resamples: expected at least 1, got {args.resamples}")
     witnesses = (args.witness or [args.model]) if args.keep else []
-    judges = _judges(args, [*witnesses, *(args.edit_with if edits(args) else ())])
+    judges = _judges(args, [*witnesses, *_edited_for(args)])
     maker = judges[0].classifier
     saliency = build_saliency(args, maker.model, maker.preprocess)
     if saliency.uses_labels:
@@ -195,11 +196,22 @@ def _judges(args: argparse.Namespace, others: Sequence[str]) -> "list[Judge]":
     from foveate.evaluation import Judge
 
     specs = dict.fromkeys([args.model, *args.judge])
-    judges = [Judge(build_classifier(spec, args), spec in (args.model, *others)) for spec in specs]
+    classifiers = {spec: build_classifier(spec, args) for spec in specs}
+    known = {args.model, *others}
+    judges = [Judge(classifier, bool({spec, classifier.name} & known)) for spec, classifier in classifiers.items()]
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         raise ValueError(f"--judge: two judges have the same name: {', '.join(names)}")
     return judges
+
+
+def _edited_for(args: argparse.Namespace) -> list[str]:
+    """Return the networks that the pre-filter edits for, by name where an editor learned from them."""
+    from foveate.preedit import Editor
+
+    if not edits(args):
+        return []
+    return [name for spec in args.edit_with for name in (Editor.load(spec).networks if is_editor(spec) else [spec])]
 
 
 def _points(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Saliency") -> "list[Compressor]":

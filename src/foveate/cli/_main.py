@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from foveate import __version__
-from foveate.cli import _calibrate, _codecs, _compare, _compress, _demo, _evaluate, _saliency, _verify
+from foveate.cli import _calibrate, _codecs, _compare, _compress, _demo, _evaluate, _fit, _saliency, _verify
 from foveate.cli._config import with_config
 from foveate.cli._output import EXPECTED, complain
 
-_COMMANDS = (_demo, _evaluate, _compress, _verify, _saliency, _calibrate, _compare, _codecs)
+_COMMANDS = (_demo, _evaluate, _compress, _verify, _saliency, _calibrate, _fit, _compare, _codecs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

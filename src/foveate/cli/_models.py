@@ -1,6 +1,7 @@
 """From options to models, witnesses, saliencies and devices."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ def edits(args: argparse.Namespace) -> bool:
     return args.prefilter == "edit" or bool(args.edit_with)
 
 
+def is_editor(spec: str) -> bool:
+    """Return whether ``--edit-with`` names the file of an editor, not a network."""
+    return spec.endswith(".safetensors") and ":" not in spec
+
+
 def build_prefilter(args: argparse.Namespace, saliency: "Saliency | None", strength: float) -> "PrefilterBase":
     """Return the pre-filter at a strength; an edit needs no saliency."""
     from foveate.models import LazyClassifier
@@ -107,8 +113,13 @@ def build_prefilter(args: argparse.Namespace, saliency: "Saliency | None", stren
     if args.edit_by_map and saliency is None:
         raise ValueError("--edit-by-map: needs --model to make the map")
     limits = args.edit_limit
+    specs = args.edit_with or DEFAULT_MODELS
+    if len(specs) > 1 and any(is_editor(spec) for spec in specs):
+        raise ValueError("--edit-with: an editor from a file edits alone; give it without others")
     return PreEdit(
-        [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in args.edit_with or DEFAULT_MODELS],
+        Path(specs[0])
+        if is_editor(specs[0])
+        else [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in specs],
         strength,
         saliency=saliency if args.edit_by_map else None,
         steps=args.edit_steps,

@@ -76,8 +76,8 @@ def add_prefilter(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         action="append",
         default=[],
-        help="a network whose features an edit keeps; may be given several times (default: four small, unlike networks "
-        "of torchvision)",
+        help="a network whose features and answers an edit keeps; may be given several times (default: four small, "
+        "unlike networks of torchvision); or FILE.safetensors, an editor from 'foveate fit', which edits in one pass",
     )
     parser.add_argument("--edit-steps", type=int, default=60, metavar="N", help="of an edit (default: %(default)s)")
     parser.add_argument(

@@ -142,20 +142,30 @@ class Proxy:
             luma = torch.einsum("ij,bjhw->bihw", inverse, torch.cat([luma, chroma], 1))
         return luma[..., : size[0], : size[1]].clamp(0, 255) / 255
 
-    def code(self, planes: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Return the decoded planes, and the estimated bits (B,) of each image."""
-        units = planes[0].new_zeros(len(planes[0]))
-        decoded = []
+    def levels(self, planes: Sequence[Tensor]) -> list[Tensor]:
+        """Return the coefficients of planes in quantization steps, each (B, C, rows, columns, side, side), by block."""
+        levels = []
         for plane, table in zip(planes, (self.luma, self.chroma), strict=False):
-            steps = torch.tensor(table, dtype=plane.dtype, device=plane.device)
             transform = _dct(len(table), plane.dtype, plane.device)
             blocks = plane.unflatten(-1, (-1, len(table))).unflatten(-3, (-1, len(table))).transpose(-3, -2)
-            levels = transform @ blocks @ transform.T / steps
-            units = units + torch.log2(1 + levels.abs()).flatten(1).sum(1)
-            levels = levels + (levels.round() - levels).detach()
-            blocks = transform.T @ (levels * steps) @ transform
-            decoded.append(blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2))
-        return decoded, units * self.bits_per_unit
+            levels.append(transform @ blocks @ transform.T / _steps(table, plane))
+        return levels
+
+    def from_levels(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Return the planes whose :meth:`levels` these are."""
+        planes = []
+        for level, table in zip(levels, (self.luma, self.chroma), strict=False):
+            transform = _dct(len(table), level.dtype, level.device)
+            blocks = transform.T @ (level * _steps(table, level)) @ transform
+            planes.append(blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2))
+        return planes
+
+    def code(self, planes: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+        """Return the decoded planes, and the estimated bits (B,) of each image."""
+        levels = self.levels(planes)
+        units = torch.stack([torch.log2(1 + level.abs()).flatten(1).sum(1) for level in levels]).sum(0)
+        rounded = [level + (level.round() - level).detach() for level in levels]
+        return self.from_levels(rounded), units * self.bits_per_unit
 
     def coding_error(self, planes: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         """Return what :attr:`codec` adds to the images that planes stand for, (B, 3 or 1, H, W), without gradients.
@@ -176,18 +186,29 @@ class Proxy:
             real = torch.stack(decoded).to(shown)
             return (real if len(planes) > 1 else real.mean(1, keepdim=True)) - shown
 
+    def decode(self, planes: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return the images that decoding gives of planes, (B, C, H, W) float in [0, 1], and the estimated bits (B,).
+
+        Args:
+            planes: as from :meth:`planes`.
+            size: height and width of the images.
+        """
+        coded, bits = self.code(planes)
+        if self.codec is None:
+            return self.images(coded, size), bits
+        return self.images(planes, size) + self.coding_error(planes, size), bits
+
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return what decoding gives, (B, C, H, W) float in [0, 1], and the estimated bits (B,).
 
         Args:
             images: (B, 3, H, W) or (B, 1, H, W), float in [0, 1].
         """
-        size = (images.shape[-2], images.shape[-1])
-        planes = self.planes(images)
-        decoded, bits = self.code(planes)
-        if self.codec is None:
-            return self.images(decoded, size), bits
-        return self.images(planes, size) + self.coding_error(planes, size), bits
+        return self.decode(self.planes(images), (images.shape[-2], images.shape[-1]))
+
+
+def _steps(table: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
+    return torch.tensor(table, dtype=like.dtype, device=like.device)
 
 
 def _matrix(like: Tensor) -> Tensor:

@@ -59,10 +59,17 @@ class NetworkDistance:
         decoded_view, source_view = (
             crop(images, view, short_side, side).expand(-1, 3, -1, -1) for images in (decoded, source)
         )
-        distance, divergence = network.compare(source_view, decoded_view)
-        if divergence is not None and self._objective != Objective.FEATURES:
-            distance = divergence if self._objective == Objective.ANSWERS else divergence + _FEATURES * distance
-        return distance.to(source)
+        return network_distance(network, source_view, decoded_view, self._objective).to(source)
+
+
+def network_distance(
+    network: Features, source: Tensor, decoded: Tensor, objective: Objective = Objective.NETWORKS
+) -> Tensor:
+    """Return how far images (B, 3, H, W) are from their sources to a network, (B,)."""
+    distance, divergence = network.compare(source, decoded)
+    if divergence is None or objective == Objective.FEATURES:
+        return distance
+    return divergence if objective == Objective.ANSWERS else divergence + _FEATURES * distance
 
 
 def pixel_distance(source: Tensor, decoded: Tensor, _view: View) -> Tensor:

@@ -4,19 +4,21 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from foveate._checks import check_count, check_number
 from foveate.codecs import Codec, Jpeg, as_codec
-from foveate.codecs.proxy import has_proxy, proxy_for
+from foveate.codecs.proxy import Proxy, has_proxy, proxy_for
 from foveate.images import check_tensor, to_dtype, to_float
-from foveate.models import Classifier, LazyClassifier, ModelSource, first_weight, refuse_cuda_in_worker, undisturbed
+from foveate.models import LazyClassifier, first_weight, refuse_cuda_in_worker, undisturbed
 from foveate.preedit._bounds import Bounds
 from foveate.preedit._cache import EditCache, map_digest
+from foveate.preedit._editor import SUFFIX, Editor
 from foveate.preedit._features import Features
+from foveate.preedit._models import ModelSpec, as_models
 from foveate.preedit._objective import NetworkDistance, Objective, ms_ssim_distance, pixel_distance, untrained
 from foveate.preedit._optimize import Distance, optimize
 from foveate.prefilter import PrefilterBase, check_strengths
@@ -30,9 +32,6 @@ _WEIGHT = 0.05
 
 _ALGORITHM = 5
 """Counts changes of what an edit gives, so that a cache does not mix them."""
-
-ModelSpec: TypeAlias = "ModelSource | LazyClassifier | Classifier"
-"""What stands for a network in the loss: a recipe or a module, with or without its preprocessing."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class PreEdit(PrefilterBase):
     Args:
         models: the networks whose features stay: recipes (``"resnet18"``), modules, :class:`foveate.models.Classifier`
             or :class:`foveate.models.LazyClassifier`; a network need not have a head. By default four small, unlike
-            networks of torchvision.
+            networks of torchvision. Or an editor that :func:`fit` or ``foveate fit`` trained, or the path of its file,
+            ``"….safetensors"``: it edits in one pass, which needs neither models nor steps, and keeps less.
         strength: in (0, 1]: how much bytes weigh against the features; 0 returns the input bit for bit.
         codec: the codec and quality to edit for; None takes those of the codec that follows, at the nearest of its
             qualities for sweeps, so that a rate control edits an image once for each of a few bands of qualities.
@@ -84,7 +84,7 @@ class PreEdit(PrefilterBase):
 
     after_scaling: ClassVar[bool] = True  # what is edited is what the codec gets, block by block
 
-    models: tuple[LazyClassifier, ...] = DEFAULT_MODELS  # type: ignore[assignment]  # until it is initialized
+    models: tuple[LazyClassifier, ...] | Editor = DEFAULT_MODELS  # type: ignore[assignment]  # until it is initialized
     strength: float = 0.5
     _: KW_ONLY
     codec: Codec | None = None
@@ -99,7 +99,7 @@ class PreEdit(PrefilterBase):
 
         def __init__(
             self,
-            models: ModelSpec | Sequence[ModelSpec] = DEFAULT_MODELS,
+            models: ModelSpec | Sequence[ModelSpec] | Editor | Path = DEFAULT_MODELS,
             strength: float = 0.5,
             *,
             codec: str | Codec | None = None,
@@ -112,7 +112,7 @@ class PreEdit(PrefilterBase):
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        self._set("models", _as_models(self.models))
+        self._set("models", _as_editor(self.models) or as_models(self.models))
         self._set("strength", check_number("strength", self.strength, 0, 1))
         if self.codec is not None:
             self._set("codec", as_codec(self.codec))
@@ -125,6 +125,10 @@ class PreEdit(PrefilterBase):
             raise ValueError(f"objective: expected one of {', '.join(Objective)}, got {self.objective!r}")
         self._set("objective", Objective(self.objective))
         self._set("seed", check_count("seed", self.seed, 0))
+        if isinstance(self.models, Editor):
+            for name, value in (("steps", self.steps), ("objective", self.objective), ("seed", self.seed)):
+                if value != type(self).__dataclass_fields__[name].default:
+                    raise ValueError(f"{name}: an editor was trained already, and takes none; leave it out")
         if self.cache is not None:
             self._set("cache", Path(self.cache))
         self._check_saliency()
@@ -144,6 +148,9 @@ class PreEdit(PrefilterBase):
     @property
     def settings(self) -> str:
         """All that the result depends on except the saliency, as one line of text."""
+        if isinstance(self.models, Editor):
+            editor = self.models.identity
+            return f"edit {_ALGORITHM} strength={self.strength:g} codec={self.codec} limit={self.limit} {editor}"
         models = "" if self._without_models else ", ".join(model.identity for model in self.models)
         return (
             f"edit {_ALGORITHM} strength={self.strength:g} codec={self.codec} steps={self.steps} limit={self.limit} "
@@ -166,7 +173,10 @@ class PreEdit(PrefilterBase):
         return other
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the models of the loss to a device; recipes are built now."""
+        """Move the models of the loss, or the editor, to a device; recipes are built now."""
+        if isinstance(self.models, Editor):
+            self.models.to(device)
+            return self
         for model in self.models:
             model.classifier.model.to(device)
         return self
@@ -224,6 +234,8 @@ class PreEdit(PrefilterBase):
 
     def _edit(self, images: Tensor, maps: Tensor | None, strengths: Tensor) -> Tensor:
         """Return edits of images, all of strengths above 0."""
+        if isinstance(self.models, Editor):
+            return self._in_one_pass(self.models, images, maps, strengths)
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
@@ -242,18 +254,38 @@ class PreEdit(PrefilterBase):
             # A copy outside inference mode, through whose tensors no gradient can pass.
             source = to_float(images.detach().clone()).to(device, torch.float32)
             maps = None if maps is None else maps.detach().clone().to(device, torch.float32)
-            codec = Jpeg(35) if self.codec is None else self.codec
-            bounds = None if self.limit is None else Bounds(source, maps, *self.limit)
             edited = optimize(
                 source,
-                proxy_for(codec),
+                self._proxy,
                 self._distance(features),
                 (_WEIGHT / strengths).to(device),
-                bounds,
+                self._bounds(source, maps),
                 steps=self.steps,
                 seed=self.seed,
             )
         return to_dtype(edited.clamp(0, 1), images.dtype).to(images.device)
+
+    def _in_one_pass(self, editor: Editor, images: Tensor, maps: Tensor | None, strengths: Tensor) -> Tensor:
+        refuse_cuda_in_worker(editor.device, "the editor")
+        with torch.inference_mode(), torch.autocast(editor.device.type, enabled=False):
+            source = to_float(images).to(editor.device, torch.float32)
+            size = (source.shape[-2], source.shape[-1])
+            proxy = self._proxy
+            planes = proxy.planes(source)
+            before, after = (
+                proxy.images(x, size, smooth=False) for x in (planes, editor(planes, proxy, strengths.to(source)))
+            )
+            edited = source + after - before  # what the planes do not hold stays
+            bounds = self._bounds(source, None if maps is None else maps.to(source))
+            edited = edited if bounds is None else bounds.enforce(edited)
+        return to_dtype(edited.clamp(0, 1), images.dtype).to(images.device)
+
+    @property
+    def _proxy(self) -> Proxy:
+        return proxy_for(Jpeg(35) if self.codec is None else self.codec)
+
+    def _bounds(self, source: Tensor, maps: Tensor | None) -> Bounds | None:
+        return None if self.limit is None else Bounds(source, maps, *self.limit)
 
     def _distance(self, features: list[Features]) -> Distance:
         if self.objective == Objective.PIXELS:
@@ -265,25 +297,12 @@ class PreEdit(PrefilterBase):
         )
 
 
-def _as_models(models: object) -> tuple[LazyClassifier, ...]:
-    specs = (
-        [models] if isinstance(models, str | nn.Module | LazyClassifier | Classifier) or callable(models) else models
-    )
-    if not isinstance(specs, Sequence):
-        raise TypeError(f"models: expected recipes, modules or classifiers, got {type(models).__name__}")
-    if not specs:
-        raise ValueError("models: expected at least one network")
-    return tuple(_as_model(spec) for spec in specs)
-
-
-def _as_model(spec: object) -> LazyClassifier:
-    if isinstance(spec, LazyClassifier):
-        return spec
-    if isinstance(spec, Classifier):
-        return LazyClassifier(spec.model, spec.preprocess)
-    if isinstance(spec, str | nn.Module) or callable(spec):
-        return LazyClassifier(spec)
-    raise TypeError(f"models: expected recipes, modules or classifiers, got {type(spec).__name__}")
+def _as_editor(models: object) -> Editor | None:
+    """Return the editor that models stand for, or None if they stand for networks."""
+    if isinstance(models, Editor):
+        return models
+    is_path = isinstance(models, Path) or (isinstance(models, str) and models.endswith(SUFFIX))
+    return Editor.load(models) if is_path else None  # type: ignore[arg-type]  # which that says
 
 
 def _as_limit(limit: object) -> tuple[float, float] | None:
