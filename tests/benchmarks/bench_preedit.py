@@ -5,7 +5,8 @@
 
 Every network judges; ``--trunk`` is only in the loss and need not have a head. ``OUT`` gets one line for each photo and
 arm (a compressor, with or without an edit) as soon as it is measured, so a run that is stopped goes on with the same
-command; ``--part 0/2`` and ``--part 1/2`` share the photos between two processes. Arms are in ``--study`` groups.
+command; ``--part 0/2`` and ``--part 1/2`` share the photos between two processes. Arms are in ``--study`` groups. The
+records behind README's figures are in ``records/``: a run into a copy of that folder adds to them.
 
 Photos are taken in an order drawn once. Settings were chosen on the first half; ``--first 250`` leaves it out.
 """
@@ -21,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from edit_section import read_records
 from torch import Tensor, nn
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
@@ -259,9 +261,8 @@ def main(options: argparse.Namespace) -> None:
     mine = [photo for photo in photos if photo.place % parts == part]
     bench = Bench(networks, mine, lpips_of(LazyClassifier(options.lpips).classifier.model) if options.lpips else None)
     options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / f"records-{part}-of-{parts}.jsonl").open("a+") as file:
-        file.seek(0)
-        known = {(record["arm"], record["photo"]) for record in map(json.loads, file)}
+    with (options.out / f"records-{part}-of-{parts}.jsonl").open("a") as file:
+        known = {(record["arm"], record["photo"]) for record in read_records(options.out)}
         for arm in chosen:
             missing = [p for p in mine if p.place < arm.count and (arm.name, p.name) not in known]
             missing.sort(key=lambda photo: tuple(photo.image.shape))  # those of one size are edited together

@@ -8,9 +8,10 @@ from its clean answers; intervals are of a paired bootstrap over the photos.
 """
 
 import json
+import lzma
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,20 @@ BLENDS = {
 }
 
 
+def read_records(folder: Path) -> Iterator[Record]:
+    """Yield what the files ``records-*.jsonl`` of a folder, and those that xz packed, hold."""
+    for path in sorted(folder.glob("records-*.jsonl*")):
+        with lzma.open(path, "rt") if path.suffix == ".xz" else path.open() as file:
+            yield from map(json.loads, file)
+
+
 class Records:
     """What was recorded, by arm and photo."""
 
     def __init__(self, folder: Path) -> None:
         self.by_arm: dict[str, dict[str, Record]] = {}
-        for file in sorted(folder.glob("records-*.jsonl")):
-            for line in file.read_text().splitlines():
-                record = json.loads(line)
-                self.by_arm.setdefault(record["arm"], {})[record["photo"]] = record
+        for record in read_records(folder):
+            self.by_arm.setdefault(record["arm"], {})[record["photo"]] = record
         self.judges = list(next(iter(next(iter(self.by_arm.values())).values()))["judges"])
 
     def arms(self, *starts: str) -> list[str]:
@@ -167,8 +173,9 @@ def _controls(records: Records) -> list[str]:
     if not known or not plain:
         return []
     point = known[0].partition(", ")[2]
-    lines = ["", row([f"Bytes saved by the edit, {point}, at equal KL, against", *records.judges])]
-    lines.append("|---|" + "--:|" * len(records.judges))
+    heads = ["", row([f"Bytes saved by the edit, {point}, at equal KL, against", *records.judges])]
+    heads.append("|---|" + "--:|" * len(records.judges))
+    lines: list[str] = []
     for start, words in CONTROLS.items():
         control = f"{start}, {point}"
         if control not in records.by_arm:
@@ -201,7 +208,7 @@ def _controls(records: Records) -> list[str]:
                     for arm, judge in zip(left_out, records.judges, strict=True)
                 ]
                 lines.append(row([f"{words}, the network **left out** of the edit", *cells]))
-    return lines
+    return heads + lines if lines else []
 
 
 def _kept(records: Records) -> list[str]:
