@@ -197,8 +197,8 @@ def _judges(args: argparse.Namespace, others: Sequence[str]) -> "list[Judge]":
 
     specs = dict.fromkeys([args.model, *args.judge])
     classifiers = {spec: build_classifier(spec, args) for spec in specs}
-    known = {args.model, *others}
-    judges = [Judge(classifier, bool({spec, classifier.name} & known)) for spec, classifier in classifiers.items()]
+    involved = {args.model, *others}
+    judges = [Judge(classifier, bool({spec, classifier.name} & involved)) for spec, classifier in classifiers.items()]
     names = [judge.name for judge in judges]
     if len(set(names)) < len(names):
         raise ValueError(f"--judge: two judges have the same name: {', '.join(names)}")
@@ -207,11 +207,15 @@ def _judges(args: argparse.Namespace, others: Sequence[str]) -> "list[Judge]":
 
 def _edited_for(args: argparse.Namespace) -> list[str]:
     """Return the networks that the pre-filter edits for, by name where an editor learned from them."""
-    from foveate.preedit import Editor
+    from foveate.preedit import DEFAULT_MODELS, Editor
 
     if not edits(args):
         return []
-    return [name for spec in args.edit_with for name in (Editor.load(spec).networks if is_editor(spec) else [spec])]
+    return [
+        name
+        for spec in args.edit_with or DEFAULT_MODELS
+        for name in (Editor.load(spec).networks if is_editor(spec) else [spec])
+    ]
 
 
 def _points(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Saliency") -> "list[Compressor]":

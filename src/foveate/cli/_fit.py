@@ -54,7 +54,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     samples = SampleFolder(args.images, args.limit, args.formats)
     codec = as_codec(args.codec)
     codec.library()
-    proxy_for(codec)  # raises if there is none
+    proxy_for(codec)  # raises where it has no stand-in
     check_count("steps", args.steps)
     models = [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in args.model]
     for model in models:
