@@ -78,7 +78,7 @@ class TestClassifier:
 
     def test_weights_are_small_and_frozen_in_eval_mode(self):
         weights = [f for f in files("foveate.demo").iterdir() if f.name.endswith(".safetensors")]
-        assert len(weights) == 2
+        assert len(weights) == 3
         assert sum(len(f.read_bytes()) for f in weights) < 600_000
         assert not scene_net().training
 
@@ -138,7 +138,7 @@ class TestDemo:
         out, _ = demo
         html = (out / "report.html").read_text()
         assert html.count("<svg") == 6
-        assert html.count("data:image/jpeg;base64,") == 6 * 13
+        assert html.count("data:image/jpeg;base64,") == 6 * 19
         assert "<script" not in html
         written = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
         assert written == ["records.jsonl", "report.html", "results.json"]

@@ -26,7 +26,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def editor():
-    return fit([image for image, _ in Scenes(64, seed=32)], NET, steps=60)
+    return fit([image for image, _ in Scenes(64, seed=32)], NET, steps=120)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ class TestFit:
         target = mean_bytes(edited, scenes)
         assert target < 0.95 * mean_bytes(Compressor("jpeg:35"), scenes)
         coarser = next(q for q in range(35, 1, -1) if mean_bytes(Compressor(f"jpeg:{q}"), scenes) <= target)
-        assert divergence(edited, scenes) < 1.2 * divergence(Compressor(f"jpeg:{coarser}"), scenes)
+        assert divergence(edited, scenes) < divergence(Compressor(f"jpeg:{coarser}"), scenes)
 
     def test_the_same_each_time_and_the_random_state_stays(self):
         images = [image for image, _ in Scenes(4, seed=33)]
@@ -124,6 +124,12 @@ class TestFit:
         assert torch.equal(torch.get_rng_state(), state)
         assert editors[0].identity == editors[1].identity
         assert fit(images, NET, steps=2, seed=1).identity != editors[0].identity
+
+    def test_the_limit_is_in_the_loss(self):
+        images = [image for image, _ in Scenes(4, seed=34)]
+        free, bound = (fit(images, NET, steps=3, limit=limit) for limit in (None, 70.0))
+        assert free.identity != bound.identity
+        assert all(p.isfinite().all() for p in bound.parameters())
 
     def test_models_are_as_they_were(self):
         model = tiny_classifier().train().requires_grad_(True)
@@ -143,6 +149,10 @@ class TestFit:
     def test_wrong_arguments(self, arguments, error, words):
         with pytest.raises(error, match=words):
             fit(*arguments, steps=1)
+
+    def test_wrong_limit(self):
+        with pytest.raises(ValueError, match="limit: expected"):
+            fit([torch.zeros(3, 8, 8)], NET, steps=1, limit=-1.0)
 
 
 class TestCommand:
@@ -175,6 +185,7 @@ class TestCommand:
             (["--out", "edit.pt"], "--out: expected a file that ends in .safetensors"),
             (["--codec", "jxl"], "no differentiable stand-in"),
             (["--steps", "0"], "steps: expected"),
+            (["--edit-limit", "-1"], "--edit-limit: expected"),
         ],
     )
     def test_wrong_options(self, tree, capsys, options, words):

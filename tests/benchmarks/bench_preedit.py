@@ -28,11 +28,12 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from torchmetrics.functional.image import peak_signal_noise_ratio as psnr
 from tqdm import tqdm
 
-from foveate import Compressor, GradCam, PreEdit, Prefilter, Sweep
+from foveate import Compressor, GradCam, PreEdit, Prefilter, RateControl, Sweep
 from foveate.codecs import Jpeg
 from foveate.evaluation import SampleFolder
 from foveate.images import from_array, to_array, to_float
 from foveate.models import LazyClassifier, Preprocess
+from foveate.rate_control import Witness
 
 PREPROCESS = Preprocess(256, 224)
 SCALES = (1.0, 0.7, 0.5, 0.35)
@@ -41,6 +42,7 @@ POINTS = {"jpeg": ((0.7, 20), (0.5, 20), (0.7, 45)), "webp": ((0.7, 12), (0.5, 2
 """Scales and qualities that edits are measured at; controls at the first."""
 OBJECTIVES = ("pixels", "ms_ssim", "untrained", "features", "answers")
 """What an edit keeps in place of its networks' features and answers."""
+CONTROL_SCALES = (0.7, 0.5, 0.35)
 COUNTS = {"jpeg": 250, "webp": 100}
 CONTROLS = 100
 FIDELITY = 100
@@ -109,6 +111,10 @@ def studies(
             arm(f"without {name}", replace(full, models=_without(everyone, network)), rank=rank)
             for name, network in networks.items()
         ]
+    groups["left out webp"] = [
+        arm(f"without {name}", replace(full, models=_without(everyone, network)), codec="webp")
+        for name, network in networks.items()
+    ]
     groups["objectives"] = [arm(objective, replace(full, objective=objective)) for objective in OBJECTIVES]
     groups["networks"] = [
         arm(f"{count} of the networks in the loss", replace(full, models=tuple(everyone[:count])))
@@ -135,7 +141,31 @@ def studies(
         arm("edited for JPEG", replace(full, codec=for_jpeg), codec="webp"),
         arm("edited for WebP", replace(full, codec=for_webp)),
     ]
+    groups["rate control"] = [
+        arm
+        for name, network in networks.items()
+        for arm in (
+            _controlled(f"control by {name}", [network]),
+            _controlled(f"control by {name}, all in the loss", [network], full),
+            _controlled(f"control without {name}", _without([*networks.values()], network)),
+            _controlled(
+                f"control without {name}, nor in the loss",
+                _without([*networks.values()], network),
+                replace(full, models=_without(everyone, network)),
+            ),
+        )
+    ]
     return groups
+
+
+def _controlled(name: str, witnesses: Sequence[LazyClassifier], edit: PreEdit | None = None) -> Arm:
+    """Return an arm whose scale, quality and, with an edit, strength are chosen for each photo."""
+    control = RateControl(
+        [Witness(witness.classifier, PREPROCESS) for witness in witnesses],
+        scales=CONTROL_SCALES,
+        strengths=(0.0, 0.5) if edit else None,
+    )
+    return Arm(f"{name}, jpeg", Compressor("jpeg", edit, control=control), CONTROLS)
 
 
 def _without(models: list[LazyClassifier], left_out: LazyClassifier) -> tuple[LazyClassifier, ...]:

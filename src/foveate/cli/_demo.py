@@ -15,7 +15,9 @@ def add_parser(commands: Commands) -> None:
         "--out", type=Path, default=Path("foveate-demo"), help="folder to write to (default: %(default)s)"
     )
     demo.add_argument("--scenes", type=int, default=200, help="number of scenes (default: %(default)s)")
-    demo.add_argument("--strength", type=float, default=0.5, help="of the pre-filter, 0 to 1 (default: %(default)s)")
+    demo.add_argument(
+        "--strength", type=float, default=0.5, help="of pre-filter and edit, 0 to 1 (default: %(default)s)"
+    )
     demo.set_defaults(prepare=prepare)
 
 

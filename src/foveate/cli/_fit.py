@@ -31,6 +31,13 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("--codec", default="jpeg", help="short string; all its qualities (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=4000, help="of the training (default: %(default)s)")
+    parser.add_argument(
+        "--edit-limit",
+        type=float,
+        default=30.0,
+        metavar="DB",
+        help="least PSNR of an edit (default: %(default)g; 0 sets none)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the training (default: %(default)s)")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images, spread evenly over the folders")
     parser.add_argument("--device", help="of the models, such as cpu or cuda (default: a GPU where there is one)")
@@ -42,7 +49,7 @@ def add_parser(commands: Commands) -> None:
 
 def prepare(args: argparse.Namespace) -> Callable[[], None]:
     """Check the options, and build the models; return the job."""
-    from foveate._checks import check_count
+    from foveate._checks import check_count, check_number
     from foveate.codecs import as_codec
     from foveate.codecs.proxy import proxy_for
     from foveate.evaluation import SampleFolder
@@ -56,6 +63,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     codec.library()
     proxy_for(codec)  # raises where it has no stand-in
     check_count("steps", args.steps)
+    limit = check_number("--edit-limit", args.edit_limit, 0) or None
     models = [LazyClassifier(spec, preprocess_of_spec(spec, args)) for spec in args.model]
     for model in models:
         model.classifier.model.to(device_of(args.device))
@@ -63,7 +71,9 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
     def job() -> None:
         with progress_bars("step") as show:
-            editor = fit(_Readable(samples), models, codec, steps=args.steps, seed=args.seed, progress=show)
+            editor = fit(
+                _Readable(samples), models, codec, steps=args.steps, limit=limit, seed=args.seed, progress=show
+            )
         editor.save(args.out)
         print(f"wrote {args.out}: use it as '--edit-with {args.out}' or foveate.PreEdit({str(args.out)!r})")
 

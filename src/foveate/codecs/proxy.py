@@ -117,8 +117,10 @@ class Proxy:
         padded = F.pad(images, (0, -width % columns, 0, -height % rows), mode="replicate")
         if images.shape[1] == 1:
             return [padded * 255 - 128]
-        ycc = torch.einsum("ij,bjhw->bihw", _matrix(images), padded * 255)
-        return [ycc[:, :1] - 128, F.avg_pool2d(ycc[:, 1:], self.subsampling)]
+        matrix = 255 * _matrix(images)
+        rows, columns = self.subsampling
+        mean = (matrix[1:, :, None, None] / (rows * columns)).expand(-1, -1, rows, columns)
+        return [_mixed(padded, matrix[:1]) - 128, F.conv2d(padded, mean, stride=self.subsampling)]
 
     def images(self, planes: Sequence[Tensor], size: tuple[int, int], smooth: bool = True) -> Tensor:
         """Return the images that planes stand for.
@@ -132,32 +134,41 @@ class Proxy:
         Returns:
             (B, 3 or 1, H, W) float in [0, 1].
         """
-        luma = planes[0] + 128
-        if len(planes) > 1:
-            shape = (luma.shape[-2], luma.shape[-1])
-            chroma = planes[1]
-            if tuple(chroma.shape[-2:]) != shape:
-                chroma = F.interpolate(chroma, shape, mode="bilinear") if smooth else F.interpolate(chroma, shape)
-            inverse = torch.linalg.inv(_matrix(luma))
-            luma = torch.einsum("ij,bjhw->bihw", inverse, torch.cat([luma, chroma], 1))
-        return luma[..., : size[0], : size[1]].clamp(0, 255) / 255
+        return self.change([planes[0] + 128, *planes[1:]], size, smooth).clamp(0, 1)
+
+    def change(self, change: Sequence[Tensor], size: tuple[int, int], smooth: bool = True) -> Tensor:
+        """Return how images change by a change of their planes, (B, 3 or 1, H, W); arguments as of :meth:`images`."""
+        luma, *chroma = change
+        if not chroma:
+            return luma[..., : size[0], : size[1]] / 255
+        inverse = torch.linalg.inv(255 * _matrix(luma))
+        colors = _mixed(chroma[0], inverse[:, 1:])
+        shape = (luma.shape[-2], luma.shape[-1])
+        if tuple(colors.shape[-2:]) != shape:
+            colors = F.interpolate(colors, shape, mode="bilinear") if smooth else F.interpolate(colors, shape)
+        return (luma * inverse[:, :1, None] + colors)[..., : size[0], : size[1]]
 
     def levels(self, planes: Sequence[Tensor]) -> list[Tensor]:
-        """Return the coefficients of planes in quantization steps, each (B, C, rows, columns, side, side), by block."""
+        """Return the coefficients of planes in quantization steps, (B, coefficients of a block, rows, columns).
+
+        Those of the second chroma plane are behind those of the first.
+        """
         levels = []
         for plane, table in zip(planes, (self.luma, self.chroma), strict=False):
-            transform = _dct(len(table), plane.dtype, plane.device)
-            blocks = plane.unflatten(-1, (-1, len(table))).unflatten(-3, (-1, len(table))).transpose(-3, -2)
-            levels.append(transform @ blocks @ transform.T / _steps(table, plane))
+            side, count = len(table), plane.shape[1]
+            transform = _dct(side, plane.dtype, plane.device) / _steps(table, plane)[:, None]
+            blocks = plane.unflatten(-1, (-1, side)).unflatten(-3, (-1, side)).permute(0, 1, 3, 5, 2, 4)
+            levels.append(_mixed(blocks.flatten(1, 3), transform.repeat(count, 1), count))
         return levels
 
     def from_levels(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Return the planes whose :meth:`levels` these are."""
         planes = []
         for level, table in zip(levels, (self.luma, self.chroma), strict=False):
-            transform = _dct(len(table), level.dtype, level.device)
-            blocks = transform.T @ (level * _steps(table, level)) @ transform
-            planes.append(blocks.transpose(-3, -2).flatten(-4, -3).flatten(-2))
+            side, count = len(table), level.shape[1] // len(table) ** 2
+            transform = (_dct(side, level.dtype, level.device) * _steps(table, level)[:, None]).T
+            blocks = _mixed(level, transform.repeat(count, 1), count).unflatten(1, (count, side, side))
+            planes.append(blocks.permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3))
         return planes
 
     def code(self, planes: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -208,18 +219,23 @@ class Proxy:
 
 
 def _steps(table: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
-    return torch.tensor(table, dtype=like.dtype, device=like.device)
+    return torch.tensor(table, dtype=like.dtype, device=like.device).flatten()
 
 
 def _matrix(like: Tensor) -> Tensor:
     return torch.tensor(_FROM_RGB, dtype=like.dtype, device=like.device)
 
 
+def _mixed(channels: Tensor, matrix: Tensor, groups: int = 1) -> Tensor:
+    return F.conv2d(channels, matrix[..., None, None], groups=groups)
+
+
 @lru_cache(32)
 def _dct(side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the orthonormal matrix of the DCT-II."""
+    """Return the orthonormal DCT-II of blocks, (side * side, side * side), row by row."""
     with torch.inference_mode(False):  # gradients cannot pass through inference tensors
-        return torch.from_numpy(scipy.fft.dct(np.eye(side), norm="ortho", axis=0)).to(device, dtype)
+        rows = torch.from_numpy(scipy.fft.dct(np.eye(side), norm="ortho", axis=0))
+        return torch.kron(rows, rows).to(device, dtype)
 
 
 def proxy_for(codec: str | Codec) -> Proxy:

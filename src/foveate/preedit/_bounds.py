@@ -11,6 +11,8 @@ from foveate.filters import resize
 
 _ROUNDING = 1 / 4
 """The largest squared error of rounding to gray levels."""
+_NOTHING = 1e-10
+"""A squared error that rounds to none; the root of 0 has no gradient."""
 
 
 class Bounds:
@@ -28,13 +30,13 @@ class Bounds:
     def __init__(self, source: Tensor, maps: Tensor | None, inside: float, outside: float) -> None:
         self._source = source
         size = (source.shape[-2], source.shape[-1])
-        shares = [torch.ones_like(source[:, :1])]
+        shares = [torch.ones_like(source[:1, :1, :1, :1])]
         if maps is not None:
             saliency = resize(maps.to(source), size).clamp(0, 1)
             shares = [saliency, 1 - saliency]
         self._shares = shares
         limits = [outside] if maps is None else [inside, outside]
-        self._limits = [max(0.0, 10 ** (-limit / 10) - _ROUNDING / 255**2) for limit in limits]
+        self._limits = [max(_NOTHING, 10 ** (-limit / 10) - _ROUNDING / 255**2) for limit in limits]
 
     def enforce(self, edited: Tensor) -> Tensor:
         """Return edited images, moved towards their source as far as the limits ask."""
@@ -65,8 +67,11 @@ class Bounds:
         change = (edited - self._source).square().mean(1, keepdim=True)
         factors = []
         for share, limit in zip(self._shares, self._limits, strict=True):
-            weight = share.sum((1, 2, 3), keepdim=True).clamp_min(1e-6)
-            error = (change * share).sum((1, 2, 3), keepdim=True) / weight
+            if share.numel() == 1:  # all of the image, whose change is averaged without another image in memory
+                error = change.mean((1, 2, 3), keepdim=True)
+            else:
+                weight = share.sum((1, 2, 3), keepdim=True).clamp_min(1e-6)
+                error = (change * share).sum((1, 2, 3), keepdim=True) / weight
             factors.append((limit / error.clamp_min(1e-12)).sqrt().clamp(max=1.0))
         return None if min(float(factor.detach().min()) for factor in factors) > 1 - 1e-4 else factors
 

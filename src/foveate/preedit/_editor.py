@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -23,8 +22,8 @@ _BLOCK = 64  # coefficients
 class Editor(nn.Module):
     """Changes the coefficients of each block of a codec's transform by what they and its neighbors are.
 
-    What it sees of a coefficient is its size in quantization steps, so it knows the quality. It gives each coefficient
-    a factor and a shift towards or away from zero. Untrained, it changes nothing.
+    What it sees of a coefficient is its size in quantization steps, so it knows the quality. It moves each towards or
+    away from zero by some steps. Untrained, it changes nothing.
 
     Args:
         width: channels inside.
@@ -42,22 +41,23 @@ class Editor(nn.Module):
         [True, True]
     """
 
-    def __init__(self, width: int = 64, depth: int = 3) -> None:
+    def __init__(self, width: int = 32, depth: int = 2) -> None:
         super().__init__()
         self.networks: tuple[str, ...] = ()
-        self.first = nn.Conv2d(3 * _BLOCK + 1, width, 1)
+        self.from_luma = nn.Conv2d(_BLOCK, width, 1)
+        self.from_chroma = nn.Conv2d(2 * _BLOCK, width, 1, bias=False)
+        self.from_strength = nn.Linear(1, width, bias=False)
         self.layers = nn.ModuleList(
             nn.Sequential(
                 nn.ReLU(),
-                nn.Conv2d(width, width, 5, padding=2, groups=width, padding_mode="replicate"),
-                nn.Conv2d(width, width, 1),
+                nn.Conv2d(width, width, 5, padding=2, groups=width),
                 nn.ReLU(),
                 nn.Conv2d(width, width, 1),
             )
             for _ in range(depth)
         )
-        self.luma = nn.Conv2d(width, 2 * _BLOCK, 1)
-        self.chroma = nn.Conv2d(width, 4 * _BLOCK, 1)
+        self.luma = nn.Conv2d(width, _BLOCK, 1)
+        self.chroma = nn.Conv2d(width, 2 * _BLOCK, 1)
         for head in (self.luma, self.chroma):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]  # there is one
@@ -65,7 +65,7 @@ class Editor(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.first.weight.device
+        return self.from_luma.weight.device
 
     @property
     def identity(self) -> str:
@@ -91,28 +91,27 @@ class Editor(nn.Module):
             proxy: of the codec to edit for, of blocks of 8x8.
             strengths: (B,) in (0, 1].
         """
-        luma, *chroma = (level.flatten(-2).movedim(-1, 2).flatten(1, 2) for level in proxy.levels(planes))
+        luma, *chroma = proxy.levels(planes)
         rows, columns = proxy.subsampling
-        sizes = torch.log2(1 + luma.abs())
-        colors = luma.new_zeros(len(luma), 2 * _BLOCK, *luma.shape[-2:])
+        strength = self.from_strength(strengths.to(luma).log2()[:, None])[..., None, None]
+        x = self.from_luma(torch.log2(1 + luma.abs())) + strength
         if chroma:
-            colors = torch.log2(1 + chroma[0].abs()).repeat_interleave(rows, -2).repeat_interleave(columns, -1)
-        strength = strengths.to(luma).log2()[:, None, None, None].expand(-1, 1, *luma.shape[-2:])
-        x = self.first(torch.cat([sizes, colors, strength], 1))
+            colors = self.from_chroma(torch.log2(1 + chroma[0].abs()))
+            x = x + colors.repeat_interleave(rows, -2).repeat_interleave(columns, -1)
         for layer in self.layers:
             x = x + layer(x)
         x = torch.relu(x)
-        edited = [_changed(luma, self.luma(x))]
+        changes = [_change(luma, self.luma(x))]
         if chroma:
-            edited.append(_changed(chroma[0], self.chroma(F.avg_pool2d(x, (rows, columns)))))
-        return proxy.from_levels([e.unflatten(1, (-1, _BLOCK)).movedim(2, -1).unflatten(-1, (8, 8)) for e in edited])
+            changes.append(_change(chroma[0], self.chroma(x[..., ::rows, ::columns])))
+        return [plane + change for plane, change in zip(planes, proxy.from_levels(changes), strict=True)]
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach().to("cpu", torch.float16) for name, value in self.state_dict().items()}
 
     def save(self, path: str | Path) -> None:
         """Write the weights in half precision, as safetensors."""
-        about = {"width": self.first.out_channels, "depth": len(self.layers), "networks": self.networks}
+        about = {"width": self.from_luma.out_channels, "depth": len(self.layers), "networks": self.networks}
         metadata = {"format": _FORMAT} | {name: json.dumps(value) for name, value in about.items()}
         write_bytes(Path(path), save(self._weights(), metadata))
 
@@ -140,8 +139,6 @@ class Editor(nn.Module):
         return editor.eval().requires_grad_(False)
 
 
-def _changed(levels: Tensor, change: Tensor) -> Tensor:
-    """Return levels (B, C, h, w), each times a factor in [0, 1.46] and moved towards zero."""
-    shrink, shift = change.chunk(2, 1)
-    sizes = levels.abs()
-    return levels * (1 - torch.tanh(shrink).clamp_min(-0.46)) - levels.sign() * shift * sizes / (sizes + 0.5)
+def _change(levels: Tensor, shift: Tensor) -> Tensor:
+    """Return what to add to levels (B, C, h, w) to move each towards zero by a number of steps, but not beyond it."""
+    return levels * (shift / (levels.abs() + 0.5)).clamp(-0.5, 1).neg()

@@ -202,6 +202,8 @@ class PreEdit(PrefilterBase):
             return images
         if maps is None and self.saliency is not None:
             maps = saliency_maps(self.saliency, images)
+        if active.all():
+            return self._cached(images, maps, strengths.to(images.device))
         edited = images.clone()
         edited[active] = self._cached(
             images[active], None if maps is None else maps[active], strengths.to(images.device)[active]
@@ -267,18 +269,27 @@ class PreEdit(PrefilterBase):
 
     def _in_one_pass(self, editor: Editor, images: Tensor, maps: Tensor | None, strengths: Tensor) -> Tensor:
         refuse_cuda_in_worker(editor.device, "the editor")
+        count = len(images) if editor.device.type == "cuda" else 1  # one after the other stays in a processor's cache
+        pieces = zip(
+            images.split(count),
+            [None] * len(images) if maps is None else maps.split(count),
+            strengths.split(count),
+            strict=False,
+        )
         with torch.inference_mode(), torch.autocast(editor.device.type, enabled=False):
-            source = to_float(images).to(editor.device, torch.float32)
-            size = (source.shape[-2], source.shape[-1])
-            proxy = self._proxy
-            planes = proxy.planes(source)
-            before, after = (
-                proxy.images(x, size, smooth=False) for x in (planes, editor(planes, proxy, strengths.to(source)))
-            )
-            edited = source + after - before  # what the planes do not hold stays
-            bounds = self._bounds(source, None if maps is None else maps.to(source))
-            edited = edited if bounds is None else bounds.enforce(edited)
-        return to_dtype(edited.clamp(0, 1), images.dtype).to(images.device)
+            edits = [self._changed(editor, *piece) for piece in pieces]
+        return torch.cat(edits).to(images.device)
+
+    def _changed(self, editor: Editor, images: Tensor, maps: Tensor | None, strengths: Tensor) -> Tensor:
+        source = to_float(images).to(editor.device, torch.float32)
+        planes = self._proxy.planes(source)
+        after = editor(planes, self._proxy, strengths.to(source))
+        change = [new - old for old, new in zip(planes, after, strict=True)]
+        # What the planes do not hold stays.
+        edited = source + self._proxy.change(change, (source.shape[-2], source.shape[-1]), smooth=False)
+        bounds = self._bounds(source, None if maps is None else maps.to(source))
+        edited = edited if bounds is None else bounds.enforce(edited)
+        return to_dtype(edited.clamp(0, 1), images.dtype)
 
     @property
     def _proxy(self) -> Proxy:
