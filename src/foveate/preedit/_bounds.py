@@ -45,6 +45,8 @@ class Bounds:
             if factors is None:
                 return edited
             edited = self._source + (edited - self._source) * self._blend(factors)
+            if len(factors) == 1:  # which is exact: the parts of a map overlap, one part does not
+                return edited
         factors = self._factors(edited)
         if factors is None:
             return edited
@@ -64,14 +66,14 @@ class Bounds:
 
     def _factors(self, edited: Tensor) -> list[Tensor] | None:
         """Return by how much (B, 1, 1, 1) the change of each part must shrink; None if every limit is kept."""
-        change = (edited - self._source).square().mean(1, keepdim=True)
+        change = edited - self._source
         factors = []
         for share, limit in zip(self._shares, self._limits, strict=True):
-            if share.numel() == 1:  # all of the image, whose change is averaged without another image in memory
-                error = change.mean((1, 2, 3), keepdim=True)
+            if len(self._shares) == 1:
+                error = torch.linalg.vector_norm(change, dim=(1, 2, 3), keepdim=True) ** 2 / change[0].numel()
             else:
                 weight = share.sum((1, 2, 3), keepdim=True).clamp_min(1e-6)
-                error = (change * share).sum((1, 2, 3), keepdim=True) / weight
+                error = (change.square().mean(1, keepdim=True) * share).sum((1, 2, 3), keepdim=True) / weight
             factors.append((limit / error.clamp_min(1e-12)).sqrt().clamp(max=1.0))
         return None if min(float(factor.detach().min()) for factor in factors) > 1 - 1e-4 else factors
 
