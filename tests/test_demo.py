@@ -111,19 +111,20 @@ class TestDemo:
         lines = process.stdout.splitlines()
         assert sum(line.startswith("jpeg alone") for line in lines) == 6
         assert sum(line.startswith("jpeg, strength 0.5") for line in lines) == 6
+        assert sum(line.startswith("jpeg, edit, strength 0.5 ") for line in lines) == 6
         assert "fewer bytes by jpeg, strength 0.5 at equal top-1" in process.stdout
         assert "known: it made the maps or was a witness" in process.stdout
         assert "unseen: neither made the maps nor was a witness" in process.stdout
-        assert sum(line.startswith("jpeg, keep top1 for scene_net ") for line in lines) == 1
+        assert sum(line.startswith("jpeg, keep top1 for scene_net with PreEdit ") for line in lines) == 1
         assert "100%" in process.stderr  # the progress bar
 
-    def test_the_pre_filter_pays_for_both_judges(self, demo):
+    def test_pre_filter_and_edit_pay_for_both_judges(self, demo):
         out, _ = demo
         results = json.loads((out / "results.json").read_text())
         for judge in ("scene_net", "scene_net_small"):
-            whole = next(c for c in results["comparisons"] if (c["judge"], c["metric"]) == (judge, "top1"))
-            assert whole["bd_rate"] < -0.08
-            assert whole["verdict"] == "saves"
+            blend, edit = (c for c in results["comparisons"] if (c["judge"], c["metric"]) == (judge, "top1"))
+            assert edit["bd_rate"] < blend["bd_rate"] < -0.08
+            assert blend["verdict"] == edit["verdict"] == "saves"
 
     def test_each_scene_at_its_own_point_keeps_nearly_all_answers_for_far_fewer_bytes(self, demo):
         out, _ = demo

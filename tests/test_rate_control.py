@@ -14,7 +14,17 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import foveate
-from foveate import Compressor, Prefilter, RateControl, Sweep, Witness, register_criterion, register_filter, transforms
+from foveate import (
+    Compressor,
+    PreEdit,
+    Prefilter,
+    RateControl,
+    Sweep,
+    Witness,
+    register_criterion,
+    register_filter,
+    transforms,
+)
 from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
 from foveate.evaluation import SampleFolder
@@ -456,14 +466,15 @@ def test_every_codec(name, scenes):
 
 def test_the_demo_s_control(scenes):
     """The calibration that ships: quick, and near what the whole grid has to offer."""
+    from foveate.demo.editor import scene_editor
     from foveate.demo.rate_control import GRID
     from foveate.demo.rate_control import control as shipped
 
     images = [as_tensor(Scenes(8, seed=8)[k][0]) for k in range(8)]
-    prefilter = Prefilter(foveate.GradCam("foveate.demo:scene_net", preprocess=PREPROCESS))
+    edit = PreEdit(scene_editor())
     for keep in ["kl0.3"]:
-        chosen = Compressor("jpeg", prefilter, control=shipped(keep)).encode(images)
-        best = Compressor("jpeg", prefilter, control=RateControl(NET, keep, **GRID, exhaustive=True)).encode(images)
+        chosen = Compressor("jpeg", edit, control=shipped(keep)).encode(images)
+        best = Compressor("jpeg", edit, control=RateControl(NET, keep, **GRID, exhaustive=True)).encode(images)
         assert spent(chosen).decodes <= 8 * len(images)
         assert sum(len(encoded.data) for encoded in chosen) <= 1.15 * sum(len(encoded.data) for encoded in best)
     assert shipped("robust0.2").keeps == "robust0.2"

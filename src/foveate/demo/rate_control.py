@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from foveate.compressor import Compressor
 from foveate.demo.classifier import PREPROCESS
+from foveate.demo.editor import scene_editor
 from foveate.demo.scenes import Scenes
-from foveate.prefilter import Prefilter
+from foveate.preedit import PreEdit
 from foveate.rate_control import Calibration, RateControl, Witness
-from foveate.saliency import GradCam
 
 __all__ = ["GRID", "WITNESS", "control"]
 
@@ -26,7 +26,7 @@ GRID: dict[str, Any] = {"qualities": (5, 8, 12, 20, 35, 60), "scales": (1.0, 0.7
 
 
 def control(keep: str = "top1", calibration: Calibration | None = None) -> RateControl:
-    """Return a rate control for JPEG with the shipped classifier as its witness.
+    """Return a rate control for JPEG behind the shipped editor, with the shipped classifier as its witness.
 
     Args:
         keep: see :func:`foveate.rate_control.as_criteria`.
@@ -34,8 +34,7 @@ def control(keep: str = "top1", calibration: Calibration | None = None) -> RateC
 
     Example:
         >>> from foveate.demo import Scenes
-        >>> compressor = Compressor("jpeg", Prefilter(GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)),
-        ...                         control=control())
+        >>> compressor = Compressor("jpeg", PreEdit(scene_editor()), control=control())
         >>> encoded = compressor.encode([Scenes(1)[0][0]])[0]
         >>> encoded.met
         True
@@ -52,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=150)
     args = parser.parse_args()
-    compressor = Compressor("jpeg", Prefilter(GradCam("foveate.demo:scene_net", preprocess=PREPROCESS)))
+    compressor = Compressor("jpeg", PreEdit(scene_editor()))
     scenes = Scenes(args.scenes, seed=3)
     images = (scenes[k][0] for k in tqdm(range(args.scenes), desc="scenes"))
     RateControl(WITNESS, **GRID).calibrate(compressor, images).save(args.out)

@@ -37,7 +37,7 @@ def run(out: str | Path, scenes: int = 200, *, strength: float = 0.5, seed: int 
     prefilter = Prefilter(GradCam("foveate.demo:scene_net", preprocess=PREPROCESS), strength)
     edit = PreEdit(scene_editor(), strength)
     compressors = [Compressor(f"jpeg:{q}", p) for p in (None, prefilter, edit) for q in QUALITIES]
-    compressors.append(Compressor("jpeg", prefilter, control=control("top1")))
+    compressors.append(Compressor("jpeg", edit, control=control("top1")))
     settings = {
         "scenes": scenes,
         "seed": seed,
@@ -50,7 +50,7 @@ def run(out: str | Path, scenes: int = 200, *, strength: float = 0.5, seed: int 
         f"{scenes} generated scenes with a small sign in undergrowth, never seen in training. A saliency map shows"
         " where the classifier looks, the pre-filter smooths the rest, and JPEG then needs fewer bytes for the same"
         " answers. So it does after an edit by a small network that was trained for the classifier. Finally each scene"
-        " is stored at the cheapest point that keeps the classifier's own answer."
+        " is edited and stored at the cheapest point that keeps the classifier's own answer."
     )
     evaluation = evaluate(
         Scenes(scenes, seed),
