@@ -40,6 +40,8 @@ CONTROLS = {
     "10 steps": "10 steps",
     "30 steps": "30 steps",
     "100 steps": "100 steps",
+    "edited for JPEG": "the edit for JPEG",
+    "edited for WebP": "the edit for WebP",
     "33 and 28 dB by own map": "33 dB in the salient part, 28 dB elsewhere",
     "33 and 28 dB by other image map": "the same by another image's map",
     "33 and 28 dB by center map": "the same by a center-weighted map",
@@ -133,7 +135,7 @@ def section(records: Records) -> str:
     lines: list[str] = []
     for codec in ("jpeg", "webp"):
         lines += _by_point(records, codec)
-    lines += _controls(records)
+        lines += _controls(records, codec)
     lines += _kept(records)
     return "\n".join(lines).strip()
 
@@ -147,11 +149,11 @@ def _by_point(records: Records, codec: str) -> list[str]:
     if not plain or not known:
         return []
     full_size = [arm for arm in plain if arm.endswith("scale 1")]
-    n = len(records.photos([*plain, known[0]], judged(records.judges[0], "kl")))
     heads = ["bytes", "judge", "saved at equal KL", "against full size alone", "at equal agreement", "**left out**"]
-    lines = ["", row([f"edit for {codec.upper()}, n = {n}", *heads]), "|---|--:|---|" + "--:|" * 4]
+    lines = ["", row([f"edit for {codec.upper()}", *heads]), "|---|--:|---|" + "--:|" * 4]
     for arm in known:
         point = arm.partition(", ")[2]
+        n = len(records.photos([*plain, arm], judged(records.judges[0], "kl")))
         size = f"{records.mean(arm, lambda record: record['bytes'], plain):,.0f}"
         for place, judge in enumerate(records.judges):
             kl, same = judged(judge, "kl"), judged(judge, "same")
@@ -166,12 +168,12 @@ def _by_point(records: Records, codec: str) -> list[str]:
             if left_out in records.by_arm:
                 savings = records.saved([left_out], plain, kl, divergence=True)[:, 0]
                 cells[-1] = f"{share(savings)}, n = {len(records.photos([left_out, *plain], kl))}"
-            lines.append(row([*(("", "") if place else (point, size)), judge, *cells]))
+            lines.append(row([*(("", "") if place else (f"{point}, n = {n}", size)), judge, *cells]))
     return lines
 
 
-def _controls(records: Records) -> list[str]:
-    known, plain = _known(records, "jpeg"), records.arms("plain, jpeg:")
+def _controls(records: Records, codec: str) -> list[str]:
+    known, plain = _known(records, codec), records.arms(f"plain, {codec}:")
     if not known or not plain:
         return []
     point = known[0].partition(", ")[2]
@@ -196,7 +198,7 @@ def _controls(records: Records) -> list[str]:
         if cells:
             lines.append(row([f"{words}, the network **left out** of the edit", *cells]))
     for start, words in BLENDS.items():
-        blend = records.arms(start)
+        blend = [arm for arm in records.arms(start) if f", {codec}:" in arm]
         if blend:
             cells = [
                 share(records.saved(known[:1], blend, judged(judge, "kl"), divergence=True)[:, 0])
