@@ -95,5 +95,14 @@ def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
     assert text.startswith("before\n<!-- edits -->\n")
     assert text.endswith("\n<!-- /edits -->\nafter\n")
     assert "old" not in text
-    for words in ("edit for JPEG, n = 6 |", "| scene_net | ", ", n = 6 |", "networks, the network **left out**"):
+    for words in ("scale 0.7, n = 6 |", "| scene_net | ", ", n = 6 |", "networks, the network **left out**"):
         assert words in text
+
+
+def test_the_benchmark_of_editors():
+    command = [sys.executable, str(BENCHMARKS / "bench_editor.py"), "--limit", "8", "--gradient", "2"]
+    lines = subprocess.run(command, check=True, timeout=280, capture_output=True, text=True).stdout.splitlines()
+    assert sum(line.startswith("| editor, strength") for line in lines) == 2 * 3 + 1
+    assert sum(line.startswith("| by gradient") for line in lines) == 1
+    assert "scene_net (in its loss) | scene_net_small (not in its loss)" in lines[0]
+    assert lines[-1].startswith("editor: ")

@@ -33,7 +33,6 @@ from foveate.codecs import Jpeg
 from foveate.evaluation import SampleFolder
 from foveate.images import from_array, to_array, to_float
 from foveate.models import LazyClassifier, Preprocess
-from foveate.rate_control import Witness
 
 PREPROCESS = Preprocess(256, 224)
 SCALES = (1.0, 0.7, 0.5, 0.35)
@@ -161,7 +160,7 @@ def studies(
 def _controlled(name: str, witnesses: Sequence[LazyClassifier], edit: PreEdit | None = None) -> Arm:
     """Return an arm whose scale, quality and, with an edit, strength are chosen for each photo."""
     control = RateControl(
-        [Witness(witness.classifier, PREPROCESS) for witness in witnesses],
+        [witness.classifier for witness in witnesses],
         scales=CONTROL_SCALES,
         strengths=(0.0, 0.5) if edit else None,
     )
