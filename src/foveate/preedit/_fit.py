@@ -137,9 +137,7 @@ def _loss(
         image = to_float(as_tensor(images[_draw(len(images), generator)]))[None].to(editor.device, torch.float32)
         image = _scaled(image, scale)
         length, short_side = network.sides(image)
-        side = side or max(
-            1, round(_SHARE * length)
-        )  # a network that takes whole images sees all as large as the first
+        side = side or max(1, round(_SHARE * length))  # if it takes whole images, they all become as large as the first
         source = _crop(image, side / short_side, generator)
         size = (source.shape[-2], source.shape[-1])
         planes = proxy.planes(source)
