@@ -41,7 +41,7 @@ POINTS = {"jpeg": ((0.7, 20), (0.5, 20), (0.7, 45)), "webp": ((0.7, 12), (0.5, 2
 """Scales and qualities that edits are measured at; controls at the first."""
 OBJECTIVES = ("pixels", "ms_ssim", "untrained", "features", "answers")
 """What an edit keeps in place of its networks' features and answers."""
-CONTROL_SCALES = (0.7, 0.5, 0.35)
+CONTROL_SCALES = (1.0, 0.7, 0.5)
 COUNTS = {"jpeg": 250, "webp": 100}
 CONTROLS = 100
 FIDELITY = 100
