@@ -141,13 +141,13 @@ class TestEvaluate:
         assert "54 operating points on 6 images" in output
         code, table, _ = run(
             capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, *options, "--quality", "10,50", "--scale",
-            "0.7", "--keep", "top1,kl0.5,top1+p0.9,robust0.3", "--calibration", tmp_path / "learned.json", "--floor",
+            "0.7", "--keep", "top1,kl0.5,top1+p0.9", "--calibration", tmp_path / "learned.json", "--floor",
             "12", "--out", tmp_path / "out", "--resamples", "20",
         )  # fmt: skip
         assert code == 0
         results = Results.load(tmp_path / "out" / "results.json")
         kept = [p for p in results.points if p.keep]
-        assert [p.keep for p in kept] == ["top1", "kl0.5", "top1+p0.9", "robust0.3"]
+        assert [p.keep for p in kept] == ["top1", "kl0.5", "top1+p0.9"]
         assert {(p.quality, p.n) for p in kept} == {(None, 10)}
         # The codec alone at full size is there, though only another scale was asked for.
         assert {(p.strength, p.scale) for p in results.points if not p.keep} == {
@@ -169,6 +169,25 @@ class TestEvaluate:
         lines = [json.loads(line) for line in (tmp_path / "out" / "records.jsonl").read_text().splitlines()]
         chosen = lines[-1]["points"][kept[0].key]["chosen"]
         assert set(chosen) == {"quality", "strength", "scale", "met", "tried", "encodes", "clean", "final"}
+
+    def test_rate_control_for_classifiers_that_nobody_asked(self, tree, tmp_path, capsys):
+        witnesses = ["--witness", NET, "--witness", SMALL, "--witness", "ms-ssim", "--strength", "0", *PREPROCESSING]
+        calibration, out = tmp_path / "learned.json", tmp_path / "out"
+        code, output, _ = run(capsys, "calibrate", tree, *witnesses, "--limit", 8, "--out", calibration)
+        assert (code, "27 operating points on 8 images" in output) == (0, True)
+        code, table, _ = run(
+            capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, *witnesses, "--quality", "10,50", "--keep",
+            "robust0.3,robust60", "--calibration", calibration, "--out", out, "--resamples", "20",
+        )  # fmt: skip
+        assert code == 0
+        results = Results.load(out / "results.json")
+        cheap, sure = [p.choices for p in results.points if p.keep]
+        assert 0 < cheap.expected < 1
+        assert cheap.promised[1] <= cheap.promised[0] <= cheap.promised[2]
+        assert sure.promised[0] >= 0.6
+        assert max(cheap.tried, sure.tried) <= 8
+        assert "expected of a classifier that is not a witness: " in table
+        assert "answers expected to be kept, %" in (out / "report.html").read_text()
 
     def test_interrupted_it_says_how_to_go_on(self, tree, tmp_path, capsys, monkeypatch):
         forward = Classifier.forward
@@ -253,6 +272,10 @@ class TestEvaluate:
             (["{tree}", "--model", NET, "--keep", "all"], "keep: cannot read 'all'"),
             (["{tree}", "--model", NET, "--keep", "robust0.2"], "calibration: 'robust0.2' needs one"),
             (["{tree}", "--model", NET, "--keep", "top1", "--witness", "resnet19"], "did you mean resnet18"),
+            (
+                ["{tree}", "--model", NET, "--keep", "top1", "--witness", NET, "--witness", "lpips"],
+                "'lpips' has no classes",
+            ),
             (["{tree}", "--model", NET, "--keep", "top1", "--floor", "94"], "floor: no quality is as fine as 94"),
             (["{tree}", "--model", NET, "--keep", "top1", "--calibration", "gone.json"], "gone.json"),
             (["{tree}", "--model", NET, "--device", "abacus"], "--device: cannot use 'abacus'"),

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import io
 import json
@@ -780,6 +781,25 @@ class TestReport:
         }
         assert drawn == {CLASSES[k]: pytest.approx(100 * v) for k, v in change.items() if v}
         assert plots.class_changes(measured, "scene_net", 0, 0, ax=ax) == (figure, ax)
+
+    def test_reliability(self, measured):
+        """16 images, half of them expected to be kept at 0.5 and half at 0.9: two groups, and what became of each."""
+        images = torch.arange(16) % len(measured.names)
+        robust = dataclasses.replace(
+            measured,
+            labels=measured.labels[images],
+            answers={judge: answers[:, images] for judge, answers in measured.answers.items()},
+            clean={judge: answers[images] for judge, answers in measured.clean.items()},
+            chosen={0: [{"expected": p} for p in [0.5, 0.9] * 8]},
+        )
+        _, ax = plots.reliability(robust, 0)
+        for judge, drawn in zip(measured.judges, ax.containers, strict=True):
+            kept = 100 * robust.right(judge.name, "agreement")[0].double()
+            assert drawn.get_label().startswith(f"{judge.name} (")
+            assert drawn.lines[0].get_ydata() == pytest.approx([float(kept[::2].mean()), float(kept[1::2].mean())])
+        assert ax.containers[0].lines[0].get_xdata() == pytest.approx([50, 90])
+        with pytest.raises(ValueError, match="expected one with keep='robust', got 2"):
+            plots.reliability(robust, 2)
 
     def test_gallery(self, measured):
         exhibit = choose_exhibits(scenes(12), measured)[0]

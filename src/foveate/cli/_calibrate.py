@@ -5,7 +5,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from foveate.cli._models import build_classifier, build_saliency, build_witness, controlled_prefilter
+from foveate.cli._models import (
+    build_classifier,
+    build_saliency,
+    controlled_prefilter,
+    device_of,
+    first_classifier,
+    witness_of,
+)
 from foveate.cli._options import Commands, add_formats, add_prefilter, add_preprocessing, add_saliency, numbers
 from foveate.cli._output import progress_bars
 from foveate.cli._samples import first_readable, readable
@@ -21,7 +28,12 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument("images", metavar="IMAGES", type=Path, help="folder with subfolders of images")
     parser.add_argument(
-        "--witness", metavar="M", action="append", required=True, help="whose answer is kept; may be given again"
+        "--witness",
+        metavar="M",
+        action="append",
+        required=True,
+        help="whose answer is kept; may be given again. For --keep robust also lpips, ms-ssim or embedding:M, which "
+        "have no classes",
     )
     parser.add_argument("--model", metavar="M", help="makes the saliency maps (default: the first witness)")
     parser.add_argument("--codec", default="jpeg", help="short string (default: %(default)s)")
@@ -46,12 +58,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     samples = SampleFolder(args.images, args.limit, args.formats)
     codec = as_codec(args.codec)
     codec.library()
-    maker = build_classifier(args.model or args.witness[0], args)
+    maker = build_classifier(args.model or first_classifier(args.witness), args)
     saliency = build_saliency(args, maker.model, maker.preprocess)
     prefilter, strengths = controlled_prefilter(args, saliency)
-    control = RateControl([build_witness(spec, args) for spec in args.witness], strengths=strengths)
+    keep = "top1" if len(args.witness) == 1 else "robust1"  # a calibration is for any; only this takes them all
+    control = RateControl([witness_of(spec, args) for spec in args.witness], keep, strengths=strengths)
     compressor = Compressor(codec, prefilter, saliency=saliency if codec.needs_saliency else None)
-    control.check(compressor)
+    control.points(compressor)  # a wrong grid is noticed now
+    control.to(device_of(args.device))
     first_readable(samples)
 
     def job() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.cli._models import build_prefilter, build_saliency, device_of, edits, preprocess_of_spec
+from foveate.cli._models import build_prefilter, build_saliency, device_of, edits, preprocess_of_spec, witness_of
 from foveate.cli._options import Commands, add_prefilter, add_preprocessing, add_saliency, add_source, number, numbers
 from foveate.cli._output import EXPECTED, complain, progress_bars
 
@@ -169,7 +169,7 @@ def _compressor(args: argparse.Namespace) -> "Compressor":
 
 def _control(args: argparse.Namespace, strengths: list[float]) -> "RateControl":
     """The rate control of ``--keep``, its witnesses by recipe."""
-    from foveate.rate_control import Calibration, RateControl, Witness
+    from foveate.rate_control import Calibration, RateControl
 
     if args.scale != 1:
         raise ValueError("--scale: --keep chooses it")
@@ -177,7 +177,7 @@ def _control(args: argparse.Namespace, strengths: list[float]) -> "RateControl":
     if specs == [None]:
         raise ValueError("--keep: whose answer? give --witness or --model")
     return RateControl(
-        [Witness(spec, preprocess_of_spec(spec, args)) for spec in specs],
+        [witness_of(spec, args) for spec in specs],
         args.keep,
         strengths=sorted({0.0, *strengths}),
         floor=args.floor,

@@ -11,10 +11,11 @@ from foveate.cli._models import (
     build_classifier,
     build_prefilter,
     build_saliency,
-    build_witness,
     controlled_prefilter,
+    device_of,
     edits,
     is_editor,
+    witness_of,
 )
 from foveate.cli._options import (
     Commands,
@@ -100,7 +101,7 @@ def _add_rate_control(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="CRITERIA",
         help="choose strength, scale and quality for each image too, so that the witnesses' answers are kept: top1, "
-        "p0.9, kl0.2, margin1 or robust0.2, several joined by + for all at once, by commas for a point each",
+        "p0.9, kl0.2, margin1, robust0.2 or robust95, several joined by + for all at once, by commas for a point each",
     )
     parser.add_argument(
         "--witness",
@@ -246,17 +247,17 @@ def _controlled(
     from foveate.rate_control import Calibration, RateControl
 
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
-    built = [build_witness(spec, args) for spec in witnesses]
+    by_recipe = [witness_of(spec, args) for spec in witnesses]
     prefilter, strengths = controlled_prefilter(args, saliency)
-    return [
-        Compressor(
-            codec,
-            prefilter,
-            saliency=saliency if codec.needs_saliency else None,
-            control=RateControl(built, keep, strengths=strengths, floor=args.floor, calibration=calibration),
-        )
-        for codec in {codec.family: codec for codec in codecs}.values()
+    controls = [
+        RateControl(by_recipe, keep, strengths=strengths, floor=args.floor, calibration=calibration)
         for keep in dict.fromkeys(args.keep)
+    ]
+    controls[0].to(device_of(args.device))  # the others have the same witnesses
+    return [
+        Compressor(codec, prefilter, saliency=saliency if codec.needs_saliency else None, control=control)
+        for codec in {codec.family: codec for codec in codecs}.values()
+        for control in controls
     ]
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from foveate.models import Classifier, ModelSource, Preprocess
     from foveate.prefilter import PrefilterBase
-    from foveate.rate_control import Witness
+    from foveate.rate_control import Fidelity, Witness
     from foveate.saliency import Saliency
 
 
@@ -48,13 +48,31 @@ def build_classifier(spec: str, args: argparse.Namespace) -> "Classifier":
     return classifier
 
 
-def build_witness(spec: str, args: argparse.Namespace) -> "Witness":
-    """Return the witness that a short string names, built already and on its device."""
-    from foveate.rate_control import Witness
+def witness_of(spec: str, args: argparse.Namespace) -> "Witness | Fidelity":
+    """Return the witness that a short string names, by recipe: a classifier, or one of a fidelity."""
+    from foveate.rate_control import Embedding, Lpips, Witness, as_witness
 
-    witness = Witness(spec, default_preprocess(args) if ":" in spec else None)
-    witness.classifier.model.to(device_of(args.device))
-    return witness
+    witness = as_witness(spec)
+    preprocess = default_preprocess(args)
+    if isinstance(witness, Embedding):
+        return Embedding(preprocess.resize, preprocess.crop, witness.model, preprocess.mean, preprocess.std)
+    if isinstance(witness, Lpips):
+        return Lpips(preprocess.resize, preprocess.crop, witness.model)
+    return Witness(spec, preprocess_of_spec(spec, args)) if isinstance(witness, Witness) else witness
+
+
+def first_classifier(specs: list[str]) -> str:
+    """Return the first of some witnesses' short strings that names a classifier.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    from foveate.rate_control import Witness, as_witness
+
+    for spec in specs:
+        if isinstance(as_witness(spec), Witness):
+            return spec
+    raise ValueError(f"--witness: expected at least one classifier, such as resnet18, got only {', '.join(specs)}")
 
 
 def build_saliency(

@@ -173,7 +173,8 @@ def _takes_another(compressor: Compressor) -> bool:
 
 def _chosen(encoded: Controlled) -> dict[str, Any]:
     """What a rate control chose for an image, and what that rests on, for the records."""
-    return {
+    expected = {} if encoded.expected is None else {"expected": round(encoded.expected, 6)}
+    return expected | {
         "quality": encoded.codec.quality,
         "strength": encoded.strength,
         "scale": encoded.scale,

@@ -10,12 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from foveate.compressor import Compressor
 from foveate.evaluation._bootstrap import Bootstrap, Interval, interval, resampled
 from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._settings import Setting
 from foveate.evaluation._vocabulary import HELD_EQUAL, STEERED, BaselineKind, Fidelity, Metric, Verdict
 from foveate.evaluation.curves import NoOverlapError, bd_accuracy, bd_rate, overlap, saved_or_beyond
 from foveate.evaluation.results import Choices, Clean, Comparison, Judgment, PointResult, Results, Saving
+from foveate.rate_control import RateControl
 
 _Groups = dict[Setting, list[int]]
 """The numbers of the points of each curve."""
@@ -158,12 +160,12 @@ def _point(
         bpp=8 * measured.bytes[k].sum().item() / measured.pixels.sum().item(),
         psnr=fidelity.get(Fidelity.PSNR),
         ms_ssim=fidelity.get(Fidelity.MS_SSIM),
-        choices=_choices(measured.chosen.get(k)),
+        choices=_choices(measured.chosen.get(k), compressor),
         judges={judge.name: judgment(judge.name, judge.known) for judge in measured.judges},
     )
 
 
-def _choices(chosen: Sequence[dict[str, Any]] | None) -> Choices | None:
+def _choices(chosen: Sequence[dict[str, Any]] | None, compressor: Compressor) -> Choices | None:
     """The choices of a rate control, over the images."""
     if chosen is None:
         return None
@@ -175,7 +177,18 @@ def _choices(chosen: Sequence[dict[str, Any]] | None) -> Choices | None:
         encodes=sum(choice["encodes"] for choice in chosen) / n,
         forwards=sum((choice["tried"] + 1) * len(choice["clean"]) for choice in chosen) / n,
         settings=[(float(t), float(s), float(q), count) for (t, s, q), count in sorted(settings.items())],
+        expected=sum(choice["expected"] for choice in chosen) / n if "expected" in chosen[0] else None,
+        promised=_promised(compressor),
     )
+
+
+def _promised(compressor: Compressor) -> tuple[float, float, float] | None:
+    """What a calibration expects of a classifier that is not a witness, with its interval."""
+    control = compressor.control
+    if not isinstance(control, RateControl) or not control.robust:
+        return None
+    expectation = control.expectation(compressor)
+    return expectation.agreement, expectation.low, expectation.high
 
 
 def _saving(sample: Resampled, judge: str, metric: Metric, point: PointResult, k: int, reference: _Reference) -> Saving:

@@ -31,6 +31,7 @@ __all__ = [
     "gallery",
     "overlay",
     "rate_accuracy",
+    "reliability",
     "to_svg",
 ]
 
@@ -254,6 +255,62 @@ def chosen_settings(measured: Measurement, point: int, *, ax: "Axes | None" = No
     ax.set_ylabel("images")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=7)
+    return _figure_of(ax), ax
+
+
+def reliability(measured: Measurement, point: int, *, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+    """Draw how often judges keep their answers where a rate control for unseen classifiers expects it.
+
+    (DeGroot and Fienberg 1983, "The comparison and evaluation of forecasters".)
+
+    Args:
+        measured: the counts.
+        point: number of an operating point with ``keep="robust"``.
+        ax: axes to draw on; None creates a figure.
+
+    Returns:
+        The figure and its axes: for each judge, the share of kept answers against the expected one, over the images in
+        up to five groups of as many, from the least to the most certain, with 95 % intervals by Wilson's method.
+
+    Raises:
+        ValueError: if the point has no such rate control.
+    """
+    from scipy.stats import binomtest
+
+    chosen = measured.chosen.get(point, [])
+    if not chosen or "expected" not in chosen[0]:
+        raise ValueError(f"point: expected one with keep='robust', got {point}")
+    expected = torch.tensor([choice["expected"] for choice in chosen], dtype=torch.float64)
+    groups = expected.argsort(stable=True).tensor_split(max(1, min(5, len(expected) // 8)))
+    ax = _axes(ax, (5.6, 4.2))
+    ax.plot([0, 100], [0, 100], color="0.6", linewidth=0.8, label="as expected")
+    least = 100.0
+    for number, judge in enumerate(measured.judges):
+        kept = measured.right(judge.name, Metric.AGREEMENT)[point].double()
+        at = np.array([100 * float(expected[group].mean()) for group in groups])
+        shares = np.array([100 * float(kept[group].mean()) for group in groups])
+        counts = [binomtest(int(kept[group].sum()), len(group)) for group in groups]
+        ends = 100 * np.array([count.proportion_ci(method="wilson") for count in counts]).T
+        least = min(least, float(at.min()), float(ends.min()))
+        ax.errorbar(
+            at + 0.4 * number,  # beside one another
+            shares,
+            np.abs(ends - shares),
+            color=_COLORS[number % len(_COLORS)],
+            marker="o" if judge.known else "s",
+            markersize=5,
+            linewidth=1.2,
+            linestyle=":" if judge.known else "-",
+            capsize=2,
+            label=f"{judge.name} ({'known' if judge.known else 'unseen'})",
+        )
+    ax.set_xlim(10 * (least // 10), 102)
+    ax.set_ylim(10 * (least // 10), 102)
+    ax.set_xlabel("answers expected to be kept, %")
+    ax.set_ylabel("answers kept, %")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25, linewidth=0.6)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
     return _figure_of(ax), ax
 
 

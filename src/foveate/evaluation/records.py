@@ -11,7 +11,8 @@
   ``points`` gives, for each point, ``bytes``, if measured ``psnr`` (dB) and ``ms_ssim``, and under ``judges`` for each
   judge ``[best classes, KL divergence from its clean output in nats]``. If the map is another image's, ``donor`` is
   that image. If a rate control chose, ``chosen`` has the ``quality``, ``strength`` and ``scale``, whether the criterion
-  was ``met``, the candidates ``tried`` and the ``encodes``, and the witnesses' ``clean`` and ``final`` confidence.
+  was ``met``, the candidates ``tried`` and the ``encodes``, the witnesses' ``clean`` and ``final`` confidence, and for
+  ``robust`` the probability ``expected`` that another classifier keeps its answer.
   Later lines of an image add to earlier ones.
 
 Each line ends with ``"sum"``, the CRC-32 of the line without it, which shows whether a power cut or a full disk damaged

@@ -89,6 +89,10 @@ class Choices:
         encodes: candidates encoded, mean per image.
         forwards: images shown to the witnesses, the clean ones included, mean per image.
         settings: strength, scale, quality, and the number of images there.
+        expected: for ``robust``, the share of answers that a classifier which is not a witness was expected to keep, by
+            the images.
+        promised: for ``robust``, the share that the calibration expected such a classifier to keep, and its 95 %
+            interval over classifiers that were left out and images.
     """
 
     met: float
@@ -96,6 +100,8 @@ class Choices:
     encodes: float
     forwards: float
     settings: list[tuple[float, float, float, int]]
+    expected: float | None = None
+    promised: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ from foveate.rate_control._bench import Controlled, Spent, spent
 from foveate.rate_control._calibration import Calibration, OperatingPoint
 from foveate.rate_control._control import RateControl, default_qualities
 from foveate.rate_control._criteria import CRITERIA, Criterion, CriterionKind, Keep, as_criteria, register_criterion
-from foveate.rate_control._witness import Witness
+from foveate.rate_control._expectation import Expectation
+from foveate.rate_control._fidelity import Embedding, Fidelity, Lpips, MsSsim
+from foveate.rate_control._keep_model import KeepModel
+from foveate.rate_control._witness import Witness, as_witness
 
 __all__ = [
     "CRITERIA",
@@ -18,12 +21,19 @@ __all__ = [
     "Controlled",
     "Criterion",
     "CriterionKind",
+    "Embedding",
+    "Expectation",
+    "Fidelity",
     "Keep",
+    "KeepModel",
+    "Lpips",
+    "MsSsim",
     "OperatingPoint",
     "RateControl",
     "Spent",
     "Witness",
     "as_criteria",
+    "as_witness",
     "default_qualities",
     "register_criterion",
     "spent",

@@ -20,12 +20,15 @@ class Controlled(Encoded):
     Attributes:
         clean: each witness's probability of its own answer on the clean image.
         final: each witness's probability of that class on the decoded image.
+        expected: for ``keep="robust"``, the probability that a classifier that is not a witness keeps its answer; else
+            None.
         tried: number of candidates decoded and shown to the witnesses.
         encodes: number of candidates encoded.
     """
 
     clean: tuple[float, ...] = ()
     final: tuple[float, ...] = ()
+    expected: float | None = None
     tried: int = 0
     encodes: int = 0
 

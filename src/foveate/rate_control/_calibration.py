@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from foveate._files import write_text
 from foveate.identity import IdentityError, is_lasting
 from foveate.rate_control._criteria import Keep
+from foveate.rate_control._keep_model import KeepModel, Tables
 
 
 class OperatingPoint(NamedTuple):
@@ -27,16 +28,20 @@ class OperatingPoint(NamedTuple):
 class Calibration:
     """Measurements of every grid point on a few hundred images, used as the prior of the search.
 
-    It stores raw measurements, so one calibration serves every built-in criterion at every bound, and any subset of its
-    grid. Create one with :meth:`RateControl.calibrate`.
+    It stores raw measurements, so one calibration serves every built-in criterion at every bound, any subset of its
+    grid, and any of its classifiers. Create one with :meth:`RateControl.calibrate`.
 
     Attributes:
         codec: the codec's family.
-        witnesses: the names of the witnesses.
+        witnesses: the names of the classifiers, W of them.
         points: the grid, P points.
         bits: (N, P) logarithm of the bits per source pixel.
-        values: (N, P) for each measure: the minimum over the witnesses. A custom criterion function is keyed by its
-            identity; its values are 1 where it holds and -1 where it does not.
+        values: (W, N, P) for each measure. A custom criterion function is keyed by its identity; its values are 1 where
+            it holds and -1 where it does not.
+        clean: (W, N) lead of each classifier's answer on the clean image: its logit minus the best other.
+        fidelities: the names of the fidelity witnesses, D of them.
+        distances: (D, N, P) of the decoded images from their sources.
+        model: for ``keep="robust"``; None if there were too few witnesses to learn one.
     """
 
     codec: str
@@ -44,13 +49,24 @@ class Calibration:
     points: tuple[OperatingPoint, ...]
     bits: Tensor
     values: Mapping[str, Tensor]
+    clean: Tensor
+    fidelities: tuple[str, ...] = ()
+    distances: Tensor | None = None
+    model: KeepModel | None = None
 
-    def slack(self, keep: Sequence[Keep]) -> Tensor:
-        """Return (N, P) slack: 0 or more where an image meets every criterion.
+    def slack(self, keep: Sequence[Keep], witnesses: Sequence[str] = ()) -> Tensor:
+        """Return (N, P) slack: 0 or more where an image meets every criterion, for all of these classifiers.
+
+        Args:
+            keep: the criteria.
+            witnesses: names of classifiers; if the calibration lacks one of them, those that it has count.
 
         Raises:
             ValueError: if the calibration does not cover a criterion.
         """
+        rows = [*range(len(self.witnesses))]
+        if witnesses and set(witnesses) <= set(self.witnesses):
+            rows = [self.witnesses.index(name) for name in witnesses]
         slacks = []
         for criterion in keep:
             name = criterion.measure_name
@@ -58,8 +74,13 @@ class Calibration:
                 raise ValueError(
                     f"calibration: it was made without {name!r}, only with {', '.join(self.values)}; calibrate again"
                 )
-            slacks.append(criterion.slack(self.values[name]))
+            slacks.append(criterion.slack(self.values[name][rows].amin(0)))
         return torch.stack(slacks).amin(0)
+
+    def tables(self) -> Tables:
+        """Return what ``keep="robust"`` learns from."""
+        distances = self.bits.new_zeros(0, *self.bits.shape) if self.distances is None else self.distances
+        return Tables(self.bits, self.values["closeness"], self.values["lead"], self.clean, distances)
 
     @property
     def digest(self) -> str:
@@ -67,7 +88,7 @@ class Calibration:
         return hashlib.blake2b(self._text().encode(), digest_size=8).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write the calibration as JSON, atomically: ``"schema": 1`` followed by the fields of this class.
+        """Write the calibration as JSON, atomically: ``"schema": 2`` followed by the fields of this class.
 
         Raises:
             IdentityError: if it covers a criterion without an identity that lasts beyond this process.
@@ -89,12 +110,16 @@ class Calibration:
 
     def _text(self) -> str:
         content = {
-            "schema": 1,
+            "schema": 2,
             "codec": self.codec,
             "witnesses": self.witnesses,
             "points": self.points,
             "bits": _digits(self.bits),
             "values": {name: _digits(values) for name, values in self.values.items()},
+            "clean": _digits(self.clean),
+            "fidelities": self.fidelities,
+            "distances": [] if self.distances is None else _digits(self.distances, 4),
+            "model": None if self.model is None else asdict(self.model),
         }
         return json.dumps(content, separators=(",", ":")) + "\n"
 
@@ -109,19 +134,32 @@ class Calibration:
         text = Path(path).read_text()
         try:
             content = json.loads(text)
-            if content["schema"] != 1:
-                raise ValueError(f"schema {content['schema']}, expected 1")
+            if content["schema"] != 2:
+                raise ValueError(f"schema {content['schema']}, expected 2; calibrate again")
             points = tuple(OperatingPoint(*point) for point in content["points"])
-            tables = {"bits": content["bits"], **content["values"]}
-            bits, *values = (torch.tensor(rows, dtype=torch.float64).view(-1, len(points)) for rows in tables.values())
-            if any(table.shape != bits.shape for table in values):
-                raise ValueError("its tables differ in size")
-            kinds = dict(zip(content["values"], values, strict=True))
-            return cls(content["codec"], tuple(content["witnesses"]), points, bits, kinds)
+            bits = torch.tensor(content["bits"], dtype=torch.float64).view(-1, len(points))
+
+            def table(rows: list[Any], names: Sequence[str]) -> Tensor:
+                return torch.tensor(rows, dtype=torch.float64).view(len(names), *bits.shape)
+
+            witnesses, fidelities = tuple(content["witnesses"]), tuple(content["fidelities"])
+            return cls(
+                content["codec"],
+                witnesses,
+                points,
+                bits,
+                {name: table(rows, witnesses) for name, rows in content["values"].items()},
+                torch.tensor(content["clean"], dtype=torch.float64).view(len(witnesses), len(bits)),
+                fidelities,
+                table(content["distances"], fidelities) if fidelities else None,
+                None if content["model"] is None else KeepModel(**content["model"]),
+            )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"calibration: {path} is not a calibration that RateControl saved: {error}") from error
 
 
-def _digits(values: Tensor) -> list[list[float]]:
-    """Round to two decimals: images of one kind differ by more than that."""
-    return [[round(v, 2) for v in row] for row in values.tolist()]
+def _digits(values: Tensor, digits: int = 2) -> list[Any]:
+    """Round to some decimals: images of one kind differ by more than that."""
+    if values.ndim > 1:
+        return [_digits(row, digits) for row in values]
+    return [round(v, digits) for v in values.tolist()]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence, Sized
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,7 +20,11 @@ from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
 from foveate.rate_control._calibration import Calibration, OperatingPoint
 from foveate.rate_control._criteria import MEASURES, Keep, KeepSpec, Measure, as_criteria
-from foveate.rate_control._search import Belief, Exhaustive, Expected, Priced, Search, Seen, search
+from foveate.rate_control._expectation import Expectation
+from foveate.rate_control._fidelity import Fidelity
+from foveate.rate_control._keep_model import Answers, KeepModel
+from foveate.rate_control._robust import Robust, RobustGrid
+from foveate.rate_control._search import Belief, Exhaustive, Expected, Search, Seen, search
 from foveate.rate_control._witness import Witness, WitnessSpec, as_witness
 from foveate.saliency import check_maps
 
@@ -41,20 +45,21 @@ class RateControl(Control):
     that slack rises with the bytes. ``exhaustive`` tries the candidates in order of increasing bytes until one meets
     the criteria, which is the optimum on the grid.
 
-    **Unknown classifiers.** At the cheapest point where a witness keeps its answer, another classifier often does not.
-    ``keep="robust0.2"`` therefore sets no limit but a price: it maximizes the probability that another classifier keeps
-    its answer minus 0.2 times the bytes, relative to the typical bytes of the finest point. The other classifier's
-    slack (here -log KL) is modeled as half the witness's and half the typical slack at that point, with a standard
-    deviation of 1.5. Typical values come from the calibration, which is required. A higher price gives fewer bytes and
-    fewer kept answers; a ``floor`` and additional, different witnesses make it more cautious (the smallest slack
-    counts). ``met`` then says whether the witnesses kept their answers. Measured on 500 ImageNet photos with JPEG and
-    prices 0.1 to 0.6, against fixed qualities at equal agreement: 17 % fewer bytes for SqueezeNet with MobileNetV2 as
-    the witness, and 14 to 33 % with the roles exchanged; for a known MobileNetV2, ``"kl0.3"`` saves 78 %.
+    **Classifiers that nobody asks.** At the cheapest point where a witness keeps its answer, another classifier often
+    does not. ``keep="robust0.2"`` therefore sets no limit but a price: it maximizes the probability that a classifier
+    that is not a witness keeps its answer, minus 0.2 times the bits, relative to those usual at the finest point. The
+    probability is a :class:`foveate.rate_control.KeepModel` that :meth:`calibrate` learns: what each witness does,
+    given the others' answers, the distances of fidelity witnesses such as ``"lpips"``, and what is usual at the point.
+    A higher price gives fewer bytes and fewer kept answers. ``keep="robust95"`` takes the price at which the
+    calibration expects 95 % of the answers to be kept by a classifier left out, see :meth:`expectation`. It decodes at
+    most 8 candidates an image, and ``expected`` is the probability for each. ``met`` then says whether the witnesses
+    kept their answers. What is covered are networks like the witnesses, trained on the same classes: the more and the
+    less alike the witnesses are, the better it holds. Another task, other classes or a retrained network are not.
 
     Args:
         witnesses: the classifiers, all of which must keep their answers: recipes (``"resnet18"``), :class:`Witness` for
-            one that needs its own preprocessing, or :class:`foveate.models.Classifier`. In a DataLoader worker, use
-            recipes on the CPU.
+            one that needs its own preprocessing, or :class:`foveate.models.Classifier`; for ``robust`` also
+            :class:`foveate.rate_control.Fidelity`, such as ``"lpips"``. In a DataLoader worker, use recipes on the CPU.
         keep: the criteria to meet, see :func:`as_criteria`.
         qualities: the qualities to choose from; None takes nine around the codec's ladder (:func:`default_qualities`).
         scales: the scales to choose from, in (0, 1].
@@ -71,7 +76,8 @@ class RateControl(Control):
 
     Raises:
         TypeError: if an argument is of the wrong kind.
-        ValueError: if an argument is out of range, there is no witness, or the calibration does not fit.
+        ValueError: if an argument is out of range, there is no classifier among the witnesses, or the calibration does
+            not fit.
 
     Example:
         >>> from foveate import Compressor
@@ -82,7 +88,7 @@ class RateControl(Control):
         (True, True, 'jpeg')
     """
 
-    witnesses: tuple[Witness, ...]
+    witnesses: tuple[Witness | Fidelity, ...]
     keep: tuple[Keep, ...] = "top1"  # type: ignore[assignment]  # converted by as_criteria
     _: KW_ONLY
     qualities: Sequence[float] | None = None
@@ -117,12 +123,17 @@ class RateControl(Control):
 
     def __post_init__(self) -> None:
         specs: Any = self.witnesses
-        specs = (specs,) if isinstance(specs, str | Witness | Classifier) else tuple(specs)
-        if not specs:
-            raise ValueError("witnesses: expected at least one classifier, such as 'resnet18'")
+        specs = (specs,) if isinstance(specs, str | Witness | Classifier | Fidelity) else tuple(specs)
         self._set("witnesses", tuple(as_witness(spec) for spec in specs))
+        if not self.classifiers:
+            raise ValueError("witnesses: expected at least one classifier, such as 'resnet18'")
         self._set("keep", as_criteria(self.keep))
-        if len(self.keep) > 1 and any(criterion.price is not None for criterion in self.keep):
+        if self.fidelities and not self.robust:
+            raise ValueError(
+                f"witnesses: {self.fidelities[0].name!r} has no classes, which {self.keeps!r} asks for; leave it out, "
+                "or give keep='robust0.2'"
+            )
+        if len(self.keep) > 1 and self.robust:
             raise ValueError(
                 f"keep: {self.keeps!r}: 'robust' weighs bytes against answers and goes with no other criterion"
             )
@@ -146,14 +157,49 @@ class RateControl(Control):
             if not isinstance(self.calibration, Calibration):
                 raise TypeError(f"calibration: expected one or a path, got {type(self.calibration).__name__}")
             self.calibration.slack(self.keep)  # raises if it does not cover a criterion
+            if self.robust:
+                self._check_model(self.calibration)
+
+    def _check_model(self, calibration: Calibration) -> None:
+        """Raise a ValueError if a calibration's model is not for these witnesses."""
+        missing = [w.name for w in self.classifiers if w.name not in calibration.witnesses]
+        names = tuple(witness.name for witness in self.fidelities)
+        if missing or names != calibration.fidelities:
+            raise ValueError(
+                f"calibration: its witnesses are {', '.join(calibration.witnesses + calibration.fidelities)}, not "
+                f"{', '.join(witness.name for witness in self.witnesses)}, whose answers {self.keeps!r} has to know; "
+                "calibrate again with these"
+            )
+        if calibration.model is None:
+            raise ValueError(
+                f"calibration: {self.keeps!r} learns from one classifier what another keeps, and it has only "
+                f"{calibration.witnesses[0]}; calibrate with two or more, or with a fidelity witness such as 'lpips'"
+            )
+
+    @property
+    def classifiers(self) -> tuple[Witness, ...]:
+        """The witnesses that have classes."""
+        return tuple(witness for witness in self.witnesses if isinstance(witness, Witness))
+
+    @property
+    def fidelities(self) -> tuple[Fidelity, ...]:
+        """The witnesses that have none."""
+        return tuple(witness for witness in self.witnesses if isinstance(witness, Fidelity))
+
+    @property
+    def robust(self) -> bool:
+        """Whether the criteria set no limit, but a price or a share of answers."""
+        return any(criterion.price is not None or criterion.agreement is not None for criterion in self.keep)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
     def to(self, device: str | torch.device) -> Self:
         """Move the witnesses to a device and return this control; recipes are built now."""
-        for witness in self.witnesses:
+        for witness in self.classifiers:
             witness.classifier.model.to(device)
+        for fidelity in self.fidelities:
+            fidelity.to(device)
         return self
 
     @property
@@ -173,7 +219,7 @@ class RateControl(Control):
         refuse_subclass(self, RateControl)
         calibration = self.calibration.digest if isinstance(self.calibration, Calibration) else None
         keep = ", ".join(identity(criterion, "keep") for criterion in self.keep)
-        witnesses = ", ".join(witness.classifier.identity for witness in self.witnesses)
+        witnesses = ", ".join(witness.identity for witness in self.witnesses)
         grid = f"qualities={self.qualities} scales={self.scales} strengths={self.strengths} floor={self.floor}"
         search = f"worth={self.worth:g} tries={self.tries} exhaustive={self.exhaustive} calibration={calibration}"
         search += " as_stored=True" if self.as_stored else ""
@@ -209,7 +255,7 @@ class RateControl(Control):
     def check(self, compressor: Compressor) -> None:
         """Raise a ValueError if the grid, the floor or the calibration does not fit this compressor."""
         points = self.points(compressor)
-        if self.price is not None and (self.calibration is None or self.exhaustive):
+        if self.robust and (self.calibration is None or self.exhaustive):
             raise ValueError(f"calibration: {self.keeps!r} needs one, to know what is usual; make it by calibrate()")
         if isinstance(self.calibration, Calibration):
             if self.calibration.codec != compressor.codec.family:
@@ -274,37 +320,56 @@ class RateControl(Control):
         points = self.points(compressor)
         bits: list[Tensor] = []
         values: list[Tensor] = []
+        leads: list[Tensor] = []
+        distances: list[Tensor] = []
         measures = MEASURES | {criterion.measure_name: criterion.measure for criterion in self.keep}
         total = len(images) if isinstance(images, Sized) else None
         for image in images:
             bench = Bench(compressor, points, [as_tensor(image)], None)
-            jobs = [(0, k) for k in range(len(points))]
-            encoded = bench.encode(jobs)
-            logits = self._logits(bench.plain.decode(encoded, self.as_stored))
-            clean = [answer.expand(len(jobs), -1) for answer in self._logits(bench.images)]
+            encoded = bench.encode([(0, k) for k in range(len(points))])
+            decoded = bench.plain.decode(encoded, self.as_stored)
+            answers = self._logits(decoded)
+            clean = self._logits(bench.images)
+            repeated = [answer.expand(len(points), -1) for answer in clean]
             bits.append(torch.tensor([math.log(candidate.bpp) for candidate in encoded], dtype=torch.float64))
-            least = [_least(measure, clean, logits) for measure in measures.values()]
-            values.append(torch.stack(least).double())
+            values.append(torch.stack([_each(measure, repeated, answers) for measure in measures.values()]).double())
+            leads.append(_each(MEASURES["lead"], clean, clean).double()[:, 0])
+            distances.append(self._distances(bench.images * len(points), decoded))
             if progress is not None:
                 progress(Progress("calibrate", len(bits), total))
         if len(bits) < 2:
             raise ValueError(f"images: calibration takes two or more, better 200, got {len(bits)}")
-        return Calibration(
+        calibration = Calibration(
             codec=compressor.codec.family,
-            witnesses=tuple(witness.name for witness in self.witnesses),
+            witnesses=tuple(witness.name for witness in self.classifiers),
             points=points,
             bits=torch.stack(bits),
-            values=dict(zip(measures, torch.stack(values, 1), strict=True)),
+            values=dict(zip(measures, torch.stack(values, 2), strict=True)),
+            clean=torch.stack(leads, 1),
+            fidelities=tuple(witness.name for witness in self.fidelities),
+            distances=torch.stack(distances, 1) if self.fidelities else None,
         )
+        if len(self.witnesses) == 1:
+            return calibration
+        return replace(calibration, model=KeepModel.fit(calibration.tables()))
 
     def _search(self, bench: Bench) -> list[Controlled]:
         """Return every image of a bench at the best point found."""
         candidates = _Candidates(self, bench)
         if self.exhaustive or self.calibration is None:
             candidates.encode([(i, k) for i in range(len(bench.images)) for k in range(len(bench.points))])
-        searches = self._searches(candidates.seen, bench.points)
+        searches: Sequence[Search]
+        if candidates.robust is not None:
+            priced = candidates.robust.search(self.tries, self.worth)
+            searches = [priced] * len(candidates.seen)
+        else:
+            searches = self._searches(candidates.seen, bench.points)
         search(candidates.seen, searches, candidates.look)
-        return [candidates.chosen(i, searches[i].best(seen)) for i, seen in enumerate(candidates.seen)]
+        chosen = [candidates.chosen(i, searches[i].best(seen)) for i, seen in enumerate(candidates.seen)]
+        if candidates.robust is None:
+            return chosen
+        expected = [priced.expected(seen)[priced.best(seen)] for seen in candidates.seen]
+        return [replace(image, expected=p) for image, p in zip(chosen, expected, strict=True)]
 
     def _searches(self, seen: Sequence[Seen], points: tuple[OperatingPoint, ...]) -> Sequence[Search]:
         """Return a search for each image; without a calibration it is based on the bits of all its candidates."""
@@ -313,21 +378,50 @@ class RateControl(Control):
         if not isinstance(self.calibration, Calibration):
             tables = [torch.tensor([s.bits[k] for k in range(len(points))], dtype=torch.float64) for s in seen]
             return [Expected(Belief.plain(bits), self.worth, self.tries) for bits in tables]
-        columns = torch.tensor([self.calibration.points.index(point) for point in points])
-        slack, bits = self.calibration.slack(self.keep)[:, columns], self.calibration.bits[:, columns]
-        belief = Belief.learned(slack, bits)
-        if self.price is None:
-            return [Expected(belief, self.worth, self.tries)] * len(seen)
-        belief.typical = float(bits[:, -1].exp().mean())
-        return [Priced(belief, self.price, self.tries, self.worth)] * len(seen)
+        columns = [self.calibration.points.index(point) for point in points]
+        slack, bits = self.calibration.slack(self.keep, self._names)[:, columns], self.calibration.bits[:, columns]
+        return [Expected(Belief.learned(slack, bits), self.worth, self.tries)] * len(seen)
 
     @property
-    def price(self) -> float | None:
-        """The price of a robust control; None if the criteria set limits."""
-        return self.keep[0].price
+    def _names(self) -> list[str]:
+        return [witness.name for witness in self.classifiers]
+
+    def _grid(self, points: tuple[OperatingPoint, ...]) -> RobustGrid:
+        if not isinstance(self.calibration, Calibration):
+            raise ValueError(f"calibration: {self.keeps!r} needs one, to know what is usual; make it by calibrate()")
+        return RobustGrid(self.calibration, self._names, points)
+
+    def _robust(self, points: tuple[OperatingPoint, ...]) -> Robust | None:
+        """Return what ``keep="robust"`` needs on these points, made once; None for criteria with limits."""
+        if not self.robust:
+            return None
+        cache: dict[Any, Robust] = self.__dict__.setdefault("_robust_by_points", {})
+        if points not in cache:
+            cache[points] = self._grid(points).priced(self.keep[0])
+        return cache[points]
+
+    def expectation(self, compressor: Compressor) -> Expectation:
+        """Return how many answers a classifier that is not a witness is expected to keep, and how sure that is.
+
+        Args:
+            compressor: the compressor that will be used.
+
+        Raises:
+            ValueError: if ``keep`` is not ``robust``, there is no calibration, or a classifier that was left out keeps
+                fewer answers even at the finest points.
+        """
+        if not self.robust:
+            raise ValueError(f"keep: {self.keeps!r} says nothing of classifiers that are not witnesses; 'robust' does")
+        self.check(compressor)
+        return self._grid(self.points(compressor)).expectation(self.keep[0])
 
     def _logits(self, images: Sequence[Tensor]) -> list[Tensor]:
-        return [witness.logits(images) for witness in self.witnesses]
+        return [witness.logits(images) for witness in self.classifiers]
+
+    def _distances(self, sources: Sequence[Tensor], decoded: Sequence[Tensor]) -> Tensor:
+        """Return (D, N) distances by the fidelity witnesses."""
+        rows = [witness.distance(sources, decoded).double() for witness in self.fidelities]
+        return torch.stack(rows) if rows else torch.zeros(0, len(decoded), dtype=torch.float64)
 
 
 class _Candidates:
@@ -335,6 +429,7 @@ class _Candidates:
 
     def __init__(self, control: RateControl, bench: Bench) -> None:
         self.control, self.bench = control, bench
+        self.robust = control._robust(bench.points)
         self.seen = [Seen() for _ in bench.images]
         self._clean = control._logits(bench.images)
         self._encoded: list[dict[int, Encoded]] = [{} for _ in bench.images]
@@ -355,12 +450,18 @@ class _Candidates:
         logits = control._logits(decoded)
         images = torch.tensor([i for i, _ in jobs])
         clean = [answer[images] for answer in self._clean]
-        slacks = [criterion.slack(_least(criterion.measure, clean, logits)) for criterion in control.keep]
-        slack = torch.stack(slacks).amin(0)
-        same = _least(MEASURES["lead"], clean, logits) > 0
+        if self.robust is None:
+            slacks = [criterion.slack(_each(criterion.measure, clean, logits).amin(0)) for criterion in control.keep]
+            slack = torch.stack(slacks).amin(0)
+            met = slack >= 0
+        else:
+            answers = _answers(clean, logits, control._distances([self.bench.images[i] for i, _ in jobs], decoded))
+            bits = torch.tensor([self.seen[i].bits[k] for i, k in jobs], dtype=torch.float64)
+            slack = self.robust.prior.log_odds(torch.tensor([k for _, k in jobs]), bits, answers)
+            met = (answers.lead > 0).all(0)
         for j, (i, k) in enumerate(jobs):
             self.seen[i].slack[k] = slack[j].item()
-            self._kept[i][k] = bool(slack[j] >= 0 if control.price is None else same[j])
+            self._kept[i][k] = bool(met[j])
             self._final[i][k] = tuple(_confidence(b[j], a[j]) for b, a in zip(clean, logits, strict=True))
 
     def chosen(self, i: int, point: int | None) -> Controlled:
@@ -377,9 +478,14 @@ class _Candidates:
         )
 
 
-def _least(measure: Measure, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
-    """Return the minimum of a measure over the witnesses."""
-    return torch.stack([measure(before, after) for before, after in zip(clean, logits, strict=True)]).amin(0)
+def _each(measure: Measure, clean: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
+    """Return (W, N) values of a measure, for each classifier."""
+    return torch.stack([measure(before, after) for before, after in zip(clean, logits, strict=True)])
+
+
+def _answers(clean: Sequence[Tensor], logits: Sequence[Tensor], distances: Tensor) -> Answers:
+    closeness, lead = (_each(MEASURES[name], clean, logits).double() for name in ("closeness", "lead"))
+    return Answers(closeness, lead, _each(MEASURES["lead"], clean, clean).double(), distances)
 
 
 def _confidence(clean: Tensor, logits: Tensor) -> float:

@@ -45,7 +45,8 @@ class CriterionKind:
     Attributes:
         measure: the function that measures.
         least: the minimum value that meets the criterion; if it takes a bound, a function from the bound to that value.
-        price: whether the bound is a price instead of a limit, see :class:`foveate.RateControl`.
+        price: whether the bound is a price, or a share of answers, instead of a limit, see
+            :class:`foveate.RateControl`.
     """
 
     measure: Measure
@@ -74,6 +75,10 @@ def _minus_log(bound: float) -> float:
 def _zero(_: float) -> float:
     return 0.0
 
+
+_HIGHEST_PRICE = 10
+_LEAST_PERCENT = 50
+"""From here on, the bound of a criterion with a price is a share of answers, in percent."""
 
 _ABOVE_ZERO = torch.finfo(torch.float32).tiny  # a tie is not an answer
 
@@ -135,7 +140,12 @@ class Keep(ABC):
 
     @property
     def price(self) -> float | None:
-        """The price, for a criterion that sets no limit; otherwise None."""
+        """The price of the bytes, for a criterion that sets no limit but a price; otherwise None."""
+        return None
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of answers to keep, for a criterion that sets no limit but that; otherwise None."""
         return None
 
     @property
@@ -164,7 +174,8 @@ class Criterion(Keep):
         kind: ``"top1"``: the same class comes first. ``"p"``: the clean answer has at least ``bound`` times its clean
             probability. ``"kl"``: KL(clean || decoded) is at most ``bound`` nats. ``"margin"``: the logit of the clean
             answer leads the best other by at least ``bound`` nats, in the decoded image. ``"robust"``: for an unknown
-            classifier; a price instead of a limit, see :class:`RateControl`. Or one added by
+            classifier; up to 10 a price instead of a limit, from 50 a share of answers in percent, see
+            :class:`RateControl`. Or one added by
             :func:`register_criterion`.
         bound: above 0; None for a kind without one.
 
@@ -194,6 +205,11 @@ class Criterion(Keep):
                 raise ValueError(f"keep: {self.kind!r} takes no bound, got {self.bound!r}")
         else:
             check_number(f"keep: the bound of {self.kind!r}", self.bound, 0, above=True)
+            if definition.price and not (self.bound <= _HIGHEST_PRICE or _LEAST_PERCENT <= self.bound < 100):  # type: ignore[operator]
+                raise ValueError(
+                    f"keep: {self.kind!r} takes a price up to {_HIGHEST_PRICE}, or a share of answers from "
+                    f"{_LEAST_PERCENT} to below 100 percent, got {self.bound:g}"
+                )
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -211,7 +227,7 @@ class Criterion(Keep):
         others = [repr(name) for name in CRITERIA.names() if name not in bounded]
         raise ValueError(
             f"keep: cannot read {text!r}; expected {', '.join(others)}, or {', '.join(bounded)} with a bound above 0, "
-            "such as 'p0.9', 'kl0.2', 'margin1' or 'robust0.3', or several joined by '+'"
+            "such as 'p0.9', 'kl0.2', 'margin1', 'robust0.3' or 'robust95', or several joined by '+'"
         )
 
     @property
@@ -231,8 +247,14 @@ class Criterion(Keep):
 
     @property
     def price(self) -> float | None:
-        """The price, for a criterion that sets no limit; otherwise None."""
-        return self.bound if self.definition.price else None
+        """The price of the bytes, for a criterion that sets no limit but a price; otherwise None."""
+        return self.bound if self.definition.price and self.agreement is None else None
+
+    @property
+    def agreement(self) -> float | None:
+        """The share of answers to keep, for a criterion that sets no limit but that; otherwise None."""
+        share = self.definition.price and self.bound is not None and self.bound >= _LEAST_PERCENT
+        return self.bound / 100 if share and self.bound is not None else None
 
     @property
     def family(self) -> str:

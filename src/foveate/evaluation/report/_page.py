@@ -105,7 +105,13 @@ def _rate_controls(results: Results, measured: Measurement, metric: str) -> list
             "title": section.title,
             "lines": section.lines,
             "largest": _largest(measured, point),
-            "plots": _markup([plots.byte_distribution(measured, point)[0], plots.chosen_settings(measured, point)[0]]),
+            "plots": _markup(
+                [
+                    plots.byte_distribution(measured, point)[0],
+                    plots.chosen_settings(measured, point)[0],
+                    *([plots.reliability(measured, point)[0]] if "expected" in measured.chosen[point][0] else []),
+                ]
+            ),
         }
         for point, section in sections
     ]
