@@ -106,3 +106,28 @@ def test_the_benchmark_of_editors():
     assert sum(line.startswith("| by gradient") for line in lines) == 1
     assert "scene_net (in its loss) | scene_net_small (not in its loss)" in lines[0]
     assert lines[-1].startswith("editor: ")
+
+
+def test_the_benchmark_of_unseen_networks_measures_once_and_tells(tmp_path):
+    photos, out, readme = tmp_path / "photos", tmp_path / "out", tmp_path / "README.md"
+    write_scenes(photos, 8)
+    command = [sys.executable, str(BENCHMARKS / "bench_unseen.py"), str(photos), str(out), "--limit", "8"]
+    for network in ("foveate.demo:scene_net", "foveate.demo:scene_net:scene_net_small", f"{RECIPES}:small_scenes"):
+        command += ["--network", network]
+    command += ["--lpips", "torchvision.models:squeezenet1_1", "--codec", "jpeg"]
+    readme.write_text("before\n<!-- unseen -->\nold\n<!-- /unseen -->\nafter\n")
+    plot = ["--plot", str(tmp_path / "plot.png")]
+    subprocess.run([*command, "--readme", str(readme), *plot], check=True, timeout=280)
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- unseen -->\n")
+    assert text.endswith("\n<!-- /unseen -->\nafter\n")
+    assert "old" not in text
+    for words in ("n = 8: left out | scene_net | scene_net_small | small_scenes |", "| by no network at all | ",
+                  "| by 1 of them and LPIPS | ", "kept, of the answers asked for | 75 % |"):  # fmt: skip
+        assert words in text
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    measured = out / "unseen-jpeg.npz"
+    before = measured.stat().st_mtime_ns
+    again = subprocess.run(command, check=True, timeout=280, capture_output=True, text=True).stdout
+    assert measured.stat().st_mtime_ns == before
+    assert again.strip() in text

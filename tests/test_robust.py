@@ -11,11 +11,14 @@ import torchvision
 from conftest import RECIPES
 from recipes import tiny
 from torch import nn
+from torch.utils.data import DataLoader
 from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as public_lpips
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
+from torchvision.transforms import v2
 
-from foveate import Compressor, RateControl, Witness
+from foveate import Compressor, PreEdit, RateControl, Witness, transforms
 from foveate.demo import PREPROCESS, Scenes
+from foveate.demo.editor import scene_editor
 from foveate.identity import identity
 from foveate.images import as_tensor
 from foveate.rate_control import (
@@ -279,6 +282,35 @@ class TestControl:
         assert not learned.model.by_answers
         small, large = (encode(learned, scenes, keep, witnesses=pair) for keep in ("robust3", "robust0.05"))
         assert sum(len(e.data) for e in small) < sum(len(e.data) for e in large)
+
+    def test_edits_and_tables_are_among_the_points(self, images, scenes):
+        compressor = Compressor("jpeg:tables=machine", PreEdit(scene_editor()))
+        settings = {"strengths": (0.0, 0.5), "qualities": (5, 12, 25), "scales": 1.0}
+        learned = control(**settings).calibrate(compressor, images)
+        chosen = [
+            encoded
+            for price in (0.05, 0.3, 1)
+            for encoded in Compressor(
+                compressor.codec,
+                compressor.prefilter,
+                control=control(f"robust{price:g}", calibration=learned, **settings),
+            ).encode(scenes)
+        ]
+        assert 0.5 in {encoded.strength for encoded in chosen}
+        assert {encoded.codec.tables for encoded in chosen} == {"machine"}
+        assert all(encoded.tried <= 6 for encoded in chosen)
+
+    def test_in_a_loader_s_workers(self, learned, tmp_path):
+        for k in range(4):
+            (tmp_path / "a").mkdir(exist_ok=True)
+            Scenes(4, seed=9, size=112)[k][0].save(tmp_path / "a" / f"{k}.png")
+        robust = control("robust0.5", calibration=learned)
+        chain = v2.Compose([transforms.Compress("jpeg", control=robust, return_rate=True), v2.PILToTensor()])
+        data = torchvision.datasets.ImageFolder(tmp_path, chain)
+        here, there = (
+            [rate["bytes"].tolist() for (_, rate), _ in DataLoader(data, 2, num_workers=workers)] for workers in (0, 2)
+        )
+        assert here == there
 
     def test_workers_and_pickles(self, learned, scenes):
         there = pickle.loads(pickle.dumps(control(calibration=learned)))

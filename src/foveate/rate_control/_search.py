@@ -202,8 +202,8 @@ class Priced(Search):
         ahead = (score - max(self._reached(seen).values())) / spread
         gain = spread * (ahead * torch.special.ndtr(ahead) + _density(ahead))
         gain[[*seen.slack]] = -math.inf
-        # A tenth: four to five candidates on photos, which choose as well as all 27 of a grid, within a percent.
-        return [int(gain.argmax())] if gain.max() > self.worth * self.price / 10 else []
+        # A thirtieth: about five candidates on photos, which choose as well as all 27 of a grid, within a percent.
+        return [int(gain.argmax())] if gain.max() > self.worth * self.price / 30 else []
 
 
 def _density(z: Tensor) -> Tensor:

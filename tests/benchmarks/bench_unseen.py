@@ -1,0 +1,437 @@
+"""What rate control saves before a network that nobody asked: ``python tests/benchmarks/bench_unseen.py PHOTOS OUT``.
+
+    ... PHOTOS OUT --network M --network M --network M [...] --lpips M [--embedding M] --codec jpeg [--codec webp ...]
+    ... PHOTOS OUT ... --readme README.md
+
+Every photo goes once through every scale and quality, before every network, which gives ``OUT/unseen-CODEC.npz``
+(kept, and read where it is there; that behind README is in ``records/``). All else is computed from that with the model
+and the search that the package ships: each network is left out in turn, the others are the witnesses, calibrated on one
+half of the photos and used on the other, both ways. Saved is against the cheapest fixed (scale, quality) at the same
+agreement with the left-out network's own answers, averaged over the agreements from 0.75 to 0.95 (and 0.90 to 0.95)
+that both reach, with 95 % intervals by paired bootstrap over the photos.
+"""
+
+import argparse
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from results_section import row
+from torch import Tensor
+from tqdm import tqdm
+
+from foveate import Compressor
+from foveate.codecs import as_codec
+from foveate.evaluation import SampleFolder
+from foveate.evaluation._bootstrap import Bootstrap
+from foveate.models import LazyClassifier, Preprocess
+from foveate.rate_control import Embedding, Fidelity, Lpips, MsSsim, OperatingPoint
+from foveate.rate_control._bench import Bench
+from foveate.rate_control._criteria import MEASURES
+from foveate.rate_control._expectation import LeftOut
+from foveate.rate_control._keep_model import KeepModel, KeepPrior, Tables
+from foveate.rate_control._search import Priced, Seen, search
+
+LADDERS = {
+    "jpeg": (5, 8, 12, 18, 27, 40, 60, 80, 95),
+    "webp": (1, 5, 12, 22, 36, 52, 70, 86, 95),
+    "avif": (10, 18, 26, 34, 42, 50, 58, 68, 80),
+}
+SCALES = (0.35, 0.5, 0.7, 1.0)
+"""Of the fixed points; those to choose from are 0.5 and above."""
+PRICES = (0.01, 0.02, 0.03, 0.045, 0.06, 0.09, 0.13, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
+SHARES = (0.75, 0.8, 0.85, 0.9, 0.93)
+TRIES, WORTH = 8, 0.05
+RANGES = ((0.75, 0.95), (0.9, 0.95))
+
+Floats = npt.NDArray[np.float64]
+
+
+def measure(
+    samples: SampleFolder,
+    codec: str,
+    networks: dict[str, LazyClassifier],
+    judges: Sequence[str],
+    fidelities: Sequence[Fidelity],
+    limit: int | None,
+) -> dict[str, Any]:
+    """Return arrays of all that is measured: see :class:`Table`."""
+    order = [*range(len(samples))]
+    random.Random(0).shuffle(order)
+    points = tuple(OperatingPoint(0.0, scale, quality) for scale in SCALES for quality in LADDERS[as_codec(codec).name])
+    compressor = Compressor(codec)
+    columns: dict[str, list[Any]] = {name: [] for name in ("names", "pixels", "bytes", "clean", "distances")}
+    columns |= {name: [] for name in ("closeness", "lead")}
+    for k in tqdm(order[:limit], desc=codec):
+        image = samples[k].image
+        encoded = Bench(compressor, points, [image], None).encode([(0, p) for p in range(len(points))])
+        decoded = compressor.decode(encoded)
+        logits = [network.classifier.logits([image, *decoded]).float() for network in networks.values()]
+        pairs = [(answers[:1], answers[1:]) for answers in logits]
+        columns["names"].append(samples.paths[k].name)
+        columns["pixels"].append(encoded[0].pixels)
+        columns["bytes"].append([len(candidate.data) for candidate in encoded])
+        columns["clean"].append([float(MEASURES["lead"](clean, clean)) for clean, _ in pairs])
+        for measure_name in ("closeness", "lead"):
+            values = [MEASURES[measure_name](clean.expand(len(answers), -1), answers) for clean, answers in pairs]
+            columns[measure_name].append(torch.stack(values).numpy())
+        distances = [fidelity.distance([image] * len(decoded), decoded) for fidelity in fidelities]
+        columns["distances"].append(torch.stack(distances).numpy())
+    small = {name: np.array(columns[name], np.float16) for name in ("clean", "closeness", "lead", "distances")}
+    return small | {
+        "names": np.array(columns["names"]),
+        "pixels": np.array(columns["pixels"], np.int64),
+        "bytes": np.array(columns["bytes"], np.int32),
+        "points": np.array(points, np.float64),
+        "networks": np.array([*networks]),
+        "judges": np.array([*judges], np.str_),
+        "fidelities": np.array([fidelity.name for fidelity in fidelities]),
+    }
+
+
+class Table:
+    """What was measured of N photos at P points, finest last.
+
+    Attributes:
+        networks: the names of W networks.
+        judges: the names of those that are never witnesses.
+        fidelities: the names of D fidelity witnesses.
+        bytes: (N, P).
+        tables: all of it at the points to choose from, which ``choice`` numbers among all.
+        names: of the photos.
+        kept: (W, N, P) at all points.
+        fixed: bytes (N, P) and kept answers (W, N, P) of the fixed points: these, or those of another table.
+
+    Args:
+        path: of the arrays.
+        plain: has the fixed points; None stands for the same table.
+    """
+
+    def __init__(self, path: Path, plain: "Table | None" = None) -> None:
+        arrays = np.load(path)
+        self.names, self.judges = arrays["names"].tolist(), arrays["judges"].tolist()
+
+        def tensor(name: str) -> Tensor:
+            return torch.from_numpy(arrays[name].astype(np.float64))
+
+        self.networks, self.fidelities = arrays["networks"].tolist(), arrays["fidelities"].tolist()
+        self.bytes, pixels = tensor("bytes"), tensor("pixels")
+        lead = tensor("lead").transpose(0, 1)
+        self.kept = lead > 0
+        whole = Tables(
+            (8 * self.bytes / pixels[:, None]).log(),
+            tensor("closeness").transpose(0, 1),
+            lead,
+            tensor("clean").T,
+            tensor("distances").transpose(0, 1),
+        )
+        self.choice = torch.tensor([k for k, point in enumerate(arrays["points"]) if point[1] >= 0.5])
+        self.tables = whole.at(self.choice.tolist())
+        rows = range(len(self.names)) if plain is None else [plain.names.index(name) for name in self.names]
+        source = self if plain is None else plain
+        self.fixed = source.bytes[[*rows]], source.kept[:, [*rows]]
+        self.halves = [torch.arange(len(pixels))[start::2] for start in (0, 1)]
+        self.draws = Bootstrap(len(pixels))
+
+    def others(self, network: int) -> list[int]:
+        """Return the witnesses where a network is left out: judges are never asked."""
+        return [k for k, name in enumerate(self.networks) if k != network and name not in self.judges]
+
+    def asking(self, networks: Sequence[int], fidelities: Sequence[str] = (), *, shuffled: bool = False) -> Tables:
+        """Return what some witnesses say; ``shuffled`` gives each photo the distances of another one."""
+        rows = [self.fidelities.index(name) for name in fidelities]
+        tables = self.tables.before(networks)
+        distances = self.tables.distances[torch.tensor(rows, dtype=torch.long)]
+        if shuffled:
+            distances = distances[:, torch.randperm(len(self.bytes), generator=torch.Generator().manual_seed(0))]
+        return replace(tables, distances=distances)
+
+
+@dataclass
+class Choices:
+    """The points chosen at each price (N, K), among all; their probability, and candidates decoded on average."""
+
+    points: Tensor
+    expected: Tensor
+    decoded: float
+
+
+def choose(table: Table, asked: Tables, *, searched: bool = False, by_answers: bool = True) -> Choices:
+    """Choose for each photo at each price, by the shipped model: of all points, or as the shipped search does."""
+    points = torch.zeros(len(table.bytes), len(PRICES), dtype=torch.long)
+    expected, decoded = torch.zeros(points.shape, dtype=torch.float64), 0
+    for learned, used in (table.halves, table.halves[::-1]):
+        here, there = asked.of(used), asked.of(learned)
+        if not by_answers:
+            here, there = replace(here, distances=torch.ones_like(here.bits)[None]), _as_one(there)
+        model = KeepModel.fit(there)
+        prior, typical = KeepPrior.of(model, there), float(there.bits[:, -1].exp().mean())
+        probabilities = prior.probabilities(here)
+        for k, price in enumerate(PRICES):
+            if not searched:
+                best = (probabilities - price * here.bits.exp() / typical).argmax(1)
+                points[used, k], expected[used, k] = best, probabilities.gather(1, best[:, None])[:, 0]
+                continue
+            odds = model.log_odds(prior.usual.features(here, model.by_answers)).view_as(here.bits)
+            kind = Priced(prior.belief, model.probability, price, typical, TRIES, WORTH)
+            seen = [Seen() for _ in used]
+
+            def look(
+                jobs: list[tuple[int, int]], seen: list[Seen] = seen, odds: Tensor = odds, here: Tables = here
+            ) -> None:
+                for i, point in jobs:
+                    seen[i].bits[point], seen[i].slack[point] = float(here.bits[i, point]), float(odds[i, point])
+
+            search(seen, [kind] * len(seen), look)
+            for i, evidence in zip(used.tolist(), seen, strict=True):
+                points[i, k] = kind.best(evidence)
+                expected[i, k] = kind.expected(evidence)[int(points[i, k])]
+                decoded += len(evidence.slack)
+    return Choices(table.choice[points], expected, decoded / points.numel())
+
+
+def _look(seen: list[Seen], bits: Tensor, odds: Tensor, jobs: list[tuple[int, int]]) -> None:
+    """Show what the table holds, as decoding a candidate would."""
+    for i, point in jobs:
+        seen[i].bits[point], seen[i].slack[point] = float(bits[i, point]), float(odds[i, point])
+
+
+def _as_one(tables: Tables) -> Tables:
+    """Return all networks as if they were one with so many more photos, which nothing tells apart but the bits."""
+    count = tables.classifiers
+    closeness, lead, clean = (x.flatten(0, 1)[None] for x in (tables.closeness, tables.lead, tables.clean))
+    return Tables(tables.bits.repeat(count, 1), closeness, lead, clean, torch.ones_like(lead))
+
+
+def former(table: Table, asked: Tables) -> Choices:
+    """What ``robust`` was before: half the witnesses' least closeness, half what is usual, an error of 1.5."""
+    points = torch.zeros(len(table.bytes), len(PRICES), dtype=torch.long)
+    slack = asked.closeness.amin(0).clamp(-6, 6)
+    for learned, used in (table.halves, table.halves[::-1]):
+        chance = torch.special.ndtr(0.5 * (slack[used] + slack[learned].mean(0)) / 1.5)
+        cost = asked.bits[used].exp() / asked.bits[learned][:, -1].exp().mean()
+        points[used] = torch.stack([(chance - price * cost).argmax(1) for price in PRICES], 1)
+    return Choices(table.choice[points], torch.zeros(0), math.nan)
+
+
+def own(table: Table, network: int) -> Choices:
+    """The limit: the network's own answers at all points."""
+    kept, cost = table.tables.kept[network].double(), table.tables.bits.exp()
+    cost = cost / cost[:, -1].mean()
+    points = torch.stack([(kept - price * cost).argmax(1) for price in (*PRICES, 10, 30, 100)], 1)
+    return Choices(table.choice[points], torch.zeros(0), math.nan)
+
+
+def savings(table: Table, network: int, choices: Choices) -> Floats:
+    """Return (1 + resamples, ranges): what choices save against fixed points before a network; row 0 is measured."""
+    kept = table.kept[network].double()
+    fixed = torch.cat([table.fixed[0].T, table.fixed[1][network].double().T])
+    chosen = torch.cat([table.bytes.gather(1, choices.points).T, kept.gather(1, choices.points).T])
+    curves = [np.vstack([x.mean(1).numpy()[None], table.draws.means(x)]) for x in (fixed, chosen)]
+    return np.array([[_mean_saving(a, b, *ends) for ends in RANGES] for a, b in zip(*curves, strict=True)])
+
+
+def _mean_saving(fixed: Floats, chosen: Floats, low: float, high: float) -> float:
+    reached = [_reached(*np.split(values, 2)) for values in (fixed, chosen)]
+    low, high = (
+        end(limit, *(accuracy[k] for _, accuracy in reached)) for end, limit, k in ((max, low, 0), (min, high, -1))
+    )
+    if low > high:
+        return math.nan
+    at = np.linspace(low, high, 41)
+    logs = [np.interp(at, accuracy, rate) for rate, accuracy in reached]
+    return float(1 - np.exp(logs[1] - logs[0]).mean())
+
+
+def _reached(rates: Floats, accuracies: Floats) -> tuple[Floats, Floats]:
+    """Logarithms of the rates, and the accuracy that is reached with each, where it rises."""
+    order = np.lexsort((-accuracies, rates))
+    best = np.maximum.accumulate(accuracies[order])
+    rising = np.concatenate([[True], np.diff(best) > 0])
+    return np.log(rates[order])[rising], best[rising]
+
+
+def share(values: Floats) -> str:
+    """Return a saving with its interval as text, in percent; bold where all of it is on one side."""
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    text = f"{100 * values[0]:.0f} % ({100 * low:.0f} to {100 * high:.0f})".replace("-", "−")
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def policies(table: Table, network: int, thorough: bool) -> dict[str, list[Choices]]:
+    """Return the choices of each policy if a network is left out: several, where it depends on who is asked.
+
+    Args:
+        table: what was measured.
+        network: the one that is left out.
+        thorough: add those that the shipped one is compared with.
+    """
+    others = table.others(network)
+    lpips, embedding = [name for name in table.fidelities if name == "lpips"], table.fidelities[:2]
+
+    def asking(count: int, fidelities: Sequence[str]) -> list[Choices]:
+        return [choose(table, table.asking(who, fidelities)) for who in combinations(others, count)]
+
+    everyone = table.asking(others, lpips)
+    shipped = {
+        f"P(keep) by {len(others)} networks and LPIPS, as shipped": [choose(table, everyone, searched=True)],
+        "the same, all points decoded": [choose(table, everyone)],
+    }
+    if not thorough:
+        return shipped
+    return shipped | {
+        **{f"by {count} of them and LPIPS": asking(count, lpips) for count in range(1, len(others))},
+        "by all and LPIPS and an embedding": asking(len(others), embedding),
+        "by all, without LPIPS": asking(len(others), []),
+        "by all, another photo's LPIPS": [choose(table, table.asking(others, lpips, shuffled=True))],
+        "by no network at all": [choose(table, table.asking(others), by_answers=False)],
+        "`robust` as it was before": [former(table, table.asking(others))],
+        "its own answers, all points decoded": [own(table, network)],
+    }
+
+
+def section(table: Table, codec: str) -> tuple[str, dict[str, list[Floats]]]:
+    """Return the figures of a codec as Markdown, and the savings of each policy before each network."""
+    thorough = ":" not in codec
+    chosen = [policies(table, network, thorough) for network in range(len(table.networks))]
+    heads = [f"{codec.upper()}, n = {len(table.bytes)}: left out", *table.networks, "mean", "above 0.90", "decoded"]
+    lines = [row(heads), "|---|" + "--:|" * (len(heads) - 1)]
+    saved: dict[str, list[Floats]] = {}
+    for name in chosen[0]:
+        saved[name] = [
+            np.mean([savings(table, network, choices) for choices in policy[name]], 0)
+            for network, policy in enumerate(chosen)
+        ]
+        mean, decoded = np.mean(saved[name], 0), np.mean([c.decoded for policy in chosen for c in policy[name]])
+        cells = [*(share(values[:, 0]) for values in saved[name]), share(mean[:, 0]), share(mean[:, 1])]
+        lines.append(row([name, *cells, f"{decoded:.1f}" if decoded > 0 else "–"]))
+    return "\n".join([*lines, *(["", *promises(table, codec)] if thorough else [])]), saved
+
+
+def draw(path: Path, networks: Sequence[str], saved: dict[str, list[Floats]]) -> None:
+    """Draw what is saved against the number of witnesses."""
+    from matplotlib.figure import Figure
+
+    rows = [name for name in saved if re.match(r"by \d of them", name)]
+    rows += ["the same, all points decoded", "by all and LPIPS and an embedding"]
+    figure = Figure((5.6, 3.6), layout="constrained")
+    ax = figure.subplots()
+    for number, network in enumerate([*networks, "mean"]):
+        values = [saved[name][number] if number < len(networks) else np.mean(saved[name], 0) for name in rows]
+        middle = np.array([100 * v[0, 0] for v in values])
+        ends = np.array([100 * np.nanpercentile(v[1:, 0], [2.5, 97.5]) for v in values]).T
+        thick = network == "mean"
+        ax.errorbar(
+            np.arange(1, len(rows) + 1) + 0.06 * (number - len(networks) / 2),
+            middle,
+            np.abs(ends - middle),
+            marker="os^Dv"[number % 5],
+            color="black" if thick else None,
+            linewidth=2.2 if thick else 1,
+            capsize=2,
+            label=network if thick else f"{network} left out",
+        )
+    counts = len(rows) - 1
+    ax.set_xticks(range(1, len(rows) + 1), [*map(str, range(1, counts + 1)), f"{counts} and an\nembedding"])
+    ax.set_xlim(0.7, len(rows) + 0.5)
+    ax.set_ylim(top=1.25 * ax.get_ylim()[1])  # for the legend
+    ax.set_xlabel("witnesses, beside LPIPS")
+    ax.set_ylabel("bytes saved at equal agreement, %")
+    ax.axhline(0, color="0.6", linewidth=0.8)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", alpha=0.25, linewidth=0.6)
+    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.savefig(path, dpi=150)
+
+
+def promises(table: Table, codec: str) -> list[str]:
+    """Return what ``robust75`` and so on promise for a network left out, and what it kept."""
+    heads = [f"{codec.upper()}: kept, of the answers asked for", *(f"{100 * wish:g} %" for wish in SHARES)]
+    lines = [row(heads), "|---|" + "--:|" * len(SHARES)]
+    for network, name in enumerate(table.networks):
+        others = table.others(network)
+        asked = table.asking(others, table.fidelities[:1])
+        lines.append(row([name, *(_promise(table, network, asked, wish) for wish in SHARES)]))
+    return lines
+
+
+def _promise(table: Table, network: int, asked: Tables, wish: float) -> str:
+    """Return what a network kept that was left out, and the interval that was expected for it."""
+    kept, ends = [], []
+    for learned, used in (table.halves, table.halves[::-1]):
+        here, there = asked.of(used), asked.of(learned)
+        typical = float(there.bits[:, -1].exp().mean())
+        try:
+            left_out = LeftOut(there, tuple(str(k) for k in range(there.classifiers)), typical).for_agreement(wish)
+        except ValueError:  # not even the finest points keep so many
+            return "–"
+        prior = KeepPrior.of(KeepModel.fit(there), there)
+        points = (prior.probabilities(here) - left_out.price * here.bits.exp() / typical).argmax(1)
+        kept.append(table.tables.kept[network][used].gather(1, points[:, None]).double().mean())
+        ends.append((left_out.low, left_out.high))
+    low, high = np.mean(ends, 0)
+    return f"{100 * float(torch.stack(kept).mean()):.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measure what is missing, and print the figures or write them into a README."""
+    torch.set_num_threads(1)
+    preprocess = Preprocess(256, 224)
+    specs = [*options.network, *options.judge]
+    networks = {LazyClassifier(spec).name: LazyClassifier(spec, preprocess) for spec in specs}
+    judges = [*networks][len(options.network) :]
+    fidelities: list[Fidelity] = [Lpips(model=options.lpips)] if options.lpips else []
+    fidelities += [Embedding(model=spec) for spec in options.embedding]
+    fidelities.append(MsSsim())
+    options.out.mkdir(parents=True, exist_ok=True)
+    sections, tables = [], {}
+    for codec in options.codec:
+        path = options.out / f"unseen-{re.sub('[:=,]', '-', codec)}.npz"
+        if not path.exists():
+            samples = SampleFolder(options.photos)
+            np.savez_compressed(path, **measure(samples, codec, networks, judges, fidelities, options.limit))
+        tables[codec] = Table(path, tables.get(as_codec(codec).name))
+        text, saved = section(tables[codec], codec)
+        sections.append(text)
+        if options.plot is not None and len(sections) == 1:
+            draw(options.plot, tables[codec].networks, saved)
+    text = "\n\n".join(sections)
+    if options.readme is None:
+        print(text)
+        return
+    readme = options.readme.read_text(encoding="utf-8")
+    new, count = re.subn(
+        r"(<!-- unseen -->\n).*?(\n<!-- /unseen -->)", lambda m: m[1] + text + m[2], readme, flags=re.S
+    )
+    if count != 1:
+        raise SystemExit(f"{options.readme} has {count} places for these figures, expected one")
+    options.readme.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path, help="a folder with one subfolder of images a class")
+    parser.add_argument("out", type=Path, help="a folder for what was measured")
+    parser.add_argument("--network", action="append", required=True, help="three or more; each is left out in turn")
+    parser.add_argument("--judge", action="append", default=[], help="judges, and is never a witness")
+    parser.add_argument("--lpips", help="a SqueezeNet 1.1, for LPIPS")
+    parser.add_argument("--embedding", action="append", default=[], help="a network without classes")
+    parser.add_argument(
+        "--codec",
+        action="append",
+        required=True,
+        help=f"one of {', '.join(LADDERS)}; one with settings, as jpeg:tables=machine, after the plain one, whose "
+        "fixed points it is compared with",
+    )
+    parser.add_argument("--limit", type=int, help="at most this many photos, from an order drawn once")
+    parser.add_argument("--plot", type=Path, help="draw what the first codec saves against the number of witnesses")
+    parser.add_argument("--readme", type=Path, help="write there, between its marks, instead of printing")
+    main(parser.parse_args())
