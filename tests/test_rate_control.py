@@ -476,8 +476,7 @@ def test_the_demo_s_control(scenes):
     best = Compressor("jpeg", edit, control=RateControl(NET, "kl0.3", **GRID, exhaustive=True)).encode(images)
     assert spent(chosen).decodes <= 8 * len(images)
     assert sum(len(encoded.data) for encoded in chosen) <= 1.15 * sum(len(encoded.data) for encoded in best)
-    with pytest.raises(ValueError, match="it has only scene_net; calibrate with two or more"):
-        shipped("robust0.2")
+    assert Compressor("jpeg", edit, control=shipped("robust0.2")).encode(images[:1])[0].expected > 0
 
 
 def test_saliency_inside_the_codec(scenes, cam):

@@ -92,6 +92,28 @@ def test_evaluate_on_real_photos(realdata, tmp_path):
     assert all(unescape(name) == names[wnid] for wnid, name in shown)
 
 
+def test_rate_control_for_a_classifier_that_nobody_asked(realdata, photos):
+    """It learns from two others and LPIPS: what it expects comes true about as often, and fineness has its price."""
+    recipes = [f"{realdata}/zoo.py:load:{name}" for name in ("squeezenet1_1", "mobilenet_v1_050")]
+    witnesses = [*recipes, f"lpips:{recipes[0]}"]
+    grid = {"qualities": (8, 20, 45, 85), "scales": (1.0, 0.6)}
+    pictures = [p.image for p in photos]
+    learned = foveate.RateControl(witnesses, "robust1", **grid).calibrate(foveate.Compressor("jpeg"), pictures[::2])
+    stranger = load_classifier(f"{realdata}/zoo.py:load:mobilenet_v2")
+    clean = stranger.logits(pictures[1::2]).argmax(1)
+    sizes, kept, expected = [], [], []
+    for price in (0.05, 0.5, 2):
+        control = foveate.RateControl(witnesses, f"robust{price:g}", calibration=learned, **grid)
+        compressor = foveate.Compressor("jpeg", control=control)
+        encoded = compressor.encode(pictures[1::2])
+        sizes.append(sum(len(e.data) for e in encoded))
+        kept.append(stranger.logits(compressor.decode(encoded)).argmax(1) == clean)
+        expected.append(torch.tensor([e.expected for e in encoded]))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[2] < 0.5 * sizes[0]
+    assert float(torch.stack(kept).float().mean()) == pytest.approx(float(torch.stack(expected).mean()), abs=0.2)
+
+
 def test_gradients_reach_through_filter_and_classifier(realdata, photos):
     judge = load_classifier(f"{realdata}/zoo.py:load:squeezenet1_1")
     prefilter = foveate.Prefilter(foveate.GradCam(judge.model, preprocess=Preprocess(256)), 0.5)

@@ -185,7 +185,7 @@ def _choices(chosen: Sequence[dict[str, Any]] | None, compressor: Compressor) ->
 def _promised(compressor: Compressor) -> tuple[float, float, float] | None:
     """What a calibration expects of a classifier that is not a witness, with its interval."""
     control = compressor.control
-    if not isinstance(control, RateControl) or not control.robust:
+    if not isinstance(control, RateControl) or not control.robust or len(control.classifiers) == 1:
         return None
     expectation = control.expectation(compressor)
     return expectation.agreement, expectation.low, expectation.high

@@ -92,7 +92,7 @@ class Choices:
         expected: for ``robust``, the share of answers that a classifier which is not a witness was expected to keep, by
             the images.
         promised: for ``robust``, the share that the calibration expected such a classifier to keep, and its 95 %
-            interval over classifiers that were left out and images.
+            interval over classifiers that were left out and images; None if there is only one witness to leave out.
     """
 
     met: float

@@ -41,7 +41,7 @@ class Calibration:
         clean: (W, N) lead of each classifier's answer on the clean image: its logit minus the best other.
         fidelities: the names of the fidelity witnesses, D of them.
         distances: (D, N, P) of the decoded images from their sources.
-        model: for ``keep="robust"``; None if there were too few witnesses to learn one.
+        model: for ``keep="robust"``.
     """
 
     codec: str
@@ -50,9 +50,9 @@ class Calibration:
     bits: Tensor
     values: Mapping[str, Tensor]
     clean: Tensor
-    fidelities: tuple[str, ...] = ()
-    distances: Tensor | None = None
-    model: KeepModel | None = None
+    fidelities: tuple[str, ...]
+    distances: Tensor
+    model: KeepModel
 
     def slack(self, keep: Sequence[Keep], witnesses: Sequence[str] = ()) -> Tensor:
         """Return (N, P) slack: 0 or more where an image meets every criterion, for all of these classifiers.
@@ -79,8 +79,7 @@ class Calibration:
 
     def tables(self) -> Tables:
         """Return what ``keep="robust"`` learns from."""
-        distances = self.bits.new_zeros(0, *self.bits.shape) if self.distances is None else self.distances
-        return Tables(self.bits, self.values["closeness"], self.values["lead"], self.clean, distances)
+        return Tables(self.bits, self.values["closeness"], self.values["lead"], self.clean, self.distances)
 
     @property
     def digest(self) -> str:
@@ -118,8 +117,8 @@ class Calibration:
             "values": {name: _digits(values) for name, values in self.values.items()},
             "clean": _digits(self.clean),
             "fidelities": self.fidelities,
-            "distances": [] if self.distances is None else _digits(self.distances, 4),
-            "model": None if self.model is None else asdict(self.model),
+            "distances": _digits(self.distances, 4),
+            "model": asdict(self.model),
         }
         return json.dumps(content, separators=(",", ":")) + "\n"
 
@@ -151,8 +150,8 @@ class Calibration:
                 {name: table(rows, witnesses) for name, rows in content["values"].items()},
                 torch.tensor(content["clean"], dtype=torch.float64).view(len(witnesses), len(bits)),
                 fidelities,
-                table(content["distances"], fidelities) if fidelities else None,
-                None if content["model"] is None else KeepModel(**content["model"]),
+                table(content["distances"], fidelities),
+                KeepModel(**content["model"]),
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"calibration: {path} is not a calibration that RateControl saved: {error}") from error

@@ -22,7 +22,7 @@ from foveate.rate_control._calibration import Calibration, OperatingPoint
 from foveate.rate_control._criteria import MEASURES, Keep, KeepSpec, Measure, as_criteria
 from foveate.rate_control._expectation import Expectation
 from foveate.rate_control._fidelity import Fidelity
-from foveate.rate_control._keep_model import Answers, KeepModel
+from foveate.rate_control._keep_model import OF_ONE, Answers, KeepModel
 from foveate.rate_control._robust import Robust, RobustGrid
 from foveate.rate_control._search import Belief, Exhaustive, Expected, Search, Seen, search
 from foveate.rate_control._witness import Witness, WitnessSpec, as_witness
@@ -50,11 +50,11 @@ class RateControl(Control):
     that is not a witness keeps its answer, minus 0.2 times the bits, relative to those usual at the finest point. The
     probability is a :class:`foveate.rate_control.KeepModel` that :meth:`calibrate` learns: what each witness does,
     given the others' answers, the distances of fidelity witnesses such as ``"lpips"``, and what is usual at the point.
-    A higher price gives fewer bytes and fewer kept answers. ``keep="robust95"`` takes the price at which the
-    calibration expects 95 % of the answers to be kept by a classifier left out, see :meth:`expectation`. It decodes at
-    most 8 candidates an image, and ``expected`` is the probability for each. ``met`` then says whether the witnesses
-    kept their answers. What is covered are networks like the witnesses, trained on the same classes: the more and the
-    less alike the witnesses are, the better it holds. Another task, other classes or a retrained network are not.
+    For a single witness it is one that four ImageNet classifiers taught. A higher price gives fewer bytes and fewer
+    kept answers. ``keep="robust95"`` takes the price at which the calibration expects 95 % of the answers to be kept by
+    a classifier left out, see :meth:`expectation`. It decodes at most 8 candidates an image, and ``expected`` is the
+    probability for each. ``met`` then says whether the witnesses kept their answers. What is covered are classifiers of
+    the witnesses' kind: the more and the less alike these are, the better it holds. Another task is not.
 
     Args:
         witnesses: the classifiers, all of which must keep their answers: recipes (``"resnet18"``), :class:`Witness` for
@@ -133,6 +133,17 @@ class RateControl(Control):
                 f"witnesses: {self.fidelities[0].name!r} has no classes, which {self.keeps!r} asks for; leave it out, "
                 "or give keep='robust0.2'"
             )
+        if self.fidelities and len(self.classifiers) == 1:
+            raise ValueError(
+                f"witnesses: what {self.fidelities[0].name!r} says is learned with two classifiers or more; give "
+                "another, or leave it out"
+            )
+        names = [witness.name for witness in self.witnesses]
+        if self.robust and len(set(names)) < len(names):
+            raise ValueError(
+                f"witnesses: {self.keeps!r} tells them apart by name, and two of {', '.join(names)} have the same; "
+                "rename the function in one's recipe"
+            )
         if len(self.keep) > 1 and self.robust:
             raise ValueError(
                 f"keep: {self.keeps!r}: 'robust' weighs bytes against answers and goes with no other criterion"
@@ -169,11 +180,6 @@ class RateControl(Control):
                 f"calibration: its witnesses are {', '.join(calibration.witnesses + calibration.fidelities)}, not "
                 f"{', '.join(witness.name for witness in self.witnesses)}, whose answers {self.keeps!r} has to know; "
                 "calibrate again with these"
-            )
-        if calibration.model is None:
-            raise ValueError(
-                f"calibration: {self.keeps!r} learns from one classifier what another keeps, and it has only "
-                f"{calibration.witnesses[0]}; calibrate with two or more, or with a fidelity witness such as 'lpips'"
             )
 
     @property
@@ -347,10 +353,9 @@ class RateControl(Control):
             values=dict(zip(measures, torch.stack(values, 2), strict=True)),
             clean=torch.stack(leads, 1),
             fidelities=tuple(witness.name for witness in self.fidelities),
-            distances=torch.stack(distances, 1) if self.fidelities else None,
+            distances=torch.stack(distances, 1),
+            model=OF_ONE,
         )
-        if len(self.witnesses) == 1:
-            return calibration
         return replace(calibration, model=KeepModel.fit(calibration.tables()))
 
     def _search(self, bench: Bench) -> list[Controlled]:

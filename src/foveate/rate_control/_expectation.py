@@ -43,17 +43,22 @@ class LeftOut:
         typical: the bits per source pixel that a price is relative to.
 
     Raises:
-        ValueError: as :meth:`KeepModel.fit` does.
+        ValueError: if there is only one.
     """
 
     def __init__(self, tables: Tables, names: tuple[str, ...], typical: float) -> None:
+        if tables.classifiers == 1:
+            raise ValueError(
+                f"witnesses: what is expected of others is found by leaving classifiers out, and there is only "
+                f"{names[0]}; give another, or a price such as 'robust0.3'"
+            )
         self._names, self._kept, self._cost = names, tables.kept, tables.bits.exp() / typical
         halves = [torch.arange(len(tables.bits))[start::2] for start in (0, 1)]
         self._probabilities = torch.zeros_like(tables.lead)
         for learned, used in (halves, halves[::-1]):
             everyone = KeepModel.fit(tables.of(learned))
             for k in range(tables.classifiers):
-                rest = tables if tables.classifiers == 1 else tables.without(k)
+                rest = tables.without(k)
                 model = KeepModel.fit(rest.of(learned)) if rest.classifiers > 1 else everyone
                 prior = KeepPrior.of(model, rest.of(learned))
                 self._probabilities[k, used] = prior.probabilities(rest.of(used))

@@ -28,24 +28,23 @@ class Answers:
     clean: Tensor
     distances: Tensor
 
-    def features(self, usual: Tensor, extra: Tensor, by_answers: bool) -> Tensor:
+    def features(self, usual: Tensor, extra: Tensor) -> Tensor:
         """Return (S, F) for a logistic regression: means over the classifiers, so that any number of them may be asked.
 
         Args:
             usual: (S,) log-odds that an answer is kept at the image's point, as usual.
             extra: (S,) logarithm of the bits over those usual at the point: how complex the image is.
-            by_answers: whether the classifiers have a part in it, or only the fidelity witnesses.
         """
-        columns = [usual, extra]
-        if by_answers:
-            clean = self.clean.clamp(max=12)
-            columns += [
-                self.closeness.mean(0),
-                (self.lead > 0).double().mean(0),
-                self.lead.clamp(-6, 10).mean(0),
-                clean.mean(0),
-                clean.clamp(min=0.1).log().mean(0),
-            ]
+        clean = self.clean.clamp(max=12)
+        columns = [
+            usual,
+            extra,
+            self.closeness.mean(0),
+            (self.lead > 0).double().mean(0),
+            self.lead.clamp(-6, 10).mean(0),
+            clean.mean(0),
+            clean.clamp(min=0.1).log().mean(0),
+        ]
         columns += self.distances.clamp(min=_NEAREST).log().unbind(0)
         return torch.stack(columns, 1).nan_to_num(0.0)
 
@@ -128,10 +127,10 @@ class Usual:
         share = tables.kept.double().mean((0, 1)).clamp(0.02, 0.98)
         return cls(torch.logit(share), tables.bits.mean(0))
 
-    def features(self, tables: Tables, by_answers: bool) -> Tensor:
+    def features(self, tables: Tables) -> Tensor:
         """Return (N x P, F), see :meth:`Answers.features`."""
         odds = self.odds.expand_as(tables.bits)
-        return tables.answers().features(odds.flatten(), (tables.bits - self.bits).flatten(), by_answers)
+        return tables.answers().features(odds.flatten(), (tables.bits - self.bits).flatten())
 
 
 @dataclass(frozen=True)
@@ -147,14 +146,12 @@ class KeepModel:
         offset: of the first regression.
         slope: of the smooth log-odds.
         intercept: of the second regression.
-        by_answers: whether the classifiers have a part in it, or only the fidelity witnesses.
     """
 
     weights: tuple[float, ...]
     offset: float
     slope: float
     intercept: float
-    by_answers: bool
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", tuple(self.weights))  # JSON has lists
@@ -173,25 +170,37 @@ class KeepModel:
 
     @classmethod
     def fit(cls, tables: Tables) -> "KeepModel":
-        """Learn to predict each classifier from the others, or a single one from the fidelity witnesses alone.
+        """Learn to predict each classifier from the others; from a single one nothing is learned, see :data:`OF_ONE`.
 
         Raises:
-            ValueError: if there is neither a second classifier nor a fidelity witness.
+            ValueError: if there is a fidelity witness, but no second classifier.
         """
-        if tables.classifiers == 0 or (tables.classifiers == 1 and not len(tables.distances)):
-            raise ValueError(
-                "witnesses: 'robust' learns from one classifier what another keeps; give it two or more, or one and a "
-                "fidelity witness such as 'lpips'"
-            )
-        by_answers = tables.classifiers > 1
+        if tables.classifiers == 1:
+            if len(tables.distances):
+                raise ValueError(
+                    "witnesses: what a fidelity witness says is learned with two classifiers or more; give another, or "
+                    "leave it out"
+                )
+            return OF_ONE
         usual = Usual.of(tables)
-        groups = [usual.features(tables.without(k), by_answers) for k in range(tables.classifiers)]
-        features, kept = torch.cat(groups), tables.kept.double().flatten()
-        weights, offset = _logistic(features, kept)
-        odds = (features @ weights + offset).view(-1, tables.bits.shape[1])
-        smooth = Belief.smooth(odds, tables.bits.repeat(tables.classifiers, 1)).smoothed(odds)
-        slope, intercept = _logistic(smooth.flatten()[:, None], kept)
-        return cls(tuple(weights.tolist()), float(offset), float(slope), float(intercept), by_answers)
+        features = torch.cat([usual.features(tables.without(k)) for k in range(tables.classifiers)])
+        return cls.learn(features, tables.kept.flatten(0, 1), tables.bits.repeat(tables.classifiers, 1))
+
+    @classmethod
+    def learn(cls, features: Tensor, kept: Tensor, bits: Tensor) -> "KeepModel":
+        """Learn from features (N x P, F) whether answers were kept (N, P), with logarithms of bits (N, P)."""
+        target = kept.double().flatten()
+        weights, offset = _logistic(features, target)
+        odds = (features @ weights + offset).view_as(bits)
+        slope, intercept = _logistic(Belief.smooth(odds, bits).smoothed(odds).flatten()[:, None], target)
+        return cls(tuple(weights.tolist()), float(offset), float(slope), float(intercept))
+
+
+OF_ONE = KeepModel((0.232, 0.0661, 0.4061, 0.0411, 0.2652, 0.0062, 0.0966), -0.2559, 1.036, -0.0165)
+"""For a single classifier, which teaches nothing of others: four ImageNet classifiers, each predicted from each other.
+
+On 500 photos as JPEG; ``tests/benchmarks/bench_unseen.py --of-one`` learns it.
+"""
 
 
 @dataclass(frozen=True)
@@ -212,17 +221,17 @@ class KeepPrior:
     def of(cls, model: KeepModel, tables: Tables) -> "KeepPrior":
         """Return what calibration images say, for the classifiers that they were shown to."""
         usual = Usual.of(tables)
-        odds = model.log_odds(usual.features(tables, model.by_answers)).view_as(tables.bits)
+        odds = model.log_odds(usual.features(tables)).view_as(tables.bits)
         return cls(model, usual, Belief.smooth(odds, tables.bits))
 
     def log_odds(self, points: Tensor, bits: Tensor, answers: Answers) -> Tensor:
         """Return (S,) log-odds, before they are smoothed, of images at points (S,) that take so many bits (S,)."""
         extra = bits - self.usual.bits[points]
-        return self.model.log_odds(answers.features(self.usual.odds[points], extra, self.model.by_answers))
+        return self.model.log_odds(answers.features(self.usual.odds[points], extra))
 
     def probabilities(self, tables: Tables) -> Tensor:
         """Return (N, P) probabilities for images that were decoded at every point."""
-        odds = self.model.log_odds(self.usual.features(tables, self.model.by_answers)).view_as(tables.bits)
+        odds = self.model.log_odds(self.usual.features(tables)).view_as(tables.bits)
         return self.model.probability(self.belief.smoothed(odds))
 
 

@@ -37,13 +37,12 @@ class RobustGrid:
     """What a calibration says of some points before some of its classifiers.
 
     Args:
-        calibration: with a model.
+        calibration: of these classifiers and others.
         names: of the classifiers.
         points: the grid, all in the calibration.
     """
 
     def __init__(self, calibration: Calibration, names: Sequence[str], points: Sequence[OperatingPoint]) -> None:
-        assert calibration.model is not None  # RateControl checks it
         self._names = tuple(names)
         rows = [calibration.witnesses.index(name) for name in names]
         self._tables: Tables = calibration.tables().before(rows).at([calibration.points.index(p) for p in points])

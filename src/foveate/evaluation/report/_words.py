@@ -95,12 +95,12 @@ def rate_controls(results: Results, metric: str = "agreement") -> list[Section]:
             f"criterion met on {cost.met:.1%} of the images; an image took {cost.tried:.1f} decoded candidates, "
             f"{cost.encodes:.1f} encodes and {cost.forwards:.1f} forwards of a witness"
         )
-        if cost.expected is not None and cost.promised is not None:
-            agreement, low, high = (f"{100 * share:.1f}" for share in cost.promised)
-            lines.append(
-                f"expected of a classifier that is not a witness: {agreement} % of its answers kept ({low} to {high} % "
-                f"by classifiers left out of the calibration); by these images, {cost.expected:.1%}"
-            )
+        if cost.expected is not None:
+            line = f"expected of a classifier that is not a witness: {cost.expected:.1%} of its answers kept"
+            if cost.promised is not None:
+                agreement, low, high = (f"{100 * share:.1f}" for share in cost.promised)
+                line += f"; by classifiers left out of the calibration, {agreement} % ({low} to {high} %)"
+            lines.append(line)
         title = f"{point.curve}, {point.keep}: {point.bytes:,.0f} bytes per image"
         sections.append(Section(title, [Line(line) for line in lines]))
     return sections
