@@ -306,7 +306,7 @@ def policies(table: Table, network: int, thorough: bool) -> dict[str, list[Choic
 
     everyone = table.asking(others, lpips)
     shipped = {
-        f"P(keep) by {len(others)} networks and LPIPS, as shipped": [choose(table, everyone, searched=True)],
+        "P(keep) by all others and LPIPS, as shipped": [choose(table, everyone, searched=True)],
         "the same, all points decoded": [choose(table, everyone)],
     }
     if not thorough:
@@ -441,7 +441,7 @@ def main(options: argparse.Namespace) -> None:
         return
     readme = options.readme.read_text(encoding="utf-8")
     new, count = re.subn(
-        r"(<!-- unseen -->\n).*?(\n<!-- /unseen -->)", lambda m: m[1] + text + m[2], readme, flags=re.S
+        r"(<!-- unseen -->\n).*?(<!-- /unseen -->)", lambda m: f"{m[1]}{text}\n{m[2]}", readme, flags=re.S
     )
     if count != 1:
         raise SystemExit(f"{options.readme} has {count} places for these figures, expected one")
