@@ -1,5 +1,6 @@
 """``keep="robust"``: answers of classifiers that nobody asked, and the witnesses that have no classes."""
 
+import json
 import math
 import pickle
 
@@ -210,6 +211,22 @@ class TestControl:
         assert again.model == learned.model
         assert again == learned
         torch.testing.assert_close(again.distances, learned.distances, atol=1e-4, rtol=0)
+
+    def test_a_model_of_other_witnesses_is_no_calibration(self, learned, tmp_path):
+        learned.save(tmp_path / "learned.json")
+        content = json.loads((tmp_path / "learned.json").read_text())
+        content["model"]["weights"].pop()
+        (tmp_path / "learned.json").write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=r"learned\.json is not a calibration .*: its model has 7 weights"):
+            Calibration.load(tmp_path / "learned.json")
+
+    def test_an_expectation_takes_four_images(self, images):
+        few = control(witnesses=(NET, SMALL), qualities=(5, 60), scales=1.0)
+        learned = few.calibrate(Compressor("jpeg"), images[:3])
+        with pytest.raises(ValueError, match="calibration: to halve its images takes four or more, better 200, got 3"):
+            control("robust80", (NET, SMALL), qualities=(5, 60), scales=1.0, calibration=learned).expectation(
+                Compressor("jpeg")
+            )
 
     def test_a_higher_price_buys_fewer_bytes(self, learned, scenes):
         sizes = [sum(len(e.data) for e in encode(learned, scenes, f"robust{price:g}")) for price in (0.05, 1, 3)]

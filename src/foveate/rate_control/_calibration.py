@@ -13,7 +13,7 @@ from torch import Tensor
 from foveate._files import write_text
 from foveate.identity import IdentityError, is_lasting
 from foveate.rate_control._criteria import Keep
-from foveate.rate_control._keep_model import KeepModel, Tables
+from foveate.rate_control._keep_model import Answers, KeepModel, Tables
 
 
 class OperatingPoint(NamedTuple):
@@ -142,6 +142,9 @@ class Calibration:
                 return torch.tensor(rows, dtype=torch.float64).view(len(names), *bits.shape)
 
             witnesses, fidelities = tuple(content["witnesses"]), tuple(content["fidelities"])
+            model = KeepModel(**content["model"])
+            if len(model.weights) != Answers.FEATURES + len(fidelities):
+                raise ValueError(f"its model has {len(model.weights)} weights")
             return cls(
                 content["codec"],
                 witnesses,
@@ -151,7 +154,7 @@ class Calibration:
                 torch.tensor(content["clean"], dtype=torch.float64).view(len(witnesses), len(bits)),
                 fidelities,
                 table(content["distances"], fidelities),
-                KeepModel(**content["model"]),
+                model,
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"calibration: {path} is not a calibration that RateControl saved: {error}") from error

@@ -43,7 +43,7 @@ class LeftOut:
         typical: the bits per source pixel that a price is relative to.
 
     Raises:
-        ValueError: if there is only one.
+        ValueError: if there is only one, or there are fewer than four images.
     """
 
     def __init__(self, tables: Tables, names: tuple[str, ...], typical: float) -> None:
@@ -51,6 +51,11 @@ class LeftOut:
             raise ValueError(
                 f"witnesses: what is expected of others is found by leaving classifiers out, and there is only "
                 f"{names[0]}; give another, or a price such as 'robust0.3'"
+            )
+        if len(tables.bits) < 4:
+            raise ValueError(
+                f"calibration: to halve its images takes four or more, better 200, got {len(tables.bits)}; calibrate "
+                "again"
             )
         self._names, self._kept, self._cost = names, tables.kept, tables.bits.exp() / typical
         halves = [torch.arange(len(tables.bits))[start::2] for start in (0, 1)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,11 +18,14 @@ class Answers:
     """What witnesses say of S decoded images.
 
     Attributes:
+        FEATURES: the number of features before the distances.
         closeness: (W, S) minus the logarithm of KL(clean || decoded), for each of W classifiers.
         lead: (W, S) logit of the clean answer minus the best other, in nats.
         clean: (W, S) the same of the clean image.
         distances: (D, S) from the source, for each of D fidelity witnesses.
     """
+
+    FEATURES: ClassVar[int] = 7
 
     closeness: Tensor
     lead: Tensor
