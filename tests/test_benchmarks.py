@@ -123,7 +123,7 @@ def test_the_benchmark_of_unseen_networks_measures_once_and_tells(tmp_path):
     assert text.endswith("\n<!-- /unseen -->\nafter\n")
     assert "old" not in text
     for words in ("n = 8: left out | scene_net | scene_net_small | small_scenes |", "| by no network at all | ",
-                  "| by 1 of them and LPIPS | ", "kept, of the answers asked for | 75 % |"):  # fmt: skip
+                  "| by 1 of them, taught by the others | ", "kept, of the answers asked for | 75 % |"):  # fmt: skip
         assert words in text
     assert (tmp_path / "plot.png").stat().st_size > 1000
     measured = out / "unseen-jpeg.npz"
