@@ -17,6 +17,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
@@ -161,11 +162,10 @@ class Table:
 
 @dataclass
 class Choices:
-    """The points chosen at each price (N, K), among all; their probability, and candidates decoded on average."""
+    """The points chosen at each price (N, K), among all, and the candidates decoded on average; NaN where all are."""
 
     points: Tensor
-    expected: Tensor
-    decoded: float
+    decoded: float = math.nan
 
 
 def choose(table: Table, asked: Tables, *, searched: bool = False, taught: Tables | None = None) -> Choices:
@@ -178,7 +178,7 @@ def choose(table: Table, asked: Tables, *, searched: bool = False, taught: Table
         taught: by whom the model is taught, if not by the witnesses.
     """
     points = torch.zeros(len(table.bytes), len(PRICES), dtype=torch.long)
-    expected, decoded = torch.zeros(points.shape, dtype=torch.float64), 0
+    decoded = 0
     for learned, used in (table.halves, table.halves[::-1]):
         here, there = asked.of(used), asked.of(learned)
         model = KeepModel.fit((taught or asked).of(learned))
@@ -186,25 +186,17 @@ def choose(table: Table, asked: Tables, *, searched: bool = False, taught: Table
         probabilities = prior.probabilities(here)
         for k, price in enumerate(PRICES):
             if not searched:
-                best = (probabilities - price * here.bits.exp() / typical).argmax(1)
-                points[used, k], expected[used, k] = best, probabilities.gather(1, best[:, None])[:, 0]
+                points[used, k] = (probabilities - price * here.bits.exp() / typical).argmax(1)
                 continue
             odds = model.log_odds(prior.usual.features(here)).view_as(here.bits)
             kind = Priced(prior.belief, model.probability, price, typical, TRIES, WORTH)
             seen = [Seen() for _ in used]
 
-            def look(
-                jobs: list[tuple[int, int]], seen: list[Seen] = seen, odds: Tensor = odds, here: Tables = here
-            ) -> None:
-                for i, point in jobs:
-                    seen[i].bits[point], seen[i].slack[point] = float(here.bits[i, point]), float(odds[i, point])
-
-            search(seen, [kind] * len(seen), look)
+            search(seen, [kind] * len(seen), partial(_look, seen, here.bits, odds))
             for i, evidence in zip(used.tolist(), seen, strict=True):
                 points[i, k] = kind.best(evidence)
-                expected[i, k] = kind.expected(evidence)[int(points[i, k])]
                 decoded += len(evidence.slack)
-    return Choices(table.choice[points], expected, decoded / points.numel())
+    return Choices(table.choice[points], decoded / points.numel() if searched else math.nan)
 
 
 def _look(seen: list[Seen], bits: Tensor, odds: Tensor, jobs: list[tuple[int, int]]) -> None:
@@ -224,13 +216,13 @@ def blind(table: Table, asked: Tables) -> Choices:
         odds = model.log_odds(usual.features(asked.of(used))[:, :2]).view_as(bits)
         cost = bits.exp() / there.bits[:, -1].exp().mean()
         points[used] = torch.stack([(model.probability(odds) - price * cost).argmax(1) for price in PRICES], 1)
-    return Choices(table.choice[points], torch.zeros(0), math.nan)
+    return Choices(table.choice[points])
 
 
 def of_one(table: Table) -> KeepModel:
     """Return what a single witness says of another network: every network here predicted from every other."""
     pairs = [(table.asking([a]), table.tables.kept[b]) for a, b in permutations(range(len(table.networks)), 2)]
-    features = torch.cat([Usual.of(one).features(one) for one, _ in pairs])
+    features = torch.cat([Usual.of(asked).features(asked) for asked, _ in pairs])
     kept = torch.cat([kept for _, kept in pairs])
     return KeepModel.learn(features, kept, table.tables.bits.repeat(len(pairs), 1))
 
@@ -243,7 +235,7 @@ def former(table: Table, asked: Tables) -> Choices:
         chance = torch.special.ndtr(0.5 * (slack[used] + slack[learned].mean(0)) / 1.5)
         cost = asked.bits[used].exp() / asked.bits[learned][:, -1].exp().mean()
         points[used] = torch.stack([(chance - price * cost).argmax(1) for price in PRICES], 1)
-    return Choices(table.choice[points], torch.zeros(0), math.nan)
+    return Choices(table.choice[points])
 
 
 def own(table: Table, network: int) -> Choices:
@@ -251,7 +243,7 @@ def own(table: Table, network: int) -> Choices:
     kept, cost = table.tables.kept[network].double(), table.tables.bits.exp()
     cost = cost / cost[:, -1].mean()
     points = torch.stack([(kept - price * cost).argmax(1) for price in (*PRICES, 10, 30, 100)], 1)
-    return Choices(table.choice[points], torch.zeros(0), math.nan)
+    return Choices(table.choice[points])
 
 
 def savings(table: Table, network: int, choices: Choices) -> Floats:
@@ -339,7 +331,7 @@ def section(table: Table, codec: str) -> tuple[str, dict[str, list[Floats]]]:
         ]
         mean, decoded = np.mean(saved[name], 0), np.mean([c.decoded for policy in chosen for c in policy[name]])
         cells = [*(share(values[:, 0]) for values in saved[name]), share(mean[:, 0]), share(mean[:, 1])]
-        lines.append(row([name, *cells, f"{decoded:.1f}" if decoded > 0 else "–"]))
+        lines.append(row([name, *cells, "–" if math.isnan(decoded) else f"{decoded:.1f}"]))
     return "\n".join([*lines, *(["", *promises(table, codec)] if thorough else [])]), saved
 
 

@@ -49,7 +49,7 @@ def build_classifier(spec: str, args: argparse.Namespace) -> "Classifier":
 
 
 def witness_of(spec: str, args: argparse.Namespace) -> "Witness | Fidelity":
-    """Return the witness that a short string names, by recipe: a classifier, or one of a fidelity."""
+    """Return the witness that a short string names, by recipe: a classifier, or one without classes."""
     from foveate.rate_control import Embedding, Lpips, Witness, as_witness
 
     witness = as_witness(spec)

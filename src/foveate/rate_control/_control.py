@@ -392,8 +392,7 @@ class RateControl(Control):
         return [witness.name for witness in self.classifiers]
 
     def _grid(self, points: tuple[OperatingPoint, ...]) -> RobustGrid:
-        if not isinstance(self.calibration, Calibration):
-            raise ValueError(f"calibration: {self.keeps!r} needs one, to know what is usual; make it by calibrate()")
+        assert isinstance(self.calibration, Calibration)  # check() sees to it
         return RobustGrid(self.calibration, self._names, points)
 
     def _robust(self, points: tuple[OperatingPoint, ...]) -> Robust | None:
