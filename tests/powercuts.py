@@ -327,8 +327,7 @@ class Running:
         """Stop it, and hear what it reported before."""
         if self._process.is_alive():
             os.kill(self._process.pid, signal.SIGSTOP)
-            stat = Path(f"/proc/{self._process.pid}/stat")
-            while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "TZ":
+            while _runs(self._process.pid):
                 time.sleep(0.001)
         while self._hear(0):
             pass
@@ -348,6 +347,14 @@ class Running:
         self._process.kill()
         self._process.join()
         self._ours.close()
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is neither stopped nor dead; one that has gone in the meantime has no file, or none to read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "TZ"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _reporting(connection: Any, export: Callable[[Callable[[int], object]], object], syncs: bool) -> None:
