@@ -29,7 +29,7 @@ from results_section import row
 from torch import Tensor
 from tqdm import tqdm
 
-from foveate import Compressor
+from foveate import Compressor, PreEdit
 from foveate.codecs import as_codec
 from foveate.evaluation import SampleFolder
 from foveate.evaluation._bootstrap import Bootstrap
@@ -42,6 +42,10 @@ from foveate.rate_control._keep_model import KeepModel, KeepPrior, Tables, Usual
 from foveate.rate_control._search import Priced, Seen, search
 
 PREPROCESS = Preprocess(256, 224)
+EDITED = {"jpeg": (20, 12, 18, 27, 40)}
+"""The quality for which photos are edited, and those at which they are encoded then."""
+EDITED_SCALES = (0.5, 0.7)
+STEPS = 30
 LADDERS = {
     "jpeg": (5, 8, 12, 18, 27, 40, 60, 80, 95),
     "webp": (1, 5, 12, 22, 36, 52, 70, 86, 95),
@@ -52,32 +56,67 @@ SCALES = (0.35, 0.5, 0.7, 1.0)
 PRICES = (0.01, 0.02, 0.03, 0.045, 0.06, 0.09, 0.13, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
 SHARES = (0.75, 0.8, 0.85, 0.9, 0.93)
 TRIES, WORTH = 8, 0.05
+PART = 25
+"""Photos that are measured before they are written."""
+BY_PHOTO = ("names", "pixels", "bytes", "clean", "closeness", "lead", "distances")
+"""Arrays whose first axis is the photos."""
 _BATCH = 8
 """On a CPU small batches, and weights in channels-last order, are much faster."""
 RANGES = ((0.75, 0.95), (0.9, 0.95))
 
 Floats = npt.NDArray[np.float64]
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A compressor and the points at which photos go through it.
+
+    Attributes:
+        left_out: the network that is not in the loss of its edit; empty where there is no edit.
+    """
+
+    compressor: Compressor
+    points: tuple[OperatingPoint, ...]
+    left_out: str = ""
+
+
+def plain_arm(codec: str) -> Arm:
+    """Return a codec at every scale and quality."""
+    ladder = LADDERS[as_codec(codec).name]
+    return Arm(Compressor(codec), tuple(OperatingPoint(0.0, scale, quality) for scale in SCALES for quality in ladder))
+
+
+def edited_arms(codec: str, networks: dict[str, LazyClassifier], trunks: Sequence[LazyClassifier]) -> list[Arm]:
+    """Return a codec after an edit by all networks but one, for each, made once a photo and scale."""
+    name, (quality, *_) = as_codec(codec).name, EDITED[as_codec(codec).name]
+    points = tuple(OperatingPoint(0.5, scale, q) for scale in EDITED_SCALES for q in EDITED[name][1:])
+    arms = []
+    for left_out in networks:
+        models = [*(network for key, network in networks.items() if key != left_out), *trunks]
+        arms.append(
+            Arm(Compressor(codec, PreEdit(models, codec=f"{codec}:{quality:g}", steps=STEPS)), points, left_out)
+        )
+    return arms
 
 
 def measure(
     samples: SampleFolder,
-    codec: str,
+    chosen: Sequence[int],
+    arms: Sequence[Arm],
     networks: dict[str, LazyClassifier],
     judges: Sequence[str],
     fidelities: Sequence[Fidelity],
-    limit: int | None,
 ) -> dict[str, Any]:
-    """Return arrays of all that is measured: see :class:`Table`."""
-    order = [*range(len(samples))]
-    random.Random(0).shuffle(order)
-    points = tuple(OperatingPoint(0.0, scale, quality) for scale in SCALES for quality in LADDERS[as_codec(codec).name])
-    compressor = Compressor(codec)
-    columns: dict[str, list[Any]] = {name: [] for name in ("names", "pixels", "bytes", "clean", "distances")}
-    columns |= {name: [] for name in ("closeness", "lead")}
-    for k in tqdm(order[:limit], desc=codec):
+    """Return arrays of all that is measured of the chosen photos: see :class:`Table`."""
+    columns: dict[str, list[Any]] = {name: [] for name in BY_PHOTO}
+    for k in tqdm(chosen):
         image = samples[k].image
-        encoded = Bench(compressor, points, [image], None).encode([(0, p) for p in range(len(points))])
-        decoded = compressor.decode(encoded)
+        encoded, decoded = [], []
+        for arm in arms:
+            jobs = [(0, point) for point in range(len(arm.points))]
+            encoded += Bench(arm.compressor, arm.points, [image], None).encode(jobs)
+            decoded += arm.compressor.decode(encoded[-len(jobs) :])
         shown = PREPROCESS.batch([image, *decoded]).split(_BATCH)
         logits = [torch.cat([network.classifier.forward(x) for x in shown]).float() for network in networks.values()]
         pairs = [(answers[:1], answers[1:]) for answers in logits]
@@ -95,11 +134,41 @@ def measure(
         "names": np.array(columns["names"]),
         "pixels": np.array(columns["pixels"], np.int64),
         "bytes": np.array(columns["bytes"], np.int32),
-        "points": np.array(points, np.float64),
+        "points": np.array([point for arm in arms for point in arm.points], np.float64),
+        "left_out": np.array([arm.left_out for arm in arms for _ in arm.points], np.str_),
         "networks": np.array([*networks]),
         "judges": np.array([*judges], np.str_),
         "fidelities": np.array([fidelity.name for fidelity in fidelities]),
     }
+
+
+def complete(path: Path, samples: SampleFolder, limit: int | None, *context: Any) -> None:
+    """Measure the photos that are missing from a file of arrays, some at a time, in an order drawn once."""
+    order = [*range(len(samples))]
+    random.Random(0).shuffle(order)
+    arrays = dict(np.load(path)) if path.exists() else {}
+    known = {*arrays["names"].tolist()} if arrays else set()
+    missing = [k for k in order[:limit] if samples.paths[k].name not in known]
+    for start in range(0, len(missing), PART):
+        more = measure(samples, missing[start : start + PART], *context)
+        arrays = {
+            name: np.concatenate([arrays[name], more[name]]) if arrays and name in BY_PHOTO else more[name]
+            for name in more
+        }
+        np.savez_compressed(path, **arrays)
+
+
+def joined(edited: Arrays, plain: Arrays, left_out: str | None) -> Arrays:
+    """Return arrays of the edited photos at the edited points of an arm or none, and at all plain points after it."""
+    rows = [plain["names"].tolist().index(name) for name in edited["names"]]
+    told = [plain["fidelities"].tolist().index(name) for name in edited["fidelities"]]
+    columns = np.flatnonzero(edited["left_out"] == left_out) if left_out is not None else []
+    both = {
+        name: np.concatenate([edited[name][..., columns], plain[name][rows]], -1)
+        for name in ("bytes", "closeness", "lead")
+    }
+    both["distances"] = np.concatenate([edited["distances"][..., columns], plain["distances"][rows][:, told]], -1)
+    return edited | both | {"points": np.concatenate([edited["points"][columns], plain["points"]])}
 
 
 class Table:
@@ -116,12 +185,11 @@ class Table:
         fixed: bytes (N, P) and kept answers (W, N, P) of the fixed points: these, or those of another table.
 
     Args:
-        path: of the arrays.
+        arrays: what was measured.
         plain: has the fixed points; None stands for the same table.
     """
 
-    def __init__(self, path: Path, plain: "Table | None" = None) -> None:
-        arrays = np.load(path)
+    def __init__(self, arrays: Arrays, plain: "Table | None" = None) -> None:
         self.names, self.judges = arrays["names"].tolist(), arrays["judges"].tolist()
 
         def tensor(name: str) -> Tensor:
@@ -321,18 +389,50 @@ def section(table: Table, codec: str) -> tuple[str, dict[str, list[Floats]]]:
     """Return the figures of a codec as Markdown, and the savings of each policy before each network."""
     thorough = ":" not in codec
     chosen = [policies(table, network, thorough) for network in range(len(table.networks))]
-    heads = [f"{codec.upper()}, n = {len(table.bytes)}: left out", *table.networks, "mean", "above 0.90", "decoded"]
-    lines = [row(heads), "|---|" + "--:|" * (len(heads) - 1)]
-    saved: dict[str, list[Floats]] = {}
-    for name in chosen[0]:
-        saved[name] = [
+    saved = {
+        name: [
             np.mean([savings(table, network, choices) for choices in policy[name]], 0)
             for network, policy in enumerate(chosen)
         ]
-        mean, decoded = np.mean(saved[name], 0), np.mean([c.decoded for policy in chosen for c in policy[name]])
-        cells = [*(share(values[:, 0]) for values in saved[name]), share(mean[:, 0]), share(mean[:, 1])]
-        lines.append(row([name, *cells, "–" if math.isnan(decoded) else f"{decoded:.1f}"]))
+        for name in chosen[0]
+    }
+    decoded = {
+        name: float(np.mean([choices.decoded for policy in chosen for choices in policy[name]])) for name in chosen[0]
+    }
+    lines = figures(codec, table, saved, decoded)
     return "\n".join([*lines, *(["", *promises(table, codec)] if thorough else [])]), saved
+
+
+def figures(codec: str, table: Table, saved: dict[str, list[Floats]], decoded: dict[str, float]) -> list[str]:
+    """Return what each policy saves before each network that is left out as a table in Markdown."""
+    above = [f"above 0.90: {ending}" for ending in ("least of them", "mean")]
+    heads = [f"{codec.upper()}, n = {len(table.names)}: left out", *table.networks, "mean", *above, "decoded"]
+    lines = [row(heads), "|---|" + "--:|" * (len(heads) - 1)]
+    for name, values in saved.items():
+        mean, least = np.mean(values, 0), min(values, key=lambda value: value[0, 1])
+        cells = [*(share(value[:, 0]) for value in values), share(mean[:, 0]), share(least[:, 1]), share(mean[:, 1])]
+        lines.append(row([name, *cells, "–" if math.isnan(decoded[name]) else f"{decoded[name]:.1f}"]))
+    return lines
+
+
+def section_edited(edited: Arrays, plain: Arrays, codec: str) -> str:
+    """Return the figures where the points to choose from include edits, as Markdown."""
+    without = Table(joined(edited, plain, None))
+    tables = [Table(joined(edited, plain, name), without) for name in without.networks]
+    at_fixed = torch.arange(tables[0].bytes.shape[1] - without.bytes.shape[1]).expand(len(without.names), -1)
+    saved: dict[str, list[Floats]] = {}
+    decoded: dict[str, list[float]] = {}
+    for network, table in enumerate(tables):
+        others, lpips = table.others(network), table.fidelities[:1]
+        for name, measured, choices in (
+            ("the edit alone, at fixed points", table, Choices(at_fixed)),
+            ("P(keep) with the edit, as shipped", table, choose(table, table.asking(others, lpips), searched=True)),
+            ("P(keep) without it", without, choose(without, without.asking(others, lpips), searched=True)),
+        ):
+            saved.setdefault(name, []).append(savings(measured, network, choices))
+            decoded.setdefault(name, []).append(choices.decoded)
+    heading = f"{codec} with an edit"
+    return "\n".join(figures(heading, tables[0], saved, {name: float(np.mean(n)) for name, n in decoded.items()}))
 
 
 def draw(path: Path, networks: Sequence[str], saved: dict[str, list[Floats]]) -> None:
@@ -412,12 +512,15 @@ def main(options: argparse.Namespace) -> None:
     fidelities += [Embedding(model=spec) for spec in options.embedding]
     options.out.mkdir(parents=True, exist_ok=True)
     sections, tables = [], {}
+
+    def measured(codec: str, arms: Sequence[Arm], witnesses: Sequence[Fidelity], edited: bool = False) -> Arrays:
+        path = options.out / f"unseen-{'edit-' if edited else ''}{re.sub('[:=,]', '-', codec)}.npz"
+        if options.extend or not path.exists():
+            complete(path, SampleFolder(options.photos), options.limit, arms, networks, judges, witnesses)
+        return dict(np.load(path))
+
     for codec in options.codec:
-        path = options.out / f"unseen-{re.sub('[:=,]', '-', codec)}.npz"
-        if not path.exists():
-            samples = SampleFolder(options.photos)
-            np.savez_compressed(path, **measure(samples, codec, networks, judges, fidelities, options.limit))
-        tables[codec] = Table(path, tables.get(as_codec(codec).name))
+        tables[codec] = Table(measured(codec, [plain_arm(codec)], fidelities), tables.get(as_codec(codec).name))
         if options.of_one:
             print(of_one(tables[codec]))
             continue
@@ -427,6 +530,12 @@ def main(options: argparse.Namespace) -> None:
             draw(options.plot, tables[codec].networks, saved)
     if options.of_one:
         return
+    trunks = [LazyClassifier(spec, PREPROCESS) for spec in options.trunk]
+    for trunk in trunks:
+        trunk.classifier.model.to(memory_format=torch.channels_last)
+    for codec in options.edit:
+        edited = measured(codec, edited_arms(codec, networks, trunks), fidelities[:1], edited=True)
+        sections.append(section_edited(edited, measured(codec, [plain_arm(codec)], fidelities), codec))
     text = "\n\n".join(sections)
     if options.readme is None:
         print(text)
@@ -455,7 +564,16 @@ if __name__ == "__main__":
         help=f"one of {', '.join(LADDERS)}; one with settings, as jpeg:tables=machine, after the plain one, whose "
         "fixed points it is compared with",
     )
+    parser.add_argument(
+        "--edit",
+        action="append",
+        default=[],
+        choices=[*EDITED],
+        help="a codec that is among the others; measures it after edits too, by all networks but the one left out",
+    )
+    parser.add_argument("--trunk", action="append", default=[], help="in the loss of edits, and nowhere else")
     parser.add_argument("--limit", type=int, help="at most this many photos, from an order drawn once")
+    parser.add_argument("--extend", action="store_true", help="measure what photos a table that is there lacks")
     parser.add_argument("--of-one", action="store_true", help="print the model for a single witness, and end")
     parser.add_argument("--plot", type=Path, help="draw what the first codec saves against the number of witnesses")
     parser.add_argument("--readme", type=Path, help="write there, between its marks, instead of printing")

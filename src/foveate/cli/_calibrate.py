@@ -11,6 +11,7 @@ from foveate.cli._models import (
     controlled_prefilter,
     device_of,
     first_classifier,
+    say_preprocessing,
     witness_of,
 )
 from foveate.cli._options import Commands, add_formats, add_prefilter, add_preprocessing, add_saliency, numbers
@@ -69,6 +70,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     first_readable(samples)
 
     def job() -> None:
+        say_preprocessing(args)
         with progress_bars("image") as show:
             calibration = control.calibrate(
                 compressor,

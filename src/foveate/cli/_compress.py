@@ -5,7 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.cli._models import build_prefilter, build_saliency, device_of, edits, preprocess_of_spec, witness_of
+from foveate.cli._models import (
+    build_prefilter,
+    build_saliency,
+    device_of,
+    edits,
+    preprocess_of_spec,
+    say_preprocessing,
+    witness_of,
+)
 from foveate.cli._options import Commands, add_prefilter, add_preprocessing, add_saliency, add_source, number, numbers
 from foveate.cli._output import EXPECTED, complain, progress_bars
 
@@ -100,6 +108,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         device = str(device_of(device))
 
     def job() -> int:
+        say_preprocessing(args)
         try:
             summary = _compress(args, compressor, device)
         except EXPECTED as error:  # a full disk, another run, a file that is refused, a driver that is not installed

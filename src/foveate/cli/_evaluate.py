@@ -15,6 +15,7 @@ from foveate.cli._models import (
     device_of,
     edits,
     is_editor,
+    source_of_preprocessing,
     witness_of,
 )
 from foveate.cli._options import (
@@ -27,7 +28,7 @@ from foveate.cli._options import (
     numbers,
 )
 from foveate.cli._output import print_where
-from foveate.cli._samples import first_readable
+from foveate.cli._samples import first_readable, say_answers
 
 if TYPE_CHECKING:
     from foveate.codecs import Codec
@@ -145,7 +146,14 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     if any(args.strength) or any(codec.needs_saliency for codec in codecs):
         saliency(first.image[None])  # a model or a layer without a map is noticed now, not midway
     settings, lead = _recorded(args, codecs, saliency), _lead(args, judges, saliency)
-    return lambda: _report(args, samples, judges, compressors, settings, lead)
+    sources = [source_of_preprocessing(spec, args) for spec in dict.fromkeys([args.model, *args.judge])]
+
+    def job() -> None:
+        fed = zip((judge.classifier for judge in judges), sources, strict=True)
+        say_answers(fed, samples)
+        _report(args, samples, judges, compressors, settings, lead)
+
+    return job
 
 
 def _report(

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foveate.cli._output import complain
+
 if TYPE_CHECKING:
     import torch
 
@@ -11,6 +13,10 @@ if TYPE_CHECKING:
     from foveate.prefilter import PrefilterBase
     from foveate.rate_control import Fidelity, Witness
     from foveate.saliency import Saliency
+
+
+ASSUMED = "assumed, as it brings none"
+"""Whose preprocessing a model has of which nothing is known."""
 
 
 def device_of(name: str | None) -> "torch.device":
@@ -26,24 +32,47 @@ def device_of(name: str | None) -> "torch.device":
 
 
 def default_preprocess(args: argparse.Namespace) -> "Preprocess":
-    """Return the preprocessing of models that are not torchvision's own."""
+    """Return the preprocessing of models that bring none."""
     from foveate.models import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
-    return Preprocess(args.resize, args.crop, tuple(args.mean or IMAGENET_MEAN), tuple(args.std or IMAGENET_STD))
+    resize, crop = (256 if args.resize is None else args.resize), (224 if args.crop is None else args.crop)
+    return Preprocess(resize, crop, tuple(args.mean or IMAGENET_MEAN), tuple(args.std or IMAGENET_STD))
 
 
 def preprocess_of_spec(spec: str, args: argparse.Namespace) -> "Preprocess":
-    """Return the preprocessing of the model that a short string names."""
-    from foveate.models import preprocess_of
+    """Return the preprocessing of the model that a short string names: its own, or what the options say."""
+    from foveate.models import LazyModel, preprocess_of
 
-    return default_preprocess(args) if ":" in spec else preprocess_of(spec)
+    return LazyModel(spec).preprocess or default_preprocess(args) if ":" in spec else preprocess_of(spec)
+
+
+def source_of_preprocessing(spec: str, args: argparse.Namespace) -> str:
+    """Return in words whose preprocessing a model has."""
+    from foveate.models import LazyModel
+
+    if ":" not in spec:
+        return "that of its weights"
+    if LazyModel(spec).preprocess is not None:
+        return "its own"
+    options = (args.resize, args.crop, args.mean, args.std)
+    return ASSUMED if all(option is None for option in options) else "as the options say"
+
+
+def say_preprocessing(args: argparse.Namespace) -> None:
+    """Print how each classifier is fed that makes maps or is a witness."""
+    from foveate.rate_control import Witness, as_witness
+
+    specs = [args.model, *(spec for spec in args.witness if isinstance(as_witness(spec), Witness))]
+    for spec in dict.fromkeys(spec for spec in specs if spec is not None):
+        name = spec.replace("/", ":").rpartition(":")[2]
+        complain(f"{name}: {preprocess_of_spec(spec, args)}, {source_of_preprocessing(spec, args)}")
 
 
 def build_classifier(spec: str, args: argparse.Namespace) -> "Classifier":
     """Return the classifier that a short string names, on its device."""
     from foveate.models import load_classifier
 
-    classifier = load_classifier(spec, default_preprocess(args) if ":" in spec else None)
+    classifier = load_classifier(spec, preprocess_of_spec(spec, args))
     classifier.model.to(device_of(args.device))
     return classifier
 
@@ -53,10 +82,12 @@ def witness_of(spec: str, args: argparse.Namespace) -> "Witness | Fidelity":
     from foveate.rate_control import Embedding, Lpips, Witness, as_witness
 
     witness = as_witness(spec)
-    preprocess = default_preprocess(args)
     if isinstance(witness, Embedding):
+        preprocess = preprocess_of_spec(str(witness.model), args)
+        preprocess.without_geometry()  # refuses a function, which an embedding does not take
         return Embedding(preprocess.resize, preprocess.crop, witness.model, preprocess.mean, preprocess.std)
     if isinstance(witness, Lpips):
+        preprocess = default_preprocess(args)
         return Lpips(preprocess.resize, preprocess.crop, witness.model)
     return Witness(spec, preprocess_of_spec(spec, args)) if isinstance(witness, Witness) else witness
 

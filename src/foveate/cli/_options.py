@@ -122,7 +122,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def add_preprocessing(parser: argparse.ArgumentParser) -> None:
-    """Add the configuration file, and the preprocessing of models that are not torchvision's own."""
+    """Add the configuration file, and the preprocessing of models that bring none."""
     parser.add_argument(
         "--config",
         type=Path,
@@ -130,8 +130,12 @@ def add_preprocessing(parser: argparse.ArgumentParser) -> None:
         help="YAML or JSON with options by name, or that of a LightningCLI with a CompressionRobustness callback; "
         "options given here as well override it, and those that may be given several times add to it",
     )
-    group = parser.add_argument_group("preprocessing of models that are not torchvision's own")
-    group.add_argument("--resize", type=int, default=256, help="short side in pixels (default: %(default)s)")
-    group.add_argument("--crop", type=int, default=224, help="side of the center crop (default: %(default)s)")
+    group = parser.add_argument_group(
+        "preprocessing of models that bring none",
+        "torchvision's models bring that of their weights, timm's too; one of your own does if its function returns "
+        "(model, transforms), or if the model or the function has an attribute 'preprocess'",
+    )
+    group.add_argument("--resize", type=int, help="short side in pixels (default: 256)")
+    group.add_argument("--crop", type=int, help="side of the center crop (default: 224)")
     group.add_argument("--mean", type=numbers(float), help="three numbers (default: ImageNet's)")
     group.add_argument("--std", type=numbers(float), help="three numbers (default: ImageNet's)")

@@ -1,14 +1,22 @@
 """Images with labels for the commands that measure: those that can be read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from foveate.cli._models import ASSUMED
 from foveate.cli._output import complain
 
 if TYPE_CHECKING:
     import torch
 
     from foveate.evaluation import Sample, SampleFolder
+    from foveate.models import Classifier
+
+_LOOKED_AT = 32
+"""Images that classifiers are asked about before a run."""
+_SUSPECT = 0.2
+"""By how much the share of right answers may be below that of answers that survive mild compression."""
 
 
 def first_readable(samples: "SampleFolder") -> "Sample":
@@ -33,3 +41,36 @@ def readable(samples: "SampleFolder") -> "Iterator[torch.Tensor]":
             yield samples[k].image
         except UnreadableError as error:
             complain(f"skipped {error}")
+
+
+def say_answers(classifiers: "Iterable[tuple[Classifier, str]]", samples: "SampleFolder") -> None:
+    """Print how each classifier is fed and how often it is right; warn where what was assumed looks wrong.
+
+    A classifier that is fed as it was trained is right nearly as often as it is sure of itself: as often as it gives
+    the same answer after mild compression.
+
+    Args:
+        classifiers: each with whose preprocessing it has.
+        samples: some of them, spread evenly, are looked at.
+    """
+    from foveate.compressor import Compressor
+    from foveate.evaluation import UnreadableError
+
+    seen = []
+    for k in range(0, len(samples), max(1, len(samples) // _LOOKED_AT)):
+        with suppress(UnreadableError):  # the run names it
+            seen.append(samples[k])
+    images, mild = [sample.image for sample in seen], Compressor("jpeg:75")
+    decoded = mild.decode(mild.encode(images))
+    for classifier, source in classifiers:
+        # One by one, since without a crop they differ in size.
+        clean, coded = ([int(classifier.logits([x]).argmax()) for x in part] for part in (images, decoded))
+        right = sum(a == sample.label for a, sample in zip(clean, seen, strict=True)) / len(seen)
+        same = sum(a == b for a, b in zip(clean, coded, strict=True)) / len(seen)
+        complain(f"{classifier.name}: {classifier.preprocess}, {source}; top-1 {right:.0%} of {len(seen)} images")
+        if source == ASSUMED and right < same - _SUSPECT:
+            complain(
+                f"warning: {classifier.name}: the preprocessing was assumed, and only {right:.0%} are right though "
+                f"{same:.0%} of the answers survive JPEG at quality 75; if it was trained otherwise, give --resize, "
+                "--crop, --mean and --std, or let its function return (model, transforms)"
+            )

@@ -1,10 +1,11 @@
 """Classifiers: built from a short string, fed as they were trained, and left as they were."""
 
 from foveate.models._classifier import Classifier, LazyClassifier, load_classifier
-from foveate.models._preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from foveate.models._preprocess import IMAGENET_MEAN, IMAGENET_STD, PictureTransform, Preprocess
 from foveate.models._recipes import LazyModel, ModelSource, build_model, import_object, preprocess_of
 from foveate.models._running import check_logits, eager, first_weight, refuse_cuda_in_worker, undisturbed
 from foveate.models._tracing import Call, trace
+from foveate.models._transforms import as_preprocess
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -14,7 +15,9 @@ __all__ = [
     "LazyClassifier",
     "LazyModel",
     "ModelSource",
+    "PictureTransform",
     "Preprocess",
+    "as_preprocess",
     "build_model",
     "check_logits",
     "eager",

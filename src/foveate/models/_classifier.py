@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from foveate.identity import identity, refuse_subclass
 from foveate.models._preprocess import Preprocess
-from foveate.models._recipes import LazyModel, ModelSource, preprocess_of
+from foveate.models._recipes import DEFAULT_PREPROCESS, LazyModel, ModelSource, preprocess_of
 from foveate.models._running import check_logits, first_weight, undisturbed
+from foveate.models._transforms import as_preprocess
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Classifier:
 
     def num_classes(self) -> int:
         """Return the number of classes, from one forward pass of a black image."""
-        side = self.preprocess.crop or self.preprocess.resize or 224
+        side = self.preprocess.crop or self.preprocess.short_side or 224
         return self.logits([torch.zeros(3, side, side, dtype=torch.float32)]).shape[1]
 
 
@@ -72,8 +73,8 @@ def load_classifier(spec: str, preprocess: Preprocess | None = None) -> Classifi
 
     Args:
         spec: see :func:`build_model`.
-        preprocess: None takes that of the weights for torchvision's models, and resize 256, crop 224, ImageNet mean
-            and std for all others.
+        preprocess: None takes that of the weights for torchvision's models, what others bring (see
+            :attr:`LazyModel.preprocess`), and resize 256, crop 224, ImageNet mean and std where they bring none.
 
     Returns:
         The classifier, named by the last part of ``spec``, after the last ``:`` or ``/``.
@@ -97,8 +98,7 @@ class LazyClassifier:
 
     Args:
         model: a recipe (see :class:`LazyModel`), which is built once per process; or a module.
-        preprocess: None takes the preprocessing of torchvision's weights; for other models, resize 256, crop 224 and
-            ImageNet normalization.
+        preprocess: in any form that :func:`as_preprocess` takes; None as for :func:`load_classifier`.
 
     Raises:
         TypeError: if ``model`` is neither a recipe nor a module.
@@ -114,6 +114,8 @@ class LazyClassifier:
 
     def __post_init__(self) -> None:
         self._model  # noqa: B018  (raises if it is not a model)
+        if self.preprocess is not None:
+            object.__setattr__(self, "preprocess", as_preprocess(self.preprocess))
 
     @cached_property
     def _model(self) -> LazyModel:
@@ -131,7 +133,8 @@ class LazyClassifier:
         """The classifier, built on first use."""
         if isinstance(self.model, str):
             return load_classifier(self.model, self.preprocess)
-        return Classifier(self.name, self._model.get(), self.preprocess or Preprocess(256, 224))
+        preprocess = self.preprocess or self._model.preprocess or DEFAULT_PREPROCESS
+        return Classifier(self.name, self._model.get(), preprocess)
 
     @property
     def identity(self) -> str:

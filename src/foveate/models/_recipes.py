@@ -4,6 +4,7 @@ import copy
 import difflib
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 import threading
@@ -18,11 +19,17 @@ from torch import nn
 
 from foveate._checks import is_hashable
 from foveate.identity import identity
-from foveate.models._preprocess import Preprocess
+from foveate.models._preprocess import PictureTransform, Preprocess
 from foveate.models._running import eager
+from foveate.models._transforms import as_preprocess
 
-ModelSource: TypeAlias = "nn.Module | str | Callable[[], nn.Module]"
-"""A model, or how to build it: a short string (see :func:`build_model`) or a function without arguments."""
+ModelSource: TypeAlias = "nn.Module | str | Callable[[], nn.Module | tuple[nn.Module, Any]]"
+"""A model, or how to build it: a short string (see :func:`build_model`) or a function without arguments, which may
+return the model's preprocessing too."""
+
+
+DEFAULT_PREPROCESS = Preprocess(256, 224)
+"""What is assumed of a model that brings no preprocessing."""
 
 
 class LazyModel:
@@ -32,7 +39,8 @@ class LazyModel:
 
     Args:
         source: a module, taken as it is (of one compiled by ``torch.compile``, the module itself); or a recipe, whose
-            model is put in eval mode and frozen. Building it leaves the user's random state as it was.
+            model is put in eval mode and frozen. Building it leaves the user's random state as it was. What it
+            returns is the model, or the model and its preprocessing (see :func:`as_preprocess`).
 
     Raises:
         TypeError: if ``source`` is neither; when pickled, if it is a module.
@@ -42,7 +50,7 @@ class LazyModel:
         False
     """
 
-    _built: dict[Any, tuple[nn.Module, ModelSource]] = {}  # noqa: RUF012  (shared by the whole process on purpose)
+    _built: dict[Any, tuple[nn.Module, Preprocess | None, ModelSource]] = {}  # noqa: RUF012  (shared by the whole process on purpose)
     _lock = threading.RLock()
 
     def __init__(self, source: ModelSource) -> None:
@@ -58,19 +66,32 @@ class LazyModel:
         Raises:
             ValueError: if the recipe does not give a model.
         """
-        if isinstance(self.source, nn.Module):
-            return self.source
+        return self.source if isinstance(self.source, nn.Module) else self._build()[0]
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """The preprocessing that a model of one's own brings; None if it brings none, or is named in torchvision.
+
+        That is what its recipe returns beside it, or has as an attribute ``preprocess``; or what the model has as such
+        an attribute, if that is neither a method nor a part of the network; or a timm model's own.
+
+        Raises:
+            TypeError, ValueError: if what it brings is not a preprocessing; see :func:`as_preprocess`.
+        """
+        return _preprocess_of_module(self.source) if isinstance(self.source, nn.Module) else self._build()[1]
+
+    def _build(self) -> tuple[nn.Module, Preprocess | None]:
+        source = self.source
         with LazyModel._lock:
             # By its id if it cannot be hashed; the source is kept beside the model, so that the id stays its own.
-            key = self.source if is_hashable(self.source) else id(self.source)
+            key = source if is_hashable(source) else id(source)
             if key not in LazyModel._built:
                 # Outside inference mode, since gradients could not pass its tensors later.
                 with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-                    model = build_model(self.source) if isinstance(self.source, str) else self.source()
-                if not isinstance(model, nn.Module):
-                    raise ValueError(f"model: {self.source!r} gave a {type(model).__name__}, not a torch.nn.Module")
-                LazyModel._built[key] = eager(model).eval().requires_grad_(False), self.source
-            return LazyModel._built[key][0]
+                    model, transforms = _build(source)
+                preprocess = _preprocess_of_module(model) if transforms is None else as_preprocess(transforms)
+                LazyModel._built[key] = eager(model).eval().requires_grad_(False), preprocess, source
+            return LazyModel._built[key][:2]
 
     @property
     def identity(self) -> str:
@@ -118,26 +139,57 @@ def build_model(spec: str) -> nn.Module:
         >>> build_model("torchvision.models:squeezenet1_1").training
         True
     """
-    if _is_torchvision(spec):
+    return _build(spec)[0]
+
+
+def _build(source: "str | Callable[[], Any]") -> tuple[nn.Module, Any]:
+    """Return the model of a recipe, and the preprocessing that the recipe has for it, if any."""
+    if isinstance(source, str) and _is_torchvision(source):
         from torchvision.models import get_model
 
-        _weights_preprocess(spec)  # so that a wrong name is reported before anything is downloaded
+        _weights_preprocess(source)  # so that a wrong name is reported before anything is downloaded
         try:
-            return get_model(spec, weights="DEFAULT")
+            return get_model(source, weights="DEFAULT"), None
         except OSError as error:
-            raise ValueError(f"model: the pretrained weights of {spec!r} could not be fetched: {error}") from error
+            raise ValueError(f"model: the pretrained weights of {source!r} could not be fetched: {error}") from error
+    if not isinstance(source, str):
+        built, function = source(), source
+    else:
+        function, argument = _function_of(source)
+        try:
+            built = function() if argument is None else function(argument)
+        except Exception as error:  # whatever the user's code raises, the message should say which model it was
+            raise ValueError(f"model: {source!r} could not be built: {type(error).__name__}: {error}") from error
+    model, transforms = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: {source!r} gave a {type(model).__name__}, not a torch.nn.Module")
+    return model, getattr(function, "preprocess", None) if transforms is None else transforms
+
+
+def _function_of(spec: str) -> tuple[Callable[..., Any], str | None]:
+    """Return the function that a short string names, and its argument."""
     match = re.fullmatch(r"(?P<home>.+?\.py|[^:]+):(?P<function>[^:]+)(?::(?P<argument>.*))?", spec)
     if match is None:
         raise ValueError(f"model: cannot read {spec!r}; expected NAME, FILE.py:FUNCTION or package.module:FUNCTION")
-    home, name, argument = match["home"], match["function"], match["argument"]
-    function = getattr(_import_module(home), name, None)
+    function = getattr(_import_module(match["home"]), match["function"], None)
     if not callable(function):
-        raise ValueError(f"model: {home} has no function {name!r}")
-    try:
-        model: nn.Module = function() if argument is None else function(argument)
-    except Exception as error:  # whatever the user's code raises, the message should say which model it was
-        raise ValueError(f"model: {spec!r} could not be built: {type(error).__name__}: {error}") from error
-    return model
+        raise ValueError(f"model: {match['home']} has no function {match['function']!r}")
+    return function, match["argument"]
+
+
+def _preprocess_of_module(model: nn.Module) -> Preprocess | None:
+    """Return the preprocessing that a module has as an attribute, or that timm knows of it."""
+    model = eager(model)
+    transforms = getattr(model, "preprocess", None)
+    if "preprocess" in model._modules and not type(transforms).__module__.startswith("torchvision.transforms"):
+        transforms = None  # a part of the network itself
+    if transforms is not None and not inspect.ismethod(transforms):
+        return as_preprocess(transforms)
+    if type(model).__module__.startswith("timm.") and getattr(model, "pretrained_cfg", None):
+        from timm.data.config import resolve_model_data_config
+
+        return as_preprocess(resolve_model_data_config(model))
+    return None
 
 
 def import_object(spec: str) -> Any:
@@ -162,14 +214,17 @@ def import_object(spec: str) -> Any:
 def preprocess_of(spec: str) -> Preprocess:
     """Return the preprocessing of a model, by its short string: that of the weights for torchvision's models.
 
+    Of others, what the model brings (see :attr:`LazyModel.preprocess`), for which it is built; if it brings none,
+    resize 256, crop 224 and ImageNet's mean and std.
+
     Raises:
-        ValueError: if torchvision has no such model.
+        ValueError: if there is no such model, or what it brings cannot be read.
 
     Example:
-        >>> preprocess_of("squeezenet1_1").crop, preprocess_of("net.py:make").resize
+        >>> preprocess_of("squeezenet1_1").crop, preprocess_of("torchvision.models:squeezenet1_1").resize
         (224, 256)
     """
-    return _weights_preprocess(spec) if _is_torchvision(spec) else Preprocess(256, 224)
+    return _weights_preprocess(spec) if _is_torchvision(spec) else LazyModel(spec).preprocess or DEFAULT_PREPROCESS
 
 
 def _is_torchvision(spec: str) -> bool:
@@ -188,17 +243,10 @@ def _weights_preprocess(name: str) -> Preprocess:
         raise ValueError(
             f"model: torchvision has no {name!r}{hint} (for your own: FILE.py:FUNCTION or package.module:FUNCTION)"
         ) from None
-    preset = weights.transforms()
-    try:
-        return Preprocess(
-            preset.resize_size[0],
-            preset.crop_size[0],
-            tuple(preset.mean),
-            tuple(preset.std),
-            preset.interpolation.value,
-        )
-    except AttributeError:
-        raise ValueError(f"model: {name!r} is not an image classifier") from None
+    preprocess = as_preprocess(weights.transforms())
+    if isinstance(preprocess, PictureTransform):  # of images for other tasks
+        raise ValueError(f"model: {name!r} is not an image classifier")
+    return preprocess
 
 
 def _import_module(home: str) -> ModuleType:

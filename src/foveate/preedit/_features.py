@@ -3,7 +3,6 @@
 import weakref
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class Features:
     def __init__(self, classifier: Classifier, taps: Sequence[str] | None = None) -> None:
         self.classifier = classifier
         preprocess = classifier.preprocess
-        self._normalize = replace(preprocess, resize=None, crop=None)
+        self._normalize = preprocess.without_geometry()
         self.taps = tuple(taps or _taps_of(classifier))
         modules = dict(classifier.model.named_modules())
         missing = [name for name in self.taps if name not in modules]
@@ -47,7 +46,7 @@ class Features:
         A network that takes whole images sees a little less, so that crops differ from step to step.
         """
         preprocess = self.classifier.preprocess
-        short_side = preprocess.resize or preprocess.crop or min(images.shape[-2:])
+        short_side = preprocess.short_side or preprocess.crop or min(images.shape[-2:])
         return preprocess.crop or max(1, round(_WHOLE * short_side)), short_side
 
     @property
@@ -168,4 +167,4 @@ def _taps_of(classifier: Classifier) -> tuple[str, ...]:
 
 def _input_side(classifier: Classifier) -> int:
     """Return the side of a network's input, in pixels."""
-    return classifier.preprocess.crop or classifier.preprocess.resize or 224
+    return classifier.preprocess.crop or classifier.preprocess.short_side or 224

@@ -60,11 +60,11 @@ class _Views(Fidelity):
     """Compares images as classifiers see them: resized and cropped.
 
     Attributes:
-        resize: the shorter side after resizing; None does not resize.
+        resize: the shorter side after resizing, or height and width; None does not resize.
         crop: the side of the square cut from the center; None keeps the whole image.
     """
 
-    resize: int | None = 256
+    resize: int | tuple[int, int] | None = 256
     crop: int | None = 224
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ class Witness(LazyClassifier):
         for parameter in islice(model.parameters(), 1):
             refuse_cuda_in_worker(parameter.device, f"witness {self.name}")
         # Without a crop, images keep their own sizes, so only those of equal size share a batch.
-        alike = [[*range(len(images))]] if self.classifier.preprocess.crop else group_by_shape(images)
+        alike = [[*range(len(images))]] if self.classifier.preprocess.fixes_size else group_by_shape(images)
         with undisturbed(model):  # around the whole loop: there may be several batches
             parts = [self.classifier.logits([images[i] for i in group]).float().cpu() for group in alike]
         return torch.cat(parts)[torch.tensor([i for group in alike for i in group]).argsort()]

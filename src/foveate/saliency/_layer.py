@@ -44,7 +44,9 @@ class LayerSaliency(Saliency):
             convolutional stage, found by tracing a forward pass of a 224x224 image (or one of another size if the model
             requires it), so that it depends only on the model. ``layer_name`` is the result.
         preprocess: the model's preprocessing of (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
-            the whole image in view. None normalizes with ImageNet's mean and std. For images larger than those the
+            the whole image in view. None takes what the model or its recipe brings (see
+            :attr:`foveate.models.LazyModel.preprocess`), without its crop, and else normalizes with ImageNet's mean and
+            std. For images larger than those the
             model was trained on, ``foveate.models.Preprocess(resize=256)`` saves time and shows objects at a familiar
             size.
 
@@ -64,8 +66,8 @@ class LayerSaliency(Saliency):
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._model = LazyModel(model)
-        self._preprocess = Preprocess() if preprocess is None else preprocess
-        if not callable(self._preprocess):
+        self._preprocess = preprocess
+        if preprocess is not None and not callable(preprocess):
             raise TypeError(f"preprocess: expected a function of a batch, got {type(preprocess).__name__}")
         self.layer_name: str | None = _layer_name(layer, model)
         """The dotted name of the layer; None until a layer left open was found by the first call."""
@@ -85,7 +87,15 @@ class LayerSaliency(Saliency):
 
         All attributes except those in ``_derived`` count, including those added by a subclass.
         """
-        return describe(self, {k.lstrip("_"): v for k, v in self._settings().items()})
+        settings = self._settings() | {"_preprocess": self._prepares()}
+        return describe(self, {k.lstrip("_"): v for k, v in settings.items()})
+
+    def _prepares(self) -> Callable[[Tensor], Tensor]:
+        """Return the preprocessing: what was given, what the model brings, or ImageNet's normalization."""
+        if self._preprocess is not None:
+            return self._preprocess
+        brought = self._model.preprocess
+        return Preprocess() if brought is None else brought.without_crop()
 
     def _settings(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in self._derived}
@@ -137,7 +147,7 @@ class LayerSaliency(Saliency):
             # A copy outside inference mode: Captum marks its input, and a model may write into it.
             x = to_float(images).clone() if images.is_floating_point() else to_float(images)
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            x = self._preprocess(x if weight is None else x.to(weight.device))
+            x = self._prepares()(x if weight is None else x.to(weight.device))
             x = x if weight is None else x.to(weight.dtype)
             with torch.autocast(x.device.type, enabled=False):
                 maps = self._attribute(model, self._find(model, x), x)
