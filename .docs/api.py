@@ -32,7 +32,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     sections: dict[str, list[str]] = {}
     for path in plan:
         sections.setdefault(".".join(path.split(".")[:2]), []).append(f"{path}.md")
-    config.nav = ["index.md", *({path: files} if len(files) > 1 else files[0] for path, files in sections.items())]
+    pages = [{path: files} if len(files) > 1 else files[0] for path, files in sections.items()]
+    config.nav = ["index.md", "guide.md", *pages]
     return config
 
 

@@ -17,10 +17,10 @@ RECIPES = Path(__file__).parent / "recipes.py"
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is measured on Linux only")
 def test_the_suite_runs_and_writes_its_table(tmp_path):
-    out, readme = tmp_path / "bench.json", tmp_path / "README.md"
-    readme.write_text("before\n<!-- cost -->\nold\n<!-- /cost -->\nafter\n")
+    out, page = tmp_path / "bench.json", tmp_path / "RESULTS.md"
+    page.write_text("before\n<!-- cost -->\nold\n<!-- /cost -->\nafter\n")
     parts = ["saliency", "guided", "codec", "epoch", "rate_control", "size", "cuda"]  # imports take long
-    command = [sys.executable, str(SUITE), "--quick", "--out", str(out), "--readme", str(readme), "--only", *parts]
+    command = [sys.executable, str(SUITE), "--quick", "--out", str(out), "--into", str(page), "--only", *parts]
     subprocess.run(command, check=True, timeout=280)
     found = json.loads(out.read_text())["parts"]
     assert list(found) == parts
@@ -32,7 +32,7 @@ def test_the_suite_runs_and_writes_its_table(tmp_path):
     assert all(math.isfinite(row["peak_MB"]) for rows in found["size"].values() for row in rows.values())
     assert all(row["forwards"] >= 2 for row in found["rate_control"].values())
     assert out.with_suffix(".png").stat().st_size > 1000
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n<!-- cost -->\n")
     assert text.endswith("\n<!-- /cost -->\nafter\n")
     assert "`GradCam`, mobilenet_v2, batch 2 | forward pass |" in text
@@ -72,7 +72,7 @@ def test_the_benchmark_of_tables_searches_and_compares(tmp_path):
 
 
 def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
-    photos, out, readme = tmp_path / "photos", tmp_path / "out", tmp_path / "README.md"
+    photos, out, page = tmp_path / "photos", tmp_path / "out", tmp_path / "RESULTS.md"
     write_scenes(photos, 6)
     command = [sys.executable, str(BENCHMARKS / "bench_preedit.py"), str(photos), str(out), "--limit", "6"]
     command += ["--network", "foveate.demo:scene_net", "--network", f"{RECIPES}:small_scenes", "--steps", "2"]
@@ -88,10 +88,10 @@ def test_the_benchmark_of_edits_goes_on_where_it_stopped_and_is_told(tmp_path):
         for judgment in record["judges"].values():
             assert judgment["kl"] >= -1e-6
             assert {judgment["same"], judgment["right of a copy"]} <= {0.0, 1.0}
-    readme.write_text("before\n<!-- edits -->\nold\n<!-- /edits -->\nafter\n")
-    section = [sys.executable, str(BENCHMARKS / "edit_section.py"), str(out), str(readme)]
+    page.write_text("before\n<!-- edits -->\nold\n<!-- /edits -->\nafter\n")
+    section = [sys.executable, str(BENCHMARKS / "edit_section.py"), str(out), str(page)]
     subprocess.run(section, check=True, timeout=280)
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith("before\n<!-- edits -->\n")
     assert text.endswith("\n<!-- /edits -->\nafter\n")
     assert "old" not in text
@@ -109,16 +109,16 @@ def test_the_benchmark_of_editors():
 
 
 def test_the_benchmark_of_unseen_networks_measures_once_and_tells(tmp_path):
-    photos, out, readme = tmp_path / "photos", tmp_path / "out", tmp_path / "README.md"
+    photos, out, page = tmp_path / "photos", tmp_path / "out", tmp_path / "RESULTS.md"
     write_scenes(photos, 8)
     command = [sys.executable, str(BENCHMARKS / "bench_unseen.py"), str(photos), str(out), "--limit", "8"]
     for network in ("foveate.demo:scene_net", "foveate.demo:scene_net:scene_net_small", f"{RECIPES}:small_scenes"):
         command += ["--network", network]
     command += ["--lpips", "torchvision.models:squeezenet1_1", "--codec", "jpeg"]
-    readme.write_text("before\n<!-- unseen -->\nold\n<!-- /unseen -->\nafter\n")
+    page.write_text("before\n<!-- unseen -->\nold\n<!-- /unseen -->\nafter\n")
     plot = ["--plot", str(tmp_path / "plot.png")]
-    subprocess.run([*command, "--readme", str(readme), *plot], check=True, timeout=280)
-    text = readme.read_text()
+    subprocess.run([*command, "--into", str(page), *plot], check=True, timeout=280)
+    text = page.read_text()
     assert text.startswith("before\n<!-- unseen -->\n")
     assert text.endswith("\n<!-- /unseen -->\nafter\n")
     assert "old" not in text

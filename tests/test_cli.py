@@ -95,7 +95,8 @@ class TestEvaluate:
             capsys, "evaluate", tree, "--model", NET, "--codec", "jxl", "--out", tmp_path / "out", *SCENE
         )
         assert code == 2
-        assert 'pip install "foveate[codecs]"' in complaint
+        assert "imagecodecs is not installed; pip install " in complaint
+        assert '"imagecodecs>=' in complaint
         assert not (tmp_path / "out").exists()
 
     def test_every_number_of_mean_and_std_counts(self, tree, tmp_path, capsys):
@@ -507,7 +508,7 @@ class TestCodecs:
     def test_says_how_to_install_what_is_missing(self, capsys, monkeypatch):
         monkeypatch.setitem(sys.modules, "imagecodecs", None)
         assert main(["codecs"]) == 0
-        assert 'not installed: imagecodecs is not installed; pip install "foveate[codecs]"' in capsys.readouterr().out
+        assert "not installed: imagecodecs is not installed; pip install " in capsys.readouterr().out
 
 
 class TestEdit:

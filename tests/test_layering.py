@@ -1,4 +1,4 @@
-"""The structure that README states: floors, private modules, and what modules say is public."""
+"""The structure that CONTRIBUTING.md states: floors, private modules, and what modules say is public."""
 
 import ast
 import importlib
@@ -39,8 +39,8 @@ def imports(name, everywhere=True):
 
 @cache
 def floors():
-    """The rooms of README's table, from the ground up: each row is a floor."""
-    text = (ROOT / "README.md").read_text()
+    """The rooms of CONTRIBUTING.md's table, from the ground up: each row is a floor."""
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
     table = text[text.index("## How it is built") :].split("|---|---|")[1].split("\n\n")[0]
     return [re.findall(r"`([\w/]+?)(?:\.py|/)?`", row.split("|")[1]) for row in table.strip().splitlines()]
 

@@ -1,6 +1,8 @@
 """Optional dependencies, imported when they are needed."""
 
 import importlib
+import re
+from importlib.metadata import requires
 from typing import Any
 
 
@@ -17,4 +19,19 @@ def require(module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f'{module} is not installed; pip install "foveate[{extra}]"') from error
+        raise ImportError(f"{module} is not installed; {install_line(extra)}") from error
+
+
+def install_line(extra: str) -> str:
+    """Return the command that installs the libraries of an extra, from a clone as from a release.
+
+    Example:
+        >>> install_line("ray").startswith('pip install "ray[data]')
+        True
+    """
+    libraries = [line.partition(";")[0].strip() for line in requires("foveate") or () if _is_of(line, extra)]
+    return " ".join(["pip install", *(f'"{library}"' for library in libraries)])
+
+
+def _is_of(requirement: str, extra: str) -> bool:
+    return re.search(rf"extra == ['\"]{extra}['\"]", requirement) is not None

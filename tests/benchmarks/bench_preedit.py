@@ -1,12 +1,12 @@
 """What edits save, before the networks in their loss and before others: measured here, told by edit_section.py.
 
     python tests/benchmarks/bench_preedit.py PHOTOS OUT --network M [--network M ...] [--trunk M] [--lpips M]
-    python tests/benchmarks/edit_section.py OUT README.md
+    python tests/benchmarks/edit_section.py OUT RESULTS.md
 
 Every network judges; ``--trunk`` is only in the loss and need not have a head. ``OUT`` gets one line for each photo and
 arm (a compressor, with or without an edit) as soon as it is measured, so a run that is stopped goes on with the same
 command; ``--part 0/2`` and ``--part 1/2`` share the photos between two processes. Arms are in ``--study`` groups. The
-records behind README's figures are in ``records/``: a run into a copy of that folder adds to them.
+records behind RESULTS.md are in ``records/``: a run into a copy of that folder adds to them.
 
 Photos are taken in an order drawn once. Settings were chosen on the first half; ``--first 250`` leaves it out.
 """

@@ -1,14 +1,15 @@
 """What rate control saves before a network that nobody asked: ``python tests/benchmarks/bench_unseen.py PHOTOS OUT``.
 
     ... PHOTOS OUT --network M --network M --network M [...] --lpips M [--embedding M] --codec jpeg [--codec webp ...]
-    ... PHOTOS OUT ... --readme README.md
+    ... PHOTOS OUT ... --into RESULTS.md
 
-Every photo goes once through every scale and quality, before every network, which gives ``OUT/unseen-CODEC.npz``
-(kept, and read where it is there; that behind README is in ``records/``). All else is computed from that with the model
-and the search that the package ships: each network is left out in turn, the others are the witnesses, calibrated on one
-half of the photos and used on the other, both ways. Saved is against the cheapest fixed (scale, quality) at the same
-agreement with the left-out network's own answers, averaged over the agreements from 0.75 to 0.95 (and 0.90 to 0.95)
-that both reach, with 95 % intervals by paired bootstrap over the photos.
+Every photo goes once through every scale and quality, before every network, which gives ``OUT/unseen-CODEC.npz`` (kept,
+and read where it is there, ``--extend`` adds photos; that behind RESULTS.md is in ``records/``). All else is computed
+from that with the model and the search that the package ships: each network is left out in turn, the others are the
+witnesses, calibrated on one half of the photos and used on the other, both ways. Saved is against the cheapest fixed
+(scale, quality) at the same agreement with the left-out network's own answers, averaged over the agreements from 0.75
+to 0.95 (and 0.90 to 0.95) that both reach, with 95 % intervals by paired bootstrap over the photos. ``--edit`` adds
+points after edits that the left-out network had no part in.
 """
 
 import argparse
@@ -501,7 +502,7 @@ def _promise(table: Table, network: int, asked: Tables, wish: float) -> str:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Measure what is missing, and print the figures or write them into a README."""
+    """Measure what is missing, and print the figures or write them into a page."""
     torch.set_num_threads(1)
     specs = [*options.network, *options.judge]
     networks = {LazyClassifier(spec).name: LazyClassifier(spec, PREPROCESS) for spec in specs}
@@ -537,16 +538,16 @@ def main(options: argparse.Namespace) -> None:
         edited = measured(codec, edited_arms(codec, networks, trunks), fidelities[:1], edited=True)
         sections.append(section_edited(edited, measured(codec, [plain_arm(codec)], fidelities), codec))
     text = "\n\n".join(sections)
-    if options.readme is None:
+    if options.into is None:
         print(text)
         return
-    readme = options.readme.read_text(encoding="utf-8")
+    page = options.into.read_text(encoding="utf-8")
     new, count = re.subn(
-        r"(<!-- unseen -->\n).*?(<!-- /unseen -->)", lambda m: f"{m[1]}{text}\n{m[2]}", readme, flags=re.S
+        r"(<!-- unseen -->\n).*?(<!-- /unseen -->)", lambda m: f"{m[1]}{text}\n{m[2]}", page, flags=re.S
     )
     if count != 1:
-        raise SystemExit(f"{options.readme} has {count} places for these figures, expected one")
-    options.readme.write_text(new, encoding="utf-8")
+        raise SystemExit(f"{options.into} has {count} places for these figures, expected one")
+    options.into.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
@@ -576,5 +577,5 @@ if __name__ == "__main__":
     parser.add_argument("--extend", action="store_true", help="measure what photos a table that is there lacks")
     parser.add_argument("--of-one", action="store_true", help="print the model for a single witness, and end")
     parser.add_argument("--plot", type=Path, help="draw what the first codec saves against the number of witnesses")
-    parser.add_argument("--readme", type=Path, help="write there, between its marks, instead of printing")
+    parser.add_argument("--into", type=Path, help="write there, between its marks, instead of printing")
     main(parser.parse_args())

@@ -1,8 +1,8 @@
-"""Write README's figures on edits from what bench_preedit.py recorded: nothing in that section is typed by hand.
+"""Write RESULTS.md's figures on edits from what bench_preedit.py recorded: nothing in that section is typed by hand.
 
-    python tests/benchmarks/edit_section.py OUT README.md
+    python tests/benchmarks/edit_section.py OUT RESULTS.md
 
-replaces what stands in README.md between ``<!-- edits -->`` and ``<!-- /edits -->``. Bytes saved at equal KL are those
+replaces what stands in RESULTS.md between ``<!-- edits -->`` and ``<!-- /edits -->``. Bytes saved at equal KL are those
 that an arm needs less than the cheapest scale and quality of the codec alone from which the judge's answers are as far
 from its clean answers; intervals are of a paired bootstrap over the photos.
 """
@@ -256,14 +256,14 @@ def _kept(records: Records) -> list[str]:
 
 def main() -> None:
     """Replace the section of the file named second by what the records in the folder named first say."""
-    records, readme = Records(Path(sys.argv[1])), Path(sys.argv[2])
-    text = readme.read_text(encoding="utf-8")
+    records, page = Records(Path(sys.argv[1])), Path(sys.argv[2])
+    text = page.read_text(encoding="utf-8")
     new, count = re.subn(
         r"(<!-- edits -->\n).*?(\n<!-- /edits -->)", lambda m: m[1] + section(records) + m[2], text, flags=re.S
     )
     if count != 1:
-        raise SystemExit(f"{readme} has {count} places for edits, expected one")
-    readme.write_text(new, encoding="utf-8")
+        raise SystemExit(f"{page} has {count} places for edits, expected one")
+    page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Write README's figures from an evaluation: nothing in that section is typed by hand.
+"""Write RESULTS.md's figures from an evaluation: nothing in that section is typed by hand.
 
     foveate evaluate PHOTOS --model M --judge J --codec jpeg --codec webp --baselines --out OUT
-    python tests/benchmarks/results_section.py OUT/results.json README.md
+    python tests/benchmarks/results_section.py OUT/results.json RESULTS.md
 
-replaces what stands in README.md between ``<!-- results -->`` and ``<!-- /results -->``.
+replaces what stands in RESULTS.md between ``<!-- results -->`` and ``<!-- /results -->``.
 """
 
 import re
@@ -94,14 +94,14 @@ def row(cells: list[str]) -> str:
 
 def main() -> None:
     """Replace the section of the file named second by what the results named first say."""
-    results, readme = Results.load(sys.argv[1]), Path(sys.argv[2])
-    text = readme.read_text(encoding="utf-8")
+    results, page = Results.load(sys.argv[1]), Path(sys.argv[2])
+    text = page.read_text(encoding="utf-8")
     new, count = re.subn(
         r"(<!-- results -->\n).*?(\n<!-- /results -->)", lambda m: m[1] + section(results) + m[2], text, flags=re.S
     )
     if count != 1:
-        raise SystemExit(f"{readme} has {count} places for results, expected one")
-    readme.write_text(new, encoding="utf-8")
+        raise SystemExit(f"{page} has {count} places for results, expected one")
+    page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What Foveate costs against what a user would do without it, in one run: JSON out, and README's table.
+"""What Foveate costs against what a user would do without it, in one run: JSON out, and COST.md's table.
 
     pip install grad-cam
-    python tests/benchmarks/suite.py --out bench.json [--photos DIR] [--model SPEC] [--readme README.md]
+    python tests/benchmarks/suite.py --out bench.json [--photos DIR] [--model SPEC] [--into COST.md]
 
 Everything runs in one process on the same images, in turn, A B A B ...; ratios are taken round by round, and medians
 and quartiles are kept. Without ``--photos`` the images are generated scenes. ``--only`` runs some parts, ``--quick``
@@ -426,7 +426,7 @@ def plot(timings: dict[str, Any], path: Path) -> None:
 
 
 def section(results: dict[str, Any]) -> str:
-    """README's tables, as Markdown."""
+    """COST.md's tables, as Markdown."""
     parts = results["parts"]
     lines = [f"{results['machine']}; medians, quartiles in brackets.", ""]
     lines += ["| what | against | ratio | goal |", "|---|---|--:|--:|"]
@@ -499,7 +499,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--readme", type=Path, help="whose table is replaced, between <!-- cost --> and <!-- /cost -->")
+    parser.add_argument("--into", type=Path, help="whose table is replaced, between <!-- cost --> and <!-- /cost -->")
     args = parser.parse_args()
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
     with tempfile.TemporaryDirectory() as scratch:
@@ -531,14 +531,14 @@ def main() -> None:
                 args.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if "size" in parts:
         plot(parts["size"], args.out.with_suffix(".png"))
-    if args.readme is not None:
-        text = args.readme.read_text(encoding="utf-8")
+    if args.into is not None:
+        text = args.into.read_text(encoding="utf-8")
         new, count = re.subn(
             r"(<!-- cost -->\n).*?(\n<!-- /cost -->)", lambda m: m[1] + section(results) + m[2], text, flags=re.S
         )
         if count != 1:
-            raise SystemExit(f"{args.readme} has {count} places for the table, expected one")
-        args.readme.write_text(new, encoding="utf-8")
+            raise SystemExit(f"{args.into} has {count} places for the table, expected one")
+        args.into.write_text(new, encoding="utf-8")
 
 
 def scenes(folder: Path, count: int) -> list[Path]:

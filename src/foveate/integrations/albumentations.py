@@ -1,4 +1,4 @@
-"""Foveate in an Albumentations pipeline: ``pip install "foveate[albumentations]"``.
+"""Foveate in an Albumentations pipeline: ``pip install "albumentations<3"``.
 
 Both transforms change only images (``image``, ``images``, ``volume``...), HWC or HW, uint8 or float32 in [0, 1]; masks,
 boxes and key points pass through unchanged. By default they are always applied (``p=1``). Every argument is JSON-able,

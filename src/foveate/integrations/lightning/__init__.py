@@ -1,4 +1,4 @@
-"""Foveate in Lightning (``lightning`` or ``pytorch_lightning``): ``pip install "foveate[lightning]"``.
+"""Foveate in Lightning (``lightning`` or ``pytorch_lightning``): ``pip install pytorch-lightning``.
 
 During validation, :class:`CompressionRobustness` measures what compression does to the network in training and
 :class:`SaliencyLogger` shows where it looks, and :class:`CompressOnTheFly` trains it on compressed images. The

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from foveate._extras import install_line
 from foveate.integrations.lightning import _figures
 
 
@@ -16,7 +17,7 @@ def _callbacks() -> tuple[type, ...]:
             if error.name not in ("lightning", "lightning.pytorch", "pytorch_lightning"):
                 raise  # installed but broken
     if not bases:
-        raise ImportError('neither lightning nor pytorch_lightning is installed; pip install "foveate[lightning]"')
+        raise ImportError(f"neither lightning nor pytorch_lightning is installed; {install_line('lightning')}")
     return tuple(bases)
 
 
