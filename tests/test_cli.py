@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ from PIL import Image
 
 from foveate import Compressor, __version__
 from foveate.cli import main
+from foveate.cli._options import number, numbers
+from foveate.codecs import CODECS
 from foveate.demo import Scenes
 from foveate.evaluation import Results
 from foveate.export import compress_dataset
@@ -247,7 +250,7 @@ class TestEvaluate:
                 "the same name: scene_net, scene_net",
             ),
             (["{tree}", "--model", NET, "--quality", "0"], "1 to 95, got 0"),
-            (["{tree}", "--model", NET, "--codec", "gif"], "there is no 'gif'"),
+            (["{tree}", "--model", NET, "--codec", "gif"], "there is no codec 'gif'"),
             (["{tree}", "--model", NET, "--strength", "2"], "strength"),
             (["{tree}", "--model", NET, "--scale", "2"], "scale"),
             (["{tree}", "--model", NET, "--filter", "median"], "filter"),
@@ -271,7 +274,7 @@ class TestEvaluate:
             (["{tree}", "--model", NET, "--layer", "head"], "no spatial map"),
             (["{tree}", "--model", f"{RECIPES}:fussy"], "mat1 and mat2 shapes"),
             (["{tree}", "--model", NET, "--mean", "0.5"], "mean"),
-            (["{tree}", "--model", NET, "--keep", "all"], "keep: cannot read 'all'"),
+            (["{tree}", "--model", NET, "--keep", "all"], "there is no criterion 'all'"),
             (["{tree}", "--model", NET, "--keep", "robust0.2"], "calibration: 'robust0.2' needs one"),
             (["{tree}", "--model", NET, "--keep", "top1", "--witness", "resnet19"], "did you mean resnet18"),
             (
@@ -288,7 +291,7 @@ class TestEvaluate:
         arguments = [a.format(tree=tree) for a in arguments]
         code, output, complaint = run(capsys, "evaluate", *arguments, "--out", tmp_path / "out")
         assert (code, output) == (2, "")
-        assert complaint.startswith("foveate: error: ")
+        assert re.match(r"foveate( evaluate)?: error: ", complaint)
         assert words in complaint
         assert complaint.count("\n") == 1
         assert not (tmp_path / "out").exists()
@@ -307,20 +310,18 @@ class TestEvaluate:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            ([], "COMMAND"),
-            (["evaluate", "x"], "--model"),
-            (["evaluate", "x", "--model", "m", "--quality", "a,b"], "--quality: expected numbers"),
-            (["evaluate", "x", "--model", "m", "--saliency", "{method"], "--saliency: neither YAML nor JSON"),
-            (["evaluate", "x", "--model", "m", "--saliency", "{model: m}"], "--saliency: give the model by --model"),
+            (["evaluate", "."], "--model"),
+            (["evaluate", ".", "--model", "m", "--quality", "a,b"], "--quality: expected numbers"),
+            (["evaluate", ".", "--model", "m", "--saliency", "{method"], "--saliency: neither YAML nor JSON"),
+            (["evaluate", ".", "--model", "m", "--saliency", "{model: m}"], "--saliency: give the model by --model"),
         ],
     )
     def test_wrong_usage(self, arguments, words, capsys):
-        with pytest.raises(SystemExit) as stop:
-            main(arguments)
-        assert stop.value.code == 2
-        complaint = capsys.readouterr().err
-        assert "usage:" in complaint
+        code, _, complaint = run(capsys, *arguments)
+        assert code == 2
+        assert complaint.startswith("foveate evaluate: error: ")
         assert words in complaint
+        assert complaint.endswith("(see foveate evaluate --help)\n")
 
     def test_the_user_s_photos_are_untouched(self, tree, tmp_path, capsys):
         before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tree.rglob("*") if p.is_file()}
@@ -559,3 +560,115 @@ class TestEdit:
         code, _, error = run(capsys, "compress", tree, tmp_path / "out", *options, "--workers", "0")
         assert code != 0
         assert words in error
+
+
+class TestSlips:
+    """Typical mistakes are told in one line, with the cure, before torch is imported."""
+
+    @pytest.mark.parametrize(
+        ("words", "cure"),
+        [
+            (["evaluate", "nowhere", "--model", "resnet18"], "IMAGES: there is no folder nowhere"),
+            (["evaluate", ".", "--model", "nowhere.py:make"], "--model: there is no file nowhere.py"),
+            (["evaluate", ".", "--model", "net.py"], "name a function in it that returns the model: net.py:NAME"),
+            (["evaluate", ".", "--model", "resnet18", "--codec", "jpg:30"], "did you mean jpeg?"),
+            (["evaluate", ".", "--model", "resnet18", "--codec", "png"], "choose one of jpeg, jpeg2000, webp"),
+            (["evaluate", ".", "--model", "resnet18", "--keep", "top1,kll0.3"], "did you mean kl?"),
+            (["evaluate", ".", "--model", "resnet18", "--quality", "20-60"], "numbers separated by commas, or FIRST:"),
+            (
+                ["evaluate", ".", "--model", "resnet18", "--quality", "60:20:10"],
+                "numbers separated by commas, or FIRST:",
+            ),
+            (["evaluate", ".", "--model", "resnet18", "--calibration", "none.json"], "there is no file none.json"),
+            (["evaluate", "."], "the following arguments are required: --model"),
+            (["compress", ".", "out", "--witness", "lpips:none.py:net"], "--witness: there is no file none.py"),
+            (["compress", ".", "out", "--edit-with", "none.safetensors"], "there is no file none.safetensors"),
+            (["compres", ".", "out"], "invalid choice: 'compres'"),
+        ],
+    )
+    def test_is_told_at_once(self, words, cure):
+        code = (
+            "import sys\n"
+            "sys.modules['torch'] = sys.modules['torchvision'] = None  # cannot be imported\n"
+            "from foveate.cli import main\n"
+            f"sys.exit(main({words!r}))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 2
+        assert cure in done.stderr
+        assert done.stderr.count("\n") == 1
+
+    def test_its_names_are_those_of_the_package(self):
+        from foveate.cli._options import CODEC_NAMES, KEEP_NAMES
+        from foveate.rate_control._criteria import CRITERIA, PRESETS
+
+        assert set(CODEC_NAMES) <= set(CODECS.names())
+        assert {name for name in CODECS.names() if CODECS[name].__module__.startswith("foveate.")} == set(CODEC_NAMES)
+        assert set(KEEP_NAMES) <= {*CRITERIA.names(), *PRESETS}
+        assert set(PRESETS) < set(KEEP_NAMES)
+
+    def test_ranges(self):
+        assert numbers(number)("20:60:10,75") == [20, 30, 40, 50, 60, 75]
+        assert numbers(float)("0:0.3:0.1") == [0, 0.1, 0.2, 0.3]
+
+    def test_alone_it_helps(self, capsys):
+        code, text, complaint = run(capsys)
+        assert code == 0
+        assert text.startswith("usage: foveate ")
+        assert complaint == ""
+
+
+class TestPicture:
+    @pytest.fixture
+    def photo(self, tmp_path):
+        path = tmp_path / "photo.png"
+        Scenes(1)[0][0].save(path)
+        return path
+
+    def test_into_a_file_of_the_codec_of_its_ending(self, photo, tmp_path, capsys):
+        code, _, told = run(capsys, "compress", photo, tmp_path / "small.avif", "--quality", 40)
+        assert code == 0
+        with Image.open(tmp_path / "small.avif") as small:
+            assert (small.format, small.size) == ("AVIF", Scenes(1)[0][0].size)
+        assert f"became {(tmp_path / 'small.avif').stat().st_size:,}, " in told
+        assert "codec avif:40" in told
+        expected = Compressor("avif:40").encode_one(Scenes(1)[0][0])
+        assert (tmp_path / "small.avif").read_bytes() == expected.data
+
+    def test_keeps_the_answer_of_a_witness(self, photo, tmp_path, capsys):
+        code, _, told = run(
+            capsys, "compress", photo, tmp_path / "a.jpg", "--keep", "same", "--witness", NET, *PREPROCESSING
+        )
+        assert code == 0
+        assert (tmp_path / "a.jpg").stat().st_size < 2000, told
+
+    def test_from_input_to_output(self, photo):
+        command = [sys.executable, "-m", "foveate", "compress", "-", "-", "--codec", "jpeg:30"]
+        done = subprocess.run(command, input=photo.read_bytes(), capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == Compressor("jpeg:30").encode_one(Scenes(1)[0][0]).data
+        assert b"codec jpeg:30" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("target", "more", "cure"),
+        [
+            ("photo.png", ["--codec", "webp"], "is there already; choose another name"),
+            ("small.jpg", ["--codec", "webp"], "which is called .webp"),
+            ("small.gif", [], "no codec writes .gif"),
+        ],
+    )
+    def test_is_refused(self, photo, tmp_path, capsys, target, more, cure):
+        before = photo.read_bytes()
+        path = tmp_path / target
+        code, _, complaint = run(capsys, "compress", photo, path, *more)
+        assert code == 2
+        assert cure in complaint
+        assert photo.read_bytes() == before
+        assert not (tmp_path / "small.jpg").exists()
+
+    def test_what_is_no_picture_is_named(self, tmp_path, capsys):
+        (tmp_path / "notes.txt").write_text("no picture")
+        code, _, complaint = run(capsys, "compress", tmp_path / "notes.txt", tmp_path / "small.webp")
+        assert code == 1
+        assert "notes.txt is not a readable image" in complaint
+        assert not (tmp_path / "small.webp").exists()

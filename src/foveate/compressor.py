@@ -228,6 +228,23 @@ class Compressor:
             return list(self.control.encode(self, sweep.images, maps_from_outside))
         return self.encode_at(sweep, range(len(sweep)))
 
+    def encode_one(self, image: ImageLike, map: Tensor | None = None) -> Encoded:  # noqa: A002  (as maps= of encode)
+        """Compress one image.
+
+        Args:
+            image: a tensor (C, H, W), a uint8 array (H, W, C) or a PIL image; see :meth:`encode`.
+            map: its saliency map (1, h, w) in [0, 1], to use instead of the saliency's.
+
+        Raises:
+            TypeError, ValueError: as :meth:`encode` does.
+
+        Example:
+            >>> import numpy as np
+            >>> Compressor("webp:50").encode_one(np.zeros((32, 48, 3), np.uint8)).size
+            (32, 48)
+        """
+        return self.encode([image], None if map is None else map[None])[0]
+
     def encode_at(self, sweep: Sweep, indices: Sequence[int]) -> list[Encoded]:
         """Compress some of the images of a sweep.
 

@@ -14,7 +14,18 @@ from foveate.cli._models import (
     say_preprocessing,
     witness_of,
 )
-from foveate.cli._options import Commands, add_formats, add_prefilter, add_preprocessing, add_saliency, numbers
+from foveate.cli._options import (
+    Commands,
+    add_formats,
+    add_prefilter,
+    add_preprocessing,
+    add_saliency,
+    codec_name,
+    existing_folder,
+    model_name,
+    numbers,
+    witness_name,
+)
 from foveate.cli._output import progress_bars
 from foveate.cli._samples import first_readable, readable
 
@@ -27,17 +38,20 @@ def add_parser(commands: Commands) -> None:
         description="Try every strength, scale and quality on some hundred images and write down what it did to the "
         "witnesses' answers. Labels have no part in it. Use other images than those to be reported on.",
     )
-    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder with subfolders of images")
+    parser.add_argument("images", metavar="IMAGES", type=existing_folder, help="folder with subfolders of images")
     parser.add_argument(
         "--witness",
+        type=witness_name,
         metavar="M",
         action="append",
         required=True,
         help="whose answer is kept; may be given again. For --keep robust also lpips, ms-ssim or embedding:M, which "
         "have no classes",
     )
-    parser.add_argument("--model", metavar="M", help="makes the saliency maps (default: the first witness)")
-    parser.add_argument("--codec", default="jpeg", help="short string (default: %(default)s)")
+    parser.add_argument(
+        "--model", type=model_name, metavar="M", help="makes the saliency maps (default: the first witness)"
+    )
+    parser.add_argument("--codec", type=codec_name, default="jpeg", help="short string (default: %(default)s)")
     parser.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
     add_prefilter(parser)
     add_saliency(parser)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from foveate.cli import _picture
 from foveate.cli._models import (
     build_prefilter,
     build_saliency,
@@ -14,8 +15,22 @@ from foveate.cli._models import (
     say_preprocessing,
     witness_of,
 )
-from foveate.cli._options import Commands, add_prefilter, add_preprocessing, add_saliency, add_source, number, numbers
+from foveate.cli._options import (
+    Commands,
+    add_prefilter,
+    add_preprocessing,
+    add_saliency,
+    add_source,
+    codec_name,
+    existing_file,
+    keep_name,
+    model_name,
+    number,
+    numbers,
+    witness_name,
+)
 from foveate.cli._output import EXPECTED, complain, progress_bars
+from foveate.cli._picture import codec_of, is_picture
 
 if TYPE_CHECKING:
     from foveate.compressor import Compressor
@@ -29,11 +44,19 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "compress",
         help="a whole dataset into a smaller one that any tool reads",
-        description="Compress a folder of images, tar shards or a saved Hugging Face dataset, here or behind a URL. "
-        "The source is never written to; a run that was stopped goes on with the same command.",
+        description="Compress a picture, a folder of images, tar shards or a saved Hugging Face dataset, here or "
+        "behind a URL. The source is never written to; a run that was stopped goes on with the same command.",
     )
-    parser.add_argument("source", metavar="SRC", help="folder, .tar, folder of .tar, or URL (s3://...)")
-    parser.add_argument("target", metavar="DST", help="new folder, or that of an earlier run, or URL")
+    parser.add_argument(
+        "source",
+        metavar="SRC",
+        help="a picture, - for one from standard input, folder, .tar, folder of .tar, or URL (s3://...)",
+    )
+    parser.add_argument(
+        "target",
+        metavar="DST",
+        help="for a picture: a new file, or - for standard output; else a new folder, or an earlier run's, or a URL",
+    )
     _add_point(parser)
     _add_output(parser)
     _add_machine(parser)
@@ -43,8 +66,15 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_point(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--codec", default="webp", help="short string, such as jpeg:40 (default: %(default)s)")
-    parser.add_argument("--model", metavar="M", help="makes the saliency maps (default: no pre-filter)")
+    parser.add_argument(
+        "--codec",
+        type=codec_name,
+        help="short string, such as jpeg:40 (default: webp, or by the ending of a picture DST)",
+    )
+    parser.add_argument("--quality", type=number, help="of the codec, in its own units; see 'foveate codecs'")
+    parser.add_argument(
+        "--model", type=model_name, metavar="M", help="makes the saliency maps (default: no pre-filter)"
+    )
     parser.add_argument(
         "--strength",
         type=numbers(float),
@@ -55,13 +85,21 @@ def _add_point(parser: argparse.ArgumentParser) -> None:
     add_prefilter(parser)
     add_saliency(parser, default=None)
     parser.add_argument(
-        "--keep", metavar="CRITERIA", help="choose strength, scale and quality for each image, see 'foveate evaluate'"
+        "--keep",
+        type=keep_name,
+        metavar="CRITERIA",
+        help="choose strength, scale and quality for each image: same, confident, safe; see 'foveate evaluate'",
     )
     parser.add_argument(
-        "--witness", metavar="M", action="append", default=[], help="whose answer --keep keeps (default: --model)"
+        "--witness",
+        type=witness_name,
+        metavar="M",
+        action="append",
+        default=[],
+        help="whose answer --keep keeps (default: --model)",
     )
     parser.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
-    parser.add_argument("--calibration", type=Path, metavar="FILE", help="what 'foveate calibrate' learned")
+    parser.add_argument("--calibration", type=existing_file, metavar="FILE", help="what 'foveate calibrate' learned")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -101,8 +139,13 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Check the options; return the job."""
+    picture = is_picture(args.source)
+    if picture and args.codec is None:
+        args.codec = codec_of(args.target)
     compressor = _compressor(args)
     compressor.codec.library()
+    if picture:
+        return _picture.job(args.source, args.target, compressor)
     device = args.device  # with Ray of other machines than this one
     if device is not None and args.engine == "local":
         device = str(device_of(device))
@@ -159,7 +202,11 @@ def _compressor(args: argparse.Namespace) -> "Compressor":
 
     guided = args.model is not None or args.saliency is not None
     strengths = args.strength or [0.5 if guided or edits(args) else 0.0]
-    codec = as_codec(args.codec)
+    codec = as_codec(args.codec or "webp")
+    if args.quality is not None:
+        if args.keep is not None:
+            raise ValueError("--quality: --keep chooses it")
+        codec = codec.with_quality(args.quality)
     saliency = _saliency(args) if guided else None
     prefilter = None
     if max(strengths) > 0:

@@ -24,8 +24,14 @@ from foveate.cli._options import (
     add_prefilter,
     add_preprocessing,
     add_saliency,
+    codec_name,
+    existing_file,
+    existing_folder,
+    keep_name,
+    model_name,
     number,
     numbers,
+    witness_name,
 )
 from foveate.cli._output import print_where
 from foveate.cli._samples import first_readable, say_answers
@@ -45,10 +51,19 @@ def add_parser(commands: Commands) -> None:
         description="Compress whole images, decode them, and ask classifiers again. A model is a torchvision name (its "
         "default pretrained weights), FILE.py:FUNCTION[:ARGUMENT] or package.module:FUNCTION[:ARGUMENT].",
     )
-    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder with one subfolder of images a class")
-    parser.add_argument("--model", metavar="M", required=True, help="makes the saliency maps, and judges")
     parser.add_argument(
-        "--judge", metavar="M", action="append", default=[], help="judges too; may be given several times"
+        "images", metavar="IMAGES", type=existing_folder, help="folder with one subfolder of images a class"
+    )
+    parser.add_argument(
+        "--model", type=model_name, metavar="M", required=True, help="makes the saliency maps, and judges"
+    )
+    parser.add_argument(
+        "--judge",
+        type=model_name,
+        metavar="M",
+        action="append",
+        default=[],
+        help="judges too; may be given several times",
     )
     _add_points(parser)
     _add_rate_control(parser)
@@ -75,6 +90,7 @@ def add_parser(commands: Commands) -> None:
 def _add_points(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--codec",
+        type=codec_name,
         action="append",
         help="short string such as jpeg, avif:speed=6 or hevc:roi=8; may be given several times (default: jpeg)",
     )
@@ -98,14 +114,16 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
 def _add_rate_control(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
-        type=lambda text: text.split(","),
+        type=lambda text: [keep_name(part) for part in text.split(",")],
         default=[],
         metavar="CRITERIA",
-        help="choose strength, scale and quality for each image too, so that the witnesses' answers are kept: top1, "
-        "p0.9, kl0.2, margin1, robust0.2 or robust95, several joined by + for all at once, by commas for a point each",
+        help="choose strength, scale and quality for each image too, so that the witnesses' answers are kept: same "
+        "(the class; top1), confident (with 0.9 of its confidence; p0.9), safe (nearly all that the answer says; "
+        "kl0.3), or margin1, robust0.2, robust95; several joined by + for all at once, by commas for a point each",
     )
     parser.add_argument(
         "--witness",
+        type=witness_name,
         metavar="M",
         action="append",
         default=[],
@@ -113,7 +131,10 @@ def _add_rate_control(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
     parser.add_argument(
-        "--calibration", type=Path, metavar="FILE", help="what 'foveate calibrate' learned: --keep then tries fewer"
+        "--calibration",
+        type=existing_file,
+        metavar="FILE",
+        help="what 'foveate calibrate' learned: --keep then tries fewer",
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from foveate.cli._models import device_of, is_editor, preprocess_of_spec
-from foveate.cli._options import Commands, add_formats, add_preprocessing
+from foveate.cli._options import Commands, add_formats, add_preprocessing, codec_name, existing_folder, model_name
 from foveate.cli._output import complain, progress_bars
 from foveate.cli._samples import first_readable
 
@@ -25,11 +25,18 @@ def add_parser(commands: Commands) -> None:
         "takes fewer bytes and the models see the same. Use it as '--edit-with FILE' or foveate.PreEdit(FILE). "
         "It takes milliseconds an image where an edit by gradient takes seconds, and keeps less. Labels have no part.",
     )
-    parser.add_argument("images", metavar="IMAGES", type=Path, help="folder with subfolders of images")
+    parser.add_argument("images", metavar="IMAGES", type=existing_folder, help="folder with subfolders of images")
     parser.add_argument(
-        "--model", metavar="M", action="append", required=True, help="what shall see the same; may be given again"
+        "--model",
+        type=model_name,
+        metavar="M",
+        action="append",
+        required=True,
+        help="what shall see the same; may be given again",
     )
-    parser.add_argument("--codec", default="jpeg", help="short string; all its qualities (default: %(default)s)")
+    parser.add_argument(
+        "--codec", type=codec_name, default="jpeg", help="short string; all its qualities (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=4000, help="of the training (default: %(default)s)")
     parser.add_argument(
         "--edit-limit",

@@ -5,6 +5,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from foveate import __version__
 from foveate.cli import _calibrate, _codecs, _compare, _compress, _demo, _evaluate, _fit, _saliency, _verify
@@ -42,7 +43,11 @@ def _run(words: list[str]) -> int:
     except (ValueError, OSError) as error:
         complain(f"foveate: error: {error}")
         return 2
-    args = _parser().parse_args(words)
+    try:
+        args = _parser().parse_args(words)
+    except _UsageError as error:
+        complain(str(error))
+        return 2
     try:
         job = args.prepare(args)
     except EXPECTED as error:
@@ -56,13 +61,25 @@ def _run(words: list[str]) -> int:
         return 130
 
 
+class _UsageError(Exception):
+    """The words of a command are wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{self.prog}: error: {message.removeprefix('argument ')} (see {self.prog} --help)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="foveate",
         description="Make images cheap to send and store for the network that will look at them.",
     )
     parser.add_argument("--version", action="version", version=f"foveate {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(prepare=lambda _: parser.print_help)
+    commands = parser.add_subparsers(metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)
     return parser

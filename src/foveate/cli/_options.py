@@ -1,9 +1,17 @@
 """Options that several commands share, and the numbers in them."""
 
 import argparse
-from collections.abc import Callable
+import difflib
+import math
+import re
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeAlias
+
+CODEC_NAMES = ("jpeg", "jpeg2000", "webp", "avif", "jxl", "hevc")
+KEEP_NAMES = ("same", "confident", "safe", "top1", "p", "kl", "margin", "robust")
+"""What Foveate itself has, known without importing it, so that a slip of the pen is told at once."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command adds its parser to."""
@@ -18,15 +26,87 @@ def number(text: str) -> float:
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    """Return a reader of numbers separated by commas."""
+    """Return a reader of numbers separated by commas, and of ranges: ``20:60:10`` is 20, 30, 40, 50 and 60."""
 
     def parse(text: str) -> list[Any]:
         try:
-            return [kind(part) for part in text.split(",")]
+            return [value for part in text.split(",") for value in _range(part, kind)]
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected numbers separated by commas, got {text!r}") from None
+            raise argparse.ArgumentTypeError(
+                f"expected numbers separated by commas, or FIRST:LAST:STEP, got {text!r}"
+            ) from None
 
     return parse
+
+
+def _range(text: str, kind: Callable[[str], Any]) -> list[Any]:
+    if ":" not in text:
+        return [kind(text)]
+    first, last, step = (kind(end) for end in text.split(":"))
+    count = math.floor((last - first) / step + 1e-9) if step else -1
+    if count < 0:
+        raise ValueError(text)
+    return [kind(f"{first + k * step:.12g}") for k in range(count + 1)]
+
+
+def existing_folder(text: str) -> Path:
+    """Read the path of a folder that is there."""
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}")
+    return path
+
+
+def existing_file(text: str) -> Path:
+    """Read the path of a file that is there."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return path
+
+
+def model_name(text: str) -> str:
+    """Read the name of a model; the file of one's own must be there."""
+    match = re.match(r"(.+?\.py):", text)
+    if match:
+        existing_file(match[1])
+    elif text.endswith(".py"):
+        raise argparse.ArgumentTypeError(f"{text} is a file; name a function in it that returns the model: {text}:NAME")
+    return text
+
+
+def witness_name(text: str) -> str:
+    """Read the name of a witness: a model, or one without classes, which may have a model."""
+    model_name(re.sub(r"^(lpips|embedding):", "", text))
+    return text
+
+
+def edited_with_name(text: str) -> str:
+    """Read the name of a model or the file of an editor, which must be there."""
+    return str(existing_file(text)) if text.endswith(".safetensors") and ":" not in text else model_name(text)
+
+
+def codec_name(text: str) -> str:
+    """Read the short string of a codec, of which only the name is checked here, without importing any."""
+    _check_name(text.partition(":")[0], CODEC_NAMES, "foveate.codecs", "codec", text)
+    return text
+
+
+def keep_name(text: str) -> str:
+    """Read criteria joined by ``+``, of which only the names are checked here."""
+    for part in text.split("+"):
+        name = part.strip()
+        bare = re.sub(r"(\d+\.?\d*|\.\d+)$", "", name)
+        _check_name(name if name in KEEP_NAMES else bare, KEEP_NAMES, "foveate.criteria", "criterion", text)
+    return text
+
+
+def _check_name(name: str, known: Sequence[str], group: str, kind: str, text: str) -> None:
+    if name in known or any(point.name == name for point in entry_points(group=group)):
+        return
+    similar = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"choose one of {', '.join(known)}"
+    raise argparse.ArgumentTypeError(f"there is no {kind} {name!r} in {text!r}; {hint}")
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -73,6 +153,7 @@ def add_prefilter(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--edit-with",
+        type=edited_with_name,
         metavar="M",
         action="append",
         default=[],

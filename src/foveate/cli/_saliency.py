@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from foveate.cli._models import build_saliency, device_of, preprocess_of_spec
-from foveate.cli._options import Commands, add_preprocessing, add_saliency, add_source
+from foveate.cli._options import Commands, add_preprocessing, add_saliency, add_source, model_name
 from foveate.cli._output import EXPECTED, complain, progress_bars
 
 
@@ -20,7 +20,9 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("source", metavar="SRC", help="as for 'foveate compress'")
     add_source(parser)
     parser.add_argument("cache", metavar="CACHE", type=Path, help="folder")
-    parser.add_argument("--model", metavar="M", help="makes the maps; needed by all methods that ask a model")
+    parser.add_argument(
+        "--model", type=model_name, metavar="M", help="makes the maps; needed by all methods that ask a model"
+    )
     add_saliency(parser)
     parser.add_argument("--batch", type=int, default=16, help="images of one size at once (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: %(default)s)")

@@ -139,7 +139,7 @@ class PictureTransform(Preprocess):
 
     Example:
         >>> from torchvision.transforms.v2.functional import to_dtype, to_image
-        >>> PictureTransform(lambda picture: to_dtype(to_image(picture.resize((9, 9))), scale=True))(
+        >>> PictureTransform(function=lambda picture: to_dtype(to_image(picture.resize((9, 9))), scale=True))(
         ...     torch.zeros(2, 3, 20, 30)
         ... ).shape
         torch.Size([2, 3, 9, 9])

@@ -333,11 +333,16 @@ KeepSpec: TypeAlias = str | Keep | Callable[[Tensor, Tensor], Tensor]
 """What stands for one criterion, or in a string for several; see :func:`as_criteria`."""
 
 
+PRESETS = {"same": "top1", "confident": "p0.9", "safe": "kl0.3"}
+"""Words for criteria: the same class; with nearly its confidence; with nearly all that the answer says."""
+
+
 def as_criteria(keep: KeepSpec | Sequence[KeepSpec]) -> tuple[Keep, ...]:
     """Return the criteria that ``keep`` stands for.
 
     Args:
-        keep: a :class:`Criterion` or its string, several strings joined by ``+``, a function of (clean logits,
+        keep: a :class:`Criterion` or its string, or a word for one (``"same"``, ``"confident"``, ``"safe"``: those of
+            ``PRESETS``), several strings joined by ``+``, a function of (clean logits,
             logits), both (N, classes), that returns (N,) bool; or a sequence of these.
 
     Raises:
@@ -347,12 +352,14 @@ def as_criteria(keep: KeepSpec | Sequence[KeepSpec]) -> tuple[Keep, ...]:
     Example:
         >>> [str(criterion) for criterion in as_criteria("top1+kl0.2")]
         ['top1', 'kl0.2']
+        >>> [str(criterion) for criterion in as_criteria("safe")]
+        ['kl0.3']
     """
     parts = [keep] if isinstance(keep, str | Keep) or callable(keep) else list(keep)
     criteria: list[Keep] = []
     for part in parts:
         if isinstance(part, str):
-            criteria += [Criterion.parse(text.strip()) for text in part.split("+")]
+            criteria += [Criterion.parse(PRESETS.get(text.strip(), text.strip())) for text in part.split("+")]
         elif isinstance(part, Keep):
             criteria.append(part)
         elif callable(part):
