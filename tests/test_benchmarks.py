@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from foveate.demo import Scenes
@@ -131,3 +132,41 @@ def test_the_benchmark_of_unseen_networks_measures_once_and_tells(tmp_path):
     again = subprocess.run(command, check=True, timeout=280, capture_output=True, text=True).stdout
     assert measured.stat().st_mtime_ns == before
     assert again.strip() in text
+
+
+def test_the_benchmark_of_unseen_networks_joins_edits_to_the_other_points(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import bench_unseen
+
+    from foveate.evaluation import SampleFolder
+    from foveate.models import LazyClassifier
+    from foveate.rate_control import MsSsim
+
+    monkeypatch.setattr(bench_unseen, "STEPS", 2)
+    monkeypatch.setattr(bench_unseen, "SCALES", (0.5, 1.0))
+    monkeypatch.setattr(bench_unseen, "LADDERS", {"jpeg": (8, 95)})
+    write_scenes(tmp_path, 6)
+    specs = ("foveate.demo:scene_net", "foveate.demo:scene_net:scene_net_small", f"{RECIPES}:small_scenes")
+    networks = {LazyClassifier(spec).name: LazyClassifier(spec, bench_unseen.PREPROCESS) for spec in specs}
+    samples, context = SampleFolder(tmp_path), (networks, [], [MsSsim()])
+    bench_unseen.complete(tmp_path / "plain.npz", samples, 4, [bench_unseen.plain_arm("jpeg")], *context)
+    bench_unseen.complete(tmp_path / "plain.npz", samples, None, [bench_unseen.plain_arm("jpeg")], *context)
+    plain = dict(np.load(tmp_path / "plain.npz"))
+    assert len({*plain["names"].tolist()}) == 6
+    arms = bench_unseen.edited_arms("jpeg", networks, [])
+    edited = bench_unseen.measure(samples, [3, 1, 4, 0], arms, *context)
+    assert [arm.left_out for arm in arms] == [*networks]
+    joined = bench_unseen.joined(edited, plain, "scene_net_small")
+    count = len(arms[0].points)
+    assert joined["bytes"].shape == (4, count + 4)
+    np.testing.assert_array_equal(joined["bytes"][:, :count], edited["bytes"][:, count : 2 * count])
+    row = plain["names"].tolist().index(edited["names"][2])
+    np.testing.assert_array_equal(joined["lead"][2, :, count:], plain["lead"][row])
+    assert joined["points"][-1].tolist() == [0, 1, 95]
+    without = bench_unseen.joined(edited, plain, None)
+    np.testing.assert_array_equal(without["closeness"], joined["closeness"][..., count:])
+    text = bench_unseen.section_edited(edited, plain, "jpeg")
+    for words in ("JPEG WITH AN EDIT, n = 4: left out | scene_net | scene_net_small | small_scenes |",
+                  "| the edit alone, at fixed points | ", "| P(keep) with the edit, as shipped | ",
+                  "| P(keep) without it | "):  # fmt: skip
+        assert words in text

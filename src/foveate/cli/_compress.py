@@ -43,7 +43,7 @@ def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "compress",
-        help="a whole dataset into a smaller one that any tool reads",
+        help="a picture, or a whole dataset, into a smaller one that any tool reads",
         description="Compress a picture, a folder of images, tar shards or a saved Hugging Face dataset, here or "
         "behind a URL. The source is never written to; a run that was stopped goes on with the same command.",
     )
