@@ -69,16 +69,25 @@ class LazyModel:
         return self.source if isinstance(self.source, nn.Module) else self._build()[0]
 
     @property
-    def preprocess(self) -> Preprocess | None:
+    def brought(self) -> Preprocess | None:
         """The preprocessing that a model of one's own brings; None if it brings none, or is named in torchvision.
 
         That is what its recipe returns beside it, or has as an attribute ``preprocess``; or what the model has as such
-        an attribute, if that is neither a method nor a part of the network; or a timm model's own.
+        an attribute, if that is neither a method nor a part of the network.
 
         Raises:
             TypeError, ValueError: if what it brings is not a preprocessing; see :func:`as_preprocess`.
         """
-        return _preprocess_of_module(self.source) if isinstance(self.source, nn.Module) else self._build()[1]
+        return _attribute_of(self.source) if isinstance(self.source, nn.Module) else self._build()[1]
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """The preprocessing that a model brings, or that timm knows of it; None if there is neither.
+
+        Raises:
+            TypeError, ValueError: as :attr:`brought` does.
+        """
+        return self.brought or _timm_preprocess(self.get())
 
     def _build(self) -> tuple[nn.Module, Preprocess | None]:
         source = self.source
@@ -89,7 +98,7 @@ class LazyModel:
                 # Outside inference mode, since gradients could not pass its tensors later.
                 with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
                     model, transforms = _build(source)
-                preprocess = _preprocess_of_module(model) if transforms is None else as_preprocess(transforms)
+                preprocess = _attribute_of(model) if transforms is None else as_preprocess(transforms)
                 LazyModel._built[key] = eager(model).eval().requires_grad_(False), preprocess, source
             return LazyModel._built[key][:2]
 
@@ -177,19 +186,22 @@ def _function_of(spec: str) -> tuple[Callable[..., Any], str | None]:
     return function, match["argument"]
 
 
-def _preprocess_of_module(model: nn.Module) -> Preprocess | None:
-    """Return the preprocessing that a module has as an attribute, or that timm knows of it."""
+def _attribute_of(model: nn.Module) -> Preprocess | None:
+    """Return the preprocessing that a module has as an attribute."""
     model = eager(model)
     transforms = getattr(model, "preprocess", None)
     if "preprocess" in model._modules and not type(transforms).__module__.startswith("torchvision.transforms"):
-        transforms = None  # a part of the network itself
-    if transforms is not None and not inspect.ismethod(transforms):
-        return as_preprocess(transforms)
-    if type(model).__module__.startswith("timm.") and getattr(model, "pretrained_cfg", None):
-        from timm.data.config import resolve_model_data_config
+        return None  # a part of the network itself
+    return None if transforms is None or inspect.ismethod(transforms) else as_preprocess(transforms)
 
-        return as_preprocess(resolve_model_data_config(model))
-    return None
+
+def _timm_preprocess(model: nn.Module) -> Preprocess | None:
+    """Return the preprocessing that timm knows of a model of its own."""
+    if not type(model).__module__.startswith("timm.") or not getattr(model, "pretrained_cfg", None):
+        return None
+    from timm.data.config import resolve_model_data_config
+
+    return as_preprocess(resolve_model_data_config(model))
 
 
 def import_object(spec: str) -> Any:

@@ -45,7 +45,7 @@ class LayerSaliency(Saliency):
             requires it), so that it depends only on the model. ``layer_name`` is the result.
         preprocess: the model's preprocessing of (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
             the whole image in view. None takes what the model or its recipe brings (see
-            :attr:`foveate.models.LazyModel.preprocess`), without its crop, and else normalizes with ImageNet's mean and
+            :attr:`foveate.models.LazyModel.brought`), without its crop, and else normalizes with ImageNet's mean and
             std. For images larger than those the
             model was trained on, ``foveate.models.Preprocess(resize=256)`` saves time and shows objects at a familiar
             size.
@@ -94,7 +94,7 @@ class LayerSaliency(Saliency):
         """Return the preprocessing: what was given, what the model brings, or ImageNet's normalization."""
         if self._preprocess is not None:
             return self._preprocess
-        brought = self._model.preprocess
+        brought = self._model.brought
         return Preprocess() if brought is None else brought.without_crop()
 
     def _settings(self) -> dict[str, Any]:
