@@ -657,7 +657,7 @@ class TestCommand:
             (["--strength", "0.5"], "--strength: the pre-filter needs --model"),
             (["--model", NET, "--strength", "0,0.5"], "--strength: several are for --keep"),
             (["--keep", "top1"], "--keep: whose answer"),
-            (["--codec", "jepg"], "codec: there is no 'jepg'"),
+            (["--codec", "jepg"], "there is no codec 'jepg' in 'jepg'; did you mean jpeg?"),
             (["--keep", "top1", "--model", NET, "--scale", "0.5"], "--scale: --keep chooses it"),
         ],
     )
