@@ -97,7 +97,8 @@ def keep_name(text: str) -> str:
     for part in text.split("+"):
         name = part.strip()
         bare = re.sub(r"(\d+\.?\d*|\.\d+)$", "", name)
-        _check_name(name if name in KEEP_NAMES else bare, KEEP_NAMES, "foveate.criteria", "criterion", text)
+        if name not in {*KEEP_NAMES, *(point.name for point in entry_points(group="foveate.criteria"))}:
+            _check_name(bare, KEEP_NAMES, "foveate.criteria", "criterion", text)
     return text
 
 
