@@ -16,7 +16,7 @@ from torchvision.transforms import InterpolationMode, v2
 from foveate import GradCam, PreEdit
 from foveate.cli import main
 from foveate.demo import Scenes, scene_net
-from foveate.identity import identity
+from foveate.identity import IdentityError, identity
 from foveate.images import as_tensor
 from foveate.models import (
     IMAGENET_MEAN,
@@ -102,8 +102,9 @@ class TestForms:
             v1.Compose([v1.Resize(60, max_size=70), v1.CenterCrop(60), v1.ToTensor()]),
             v1.Compose([v1.CenterCrop(90), v1.ToTensor(), v1.Lambda(lambda x: 1 - x)]),
             v2.Compose([v2.ToImage(), v2.CenterCrop(90), v2.ToDtype(torch.float32)]),  # stays in 0 to 255
+            v2.Compose([v2.ToImage(), v2.ToDtype(torch.uint8, scale=True), v2.ToDtype(torch.float32)]),
         ],
-        ids=["pads", "crops first", "not square", "longest side", "more", "not scaled"],
+        ids=["pads", "crops first", "not square", "longest side", "more", "not scaled", "scaled to integers"],
     )
     def test_any_other_is_called_with_the_picture(self, chain):
         read = as_preprocess(chain)
@@ -117,6 +118,8 @@ class TestForms:
         [
             (3, TypeError, "got int"),
             (v1.Compose([v1.RandomResizedCrop(60), v1.ToTensor()]), ValueError, "RandomResizedCrop draws at random"),
+            (v2.Compose([v2.RandomApply([v2.CenterCrop(9)])]), ValueError, "RandomApply draws at random"),
+            (v2.Compose([v2.RandAugment(), v2.ToImage()]), ValueError, "RandAugment draws at random"),
             ({"mean": (0.5, 0.5, 0.5)}, ValueError, "with input_size, got"),
             ({"input_size": (3, 64, 64), "size": 3}, ValueError, "'size' is not in timm's"),
             ({"input_size": (3, 64, 64), "crop_mode": "border"}, ValueError, "crop_mode 'border'"),
@@ -142,6 +145,16 @@ class TestForms:
 
 def squared(picture):
     return v1.functional.to_tensor(picture.resize((40, 40)))
+
+
+def test_the_identity_of_a_chain_is_that_of_its_steps():
+    def of(*steps):
+        return identity(as_preprocess(v1.Compose([*steps, v1.ToTensor()])))
+
+    assert of(v1.Pad(3)) == of(v1.Pad(3))
+    assert len({of(v1.Pad(3)), of(v1.Pad(4)), of(v1.Pad(3), v1.Compose([v1.Pad(4)])), of(v1.Grayscale(3))}) == 4
+    with pytest.raises(IdentityError, match="top level"):
+        of(v1.Lambda(lambda picture: picture))
 
 
 class TestModels:
@@ -203,15 +216,19 @@ class TestModels:
         assert witness.logits([image, image[:, :20]]).shape == (2, 5)
         with pytest.raises(ValueError, match="what part of an image squared shows to the network is not known"):
             GradCam(lambda: (tiny(), squared))(torch.rand(1, 3, 50, 70))
+        GradCam(lambda: (tiny(), squared))  # as commands do that need no map in the end
         with pytest.raises(ValueError, match="what part of an image squared shows"):
             PreEdit([recipe], steps=2)(torch.rand(1, 3, 64, 64))
 
 
+def untold():
+    """A classifier of the demo that wants scenes of half their size, and does not say so."""
+    return torch.nn.Sequential(torch.nn.Upsample(scale_factor=2), scene_net())
+
+
 def small_judge():
-    """A classifier of the demo that wants scenes of half their size, squashed."""
-    return torch.nn.Sequential(torch.nn.Upsample(scale_factor=2), scene_net()), as_preprocess(
-        v1.Compose([v1.Resize((80, 80)), v1.ToTensor(), v1.Normalize((0.4,) * 3, (0.25,) * 3)])
-    )
+    """The same, which says so."""
+    return untold(), v1.Compose([v1.Resize((80, 80)), v1.ToTensor(), v1.Normalize((0.4,) * 3, (0.25,) * 3)])
 
 
 def test_each_judge_of_the_command_has_its_own(tmp_path, capsys):
@@ -241,10 +258,10 @@ def test_a_model_that_is_fed_wrongly_is_noticed(assumed, tmp_path, capsys):
         path = tmp_path / "photos" / Scenes.classes[label] / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
-    given = [] if assumed else ["--resize", "160", "--crop", "160", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
+    given = [] if assumed else ["--resize", "80", "--crop", "80", "--mean", "0.4,0.4,0.4", "--std", "0.25,0.25,0.25"]
     options = ["--strength", "0", "--quality", "30", *given, "--out", str(tmp_path / "out")]
-    main(["evaluate", str(tmp_path / "photos"), "--model", "foveate.demo:scene_net", *options])
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: scene_net")]
+    main(["evaluate", str(tmp_path / "photos"), "--model", f"{__file__}:untold", *options])
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: untold")]
     assert len(warnings) == assumed
     if assumed:
         assert "assumed" in warnings[0]

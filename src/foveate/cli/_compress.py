@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from foveate.cli import _picture
 from foveate.cli._models import (
     build_prefilter,
     build_saliency,
@@ -30,7 +29,7 @@ from foveate.cli._options import (
     witness_name,
 )
 from foveate.cli._output import EXPECTED, complain, progress_bars
-from foveate.cli._picture import codec_of, is_picture
+from foveate.cli._picture import codec_of, is_picture, picture_job
 
 if TYPE_CHECKING:
     from foveate.compressor import Compressor
@@ -139,13 +138,10 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:
     """Check the options; return the job."""
-    picture = is_picture(args.source)
-    if picture and args.codec is None:
-        args.codec = codec_of(args.target)
+    if is_picture(args.source):
+        return _prepare_picture(args)
     compressor = _compressor(args)
     compressor.codec.library()
-    if picture:
-        return _picture.job(args.source, args.target, compressor)
     device = args.device  # with Ray of other machines than this one
     if device is not None and args.engine == "local":
         device = str(device_of(device))
@@ -165,6 +161,27 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
         for reason in summary.failed:
             complain(f"failed {reason}")
         return 1 if summary.kinds.get("failed") else 0
+
+    return job
+
+
+def _prepare_picture(args: argparse.Namespace) -> Callable[[], int]:
+    """Check the options for one picture; return the job."""
+    of_datasets = ("shards", "cache", "only_if_smaller", "moved", "part", "workers", "memory", "gpus")
+    unused = [name for name in of_datasets if getattr(args, name)] + (["engine"] if args.engine != "local" else [])
+    if unused:
+        raise ValueError(f"--{unused[0].replace('_', '-')}: is for a dataset, and {args.source} is one picture")
+    if args.codec is None:
+        args.codec = codec_of(args.target)
+    compressor = _compressor(args)
+    compressor.codec.library()
+    if args.device is not None:
+        compressor.to(device_of(args.device))
+    encode = picture_job(args.source, args.target, compressor, args.formats)
+
+    def job() -> int:
+        say_preprocessing(args)
+        return encode()
 
     return job
 

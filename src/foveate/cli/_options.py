@@ -102,11 +102,11 @@ def keep_name(text: str) -> str:
     return text
 
 
-def _check_name(name: str, known: Sequence[str], group: str, kind: str, text: str) -> None:
-    if name in known or any(point.name == name for point in entry_points(group=group)):
+def _check_name(name: str, names: Sequence[str], group: str, kind: str, text: str) -> None:
+    if name in names or any(point.name == name for point in entry_points(group=group)):
         return
-    similar = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {similar[0]}?" if similar else f"choose one of {', '.join(known)}"
+    similar = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {similar[0]}?" if similar else f"choose one of {', '.join(names)}"
     raise argparse.ArgumentTypeError(f"there is no {kind} {name!r} in {text!r}; {hint}")
 
 

@@ -1,7 +1,7 @@
 """One picture from a file, or from standard input, into a file, or to standard output."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +39,14 @@ def codec_of(target: str) -> str:
     )
 
 
-def job(source: str, target: str, compressor: "Compressor") -> Callable[[], int]:
+def picture_job(source: str, target: str, compressor: "Compressor", formats: Sequence[str] = ()) -> Callable[[], int]:
     """Check the paths; return the job.
+
+    Args:
+        source: the path of a picture, or ``-``.
+        target: the path of a new file, or ``-``.
+        compressor: encodes it.
+        formats: further formats of Pillow to read.
 
     Raises:
         ValueError: if there is such a file already, or its ending is another codec's.
@@ -58,16 +64,22 @@ def job(source: str, target: str, compressor: "Compressor") -> Callable[[], int]
 
         data = sys.stdin.buffer.read() if source == STANDARD else Path(source).read_bytes()
         try:
-            image = read_image(data, "" if source == STANDARD else Path(source).suffix.lower())
+            image = read_image(data, "" if source == STANDARD else Path(source).suffix.lower(), formats=formats)
         except (*EXPECTED, SyntaxError, EOFError) as error:
             complain(f"foveate: error: {source} is not a readable image: {error}")
             return 1
-        encoded = compressor.encode_one(image)
-        if target == STANDARD:
-            sys.stdout.buffer.write(encoded.data)
-            sys.stdout.buffer.flush()
-        else:
-            write_bytes(Path(target), encoded.data)
+        try:
+            encoded = compressor.encode_one(image)
+            if target == STANDARD:
+                sys.stdout.buffer.write(encoded.data)
+                sys.stdout.buffer.flush()
+            else:
+                write_bytes(Path(target), encoded.data)
+        except BrokenPipeError:  # the reader went away, which the entry point answers
+            raise
+        except EXPECTED as error:
+            complain(f"foveate: error: {error}")
+            return 1
         said = ", ".join(f"{name} {value}" for name, value in encoded.settings.items())
         saved = 1 - len(encoded.data) / len(data)
         complain(f"{len(data):,} bytes became {len(encoded.data):,}, {saved:.1%} fewer: {said}")

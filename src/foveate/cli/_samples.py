@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 32
 """Images that classifiers are asked about before a run."""
+_BATCH = 8
 _SUSPECT = 0.2
 """By how much the share of right answers may be below that of answers that survive mild compression."""
 
@@ -56,17 +57,22 @@ def say_answers(classifiers: "Iterable[tuple[Classifier, str]]", samples: "Sampl
     from foveate.compressor import Compressor
     from foveate.evaluation import UnreadableError
 
-    seen = []
-    for k in range(0, len(samples), max(1, len(samples) // _LOOKED_AT)):
+    seen, count = [], min(_LOOKED_AT, len(samples))
+    for k in range(count):
         with suppress(UnreadableError):  # the run names it
-            seen.append(samples[k])
+            seen.append(samples[k * len(samples) // count])
+    if not seen:
+        return
     images, mild = [sample.image for sample in seen], Compressor("jpeg:75")
     decoded = mild.decode(mild.encode(images))
     for classifier, source in classifiers:
-        # One by one, since without a crop they differ in size.
-        clean, coded = ([int(classifier.logits([x]).argmax()) for x in part] for part in (images, decoded))
-        right = sum(a == sample.label for a, sample in zip(clean, seen, strict=True)) / len(seen)
-        same = sum(a == b for a, b in zip(clean, coded, strict=True)) / len(seen)
+        batch = _BATCH if classifier.preprocess.fixes_size else 1  # else they may differ in size
+        clean, coded = (
+            [answer for k in range(0, len(part), batch) for answer in classifier.logits(part[k : k + batch]).argmax(1)]
+            for part in (images, decoded)
+        )
+        right = sum(int(a) == sample.label for a, sample in zip(clean, seen, strict=True)) / len(seen)
+        same = sum(int(a) == int(b) for a, b in zip(clean, coded, strict=True)) / len(seen)
         complain(f"{classifier.name}: {classifier.preprocess}, {source}; top-1 {right:.0%} of {len(seen)} images")
         if source == ASSUMED and right < same - _SUSPECT:
             complain(

@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from foveate._checks import check_count
+from foveate.identity import describe, identity, refuse_subclass
 from foveate.images import check_tensor, to_array, to_float
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -175,8 +176,18 @@ class PictureTransform(Preprocess):
             raise ValueError(f"preprocess: {self} is to return a float tensor (3, h, w), got {got}")
         return view
 
+    @property
+    def identity(self) -> str:
+        """The function as one line of text; of torchvision's transforms, their classes and settings."""
+        refuse_subclass(self, PictureTransform)
+        return describe(self, {"function": _identity_of_step(self.function)})
+
     def without_crop(self) -> "Preprocess":
-        """Raise, as what it crops is not known.
+        """Return what raises when it is called, as what the function crops is not known."""
+        return _Unplaced(function=self.function)
+
+    def without_geometry(self) -> "Preprocess":
+        """Raise, as what the function does beside is not known.
 
         Raises:
             ValueError: naming the cure.
@@ -186,10 +197,24 @@ class PictureTransform(Preprocess):
             "give a foveate.models.Preprocess, or a Compose of torchvision's Resize, CenterCrop, ToTensor and Normalize"
         )
 
-    def without_geometry(self) -> "Preprocess":
-        """Raise, as :meth:`without_crop` does."""
-        return self.without_crop()
-
     def __str__(self) -> str:
         """Name the function."""
         return getattr(self.function, "__qualname__", type(self.function).__qualname__)
+
+
+@dataclass(frozen=True)
+class _Unplaced(PictureTransform):
+    """Stands where maps would need the whole image in view: a command that makes none need not refuse the model."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.without_geometry()(images)
+
+
+def _identity_of_step(step: object) -> str:
+    """Return the identity of a transform; torchvision's older ones are known by their settings."""
+    if isinstance(step, nn.Module) or not type(step).__module__.startswith("torchvision."):
+        return identity(step)
+    settings = vars(step)
+    if "transforms" in settings:
+        settings = settings | {"transforms": [_identity_of_step(part) for part in settings["transforms"]]}
+    return describe(step, settings)

@@ -3,10 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
+
 from foveate.models._preprocess import INTERPOLATIONS, PictureTransform, Preprocess
 
-_CONVERSIONS = {"ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToPureTensor", "ToRGB"}
-_TO_FLOAT = {"ToDtype", "ConvertImageDtype"}
+_CONVERSIONS = {"ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToPureTensor", "RGB"}
+_TO_DTYPE = {"ToDtype", "ConvertImageDtype"}
+_DRAWS = ("Rand", "AutoAugment", "TrivialAugment", "AugMix", "ColorJitter", "GaussianBlur", "ElasticTransform")
+"""How the names of transforms begin that draw at random."""
 
 
 def as_preprocess(transforms: object) -> Preprocess:
@@ -46,7 +50,7 @@ def as_preprocess(transforms: object) -> Preprocess:
     if all(hasattr(transforms, name) for name in ("resize_size", "crop_size", "mean", "std", "interpolation")):
         return _of_weights(transforms)
     steps = _steps(transforms)
-    drawn = next((step for step in steps if type(step).__name__.startswith(("Random", "AutoAugment", "Color"))), None)
+    drawn = next((step for step in steps if type(step).__name__.startswith(_DRAWS)), None)
     if drawn is not None:
         raise ValueError(
             f"preprocess: {type(drawn).__name__} draws at random; give the transforms of validation, not of training"
@@ -55,10 +59,9 @@ def as_preprocess(transforms: object) -> Preprocess:
 
 
 def _steps(transforms: Any) -> list[Any]:
-    """Return the parts of a chain, of chains in it too."""
-    parts = transforms.transforms if hasattr(transforms, "transforms") else None
-    if parts is None and type(transforms).__name__ == "Sequential":
-        parts = list(transforms)
+    """Return the parts of a chain, of chains in it too; what applies some of its parts is a step itself."""
+    kind = type(transforms).__name__
+    parts = {"Compose": getattr(transforms, "transforms", None), "Sequential": transforms}.get(kind)
     return [transforms] if not isinstance(parts, Iterable) else [step for part in parts for step in _steps(part)]
 
 
@@ -74,8 +77,9 @@ def _of_steps(steps: list[Any]) -> Preprocess | None:
         if name in _CONVERSIONS:
             scaled |= name in ("ToTensor", "MaybeToTensor")
             continue
-        if name in _TO_FLOAT:
-            scaled |= name == "ConvertImageDtype" or bool(getattr(step, "scale", False))
+        if name in _TO_DTYPE:
+            to_float = isinstance(step.dtype, torch.dtype) and step.dtype.is_floating_point
+            scaled |= to_float and (name == "ConvertImageDtype" or step.scale)
             continue
         place = ("Resize", "CenterCrop", "Normalize").index(name) if name in _READERS else -1
         values = _READERS[name](step) if place > done else None
@@ -127,12 +131,12 @@ def _of_weights(preset: Any) -> Preprocess:
 
 def _of_timm(config: Mapping[str, Any]) -> Preprocess:
     """Return the preprocessing of timm's data configuration, as its ``create_transform`` does it for evaluation."""
-    known = {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
+    keys = {"input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode"}
     if "input_size" not in config:
         raise ValueError(f"preprocess: expected timm's data configuration with input_size, got {sorted(config)}")
-    unknown = sorted({*config} - known)
+    unknown = sorted({*config} - keys)
     if unknown:
-        raise ValueError(f"preprocess: {unknown[0]!r} is not in timm's data configuration; it has {sorted(known)}")
+        raise ValueError(f"preprocess: {unknown[0]!r} is not in timm's data configuration; it has {sorted(keys)}")
     _, height, width = config["input_size"]
     mode = config.get("crop_mode") or "center"
     if mode not in ("center", "squash") or height != width:
