@@ -1,5 +1,6 @@
-"""What the tests of exports share: a source with everything in it, and how to compare targets."""
+"""What the tests of exports share: a source with everything in it, how to compare targets, and a run's processes."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -56,3 +57,14 @@ class Troubled:
                 Path(self.marker).write_text(str(os.getpid()))
             os.kill(os.getpid(), signal.SIGKILL)
         return self.scenes[k][0], k % 2
+
+
+def workers_of(pid):
+    """The processes that another started and that are alive, by what Linux says."""
+    pids = []
+    for entry in Path("/proc").glob("[0-9]*"):  # the name alone: a process may go while it is looked at
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid and fields[0] != "Z" and b"spawn_main" in (entry / "cmdline").read_bytes():
+                pids.append(int(entry.name))
+    return pids

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exporting import NET, scenes_tree, snapshot
+from exporting import NET, scenes_tree, snapshot, workers_of
 from PIL import Image
 from recipes import tiny
 from torchvision.datasets import ImageFolder
@@ -548,19 +548,6 @@ def start(*words, workers=2):
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
 
 
-def children(pid):
-    """The processes that another started, by what Linux says."""
-    entries = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z" and b"spawn_main" in (stat.parent / "cmdline").read_bytes():
-            entries.append(int(stat.parent.name))
-    return entries
-
-
 def alive(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -589,11 +576,11 @@ def test_killed_again_and_again_it_ends_as_an_undisturbed_run(tmp_path, kind):
     for victim, further, wait in deaths:
         while True:
             parts, deadline = done() + further, time.monotonic() + 60
-            while process.poll() is None and not (children(process.pid) and done() >= parts):
+            while process.poll() is None and not (workers_of(process.pid) and done() >= parts):
                 assert time.monotonic() < deadline
                 time.sleep(0.005)
             time.sleep(wait)
-            workers = children(process.pid)
+            workers = workers_of(process.pid)
             if process.poll() is None and workers:
                 break
             if process.poll() is not None:

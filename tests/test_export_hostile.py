@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote
 
 import fsspec
 import pytest
-from exporting import content, snapshot
+from exporting import content, snapshot, workers_of
 from fsspec.implementations.memory import MemoryFile
 from mutations import mutations
 from PIL import Image
@@ -963,17 +963,6 @@ class Odd:
                 time.sleep(3600)
             raise ArithmeticError("no map of such an image")
         return images[:, :1].float() / 255
-
-
-def workers_of(pid):
-    """The processes that another started and that are alive, by what Linux says."""
-    pids = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid and fields[0] != "Z" and b"spawn_main" in (path.parent / "cmdline").read_bytes():
-                pids.append(int(path.parent.name))
-    return pids
 
 
 STOPPED = """

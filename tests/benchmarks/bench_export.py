@@ -50,12 +50,12 @@ class Watch:
 def resident() -> float:
     """Resident memory of this process and all below it, shared pages counted once for each, in MB."""
     below: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for entry in Path("/proc").glob("[0-9]*"):  # the name alone: a process may go while it is looked at
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        below.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+        below.setdefault(int(fields[1]), []).append(int(entry.name))
     total, left = 0, [os.getpid()]
     while left:
         pid = left.pop()
