@@ -70,7 +70,10 @@ class TestEvaluate:
         )  # fmt: skip
         assert code == 0
         points = json.loads((tmp_path / "results.json").read_text())["points"]
-        assert [p["quality"] for p in points] == [33, 44, 12, 25, 50, 75]
+        qualities = [p["quality"] for p in points]
+        assert qualities[:2] == [33, 44]
+        assert qualities[-4:] == [12, 25, 50, 75]
+        assert qualities[2:] == sorted(qualities[2:])  # coarser ones are tried where two images keep their answers
 
     def test_every_codec_and_saliency_inside_one(self, tree, tmp_path, capsys):
         strings = ["jpeg", "jpeg2000", "webp", "avif:speed=10", "jxl:effort=3", "hevc:preset=ultrafast"]
@@ -82,11 +85,12 @@ class TestEvaluate:
         )  # fmt: skip
         assert code == 0
         results = json.loads((tmp_path / "results.json").read_text())
-        assert [p["codec"] for p in results["points"][: 4 * 7 : 4]] == strings
+        assert list(dict.fromkeys(p["codec"] for p in results["points"])) == strings
+        inside = [p for p in results["points"] if p["codec"] == strings[-1] and p["strength"] == 0]
         assert "av" in results["versions"]
         # The rival is compared with the same codec without a map, at no filter and full size.
         rivals = [s for s in results["savings"] if s["curve"] == "hevc:preset=ultrafast,roi=8 alone"]
-        assert len(rivals) == 2 * 4
+        assert len(rivals) == 2 * len(inside) >= 2 * 4
         assert {s["reference"] for s in rivals} == {"hevc:preset=ultrafast alone"}
         others = {s["reference"] for s in results["savings"] if "roi" not in s["curve"]}
         assert others == {f"{text} alone" for text in strings[:-1]}

@@ -346,7 +346,7 @@ class TestResults:
         results.save(tmp_path / "results.json")
         content = json.loads((tmp_path / "results.json").read_text())
         assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
-        assert content["schema"] == 3
+        assert content["schema"] == 4
         point = content["points"][3]
         named = {k: point[k] for k in ("curve", "codec", "quality", "strength", "scale", "map", "n", "psnr")}
         assert named == {
@@ -371,7 +371,7 @@ class TestResults:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            (lambda content: content.update(schema=2), "has schema 2, and this Foveate reads 3"),
+            (lambda content: content.update(schema=2), "has schema 2, and this Foveate reads 4"),
             (lambda content: content.pop("schema"), "has schema None"),
             (lambda content: content["points"][1].pop("bytes"), "at points.1.bytes: Field required"),
             (lambda content: content["points"][1].update(extra=1), "at points.1.extra: Unexpected"),
@@ -724,7 +724,7 @@ class TestExhibits:
 class TestReport:
     def test_text_table(self, results):
         lines = text_table(results).splitlines()
-        assert len({len(line) for line in lines[:11]}) == 1
+        assert len({len(line) for line in lines[2:13]}) == 1
         assert sum(line.startswith("jpeg") for line in lines) >= 9
         cards = headlines(results)
         assert len(cards) == 2

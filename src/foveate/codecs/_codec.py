@@ -173,7 +173,7 @@ class Codec(ABC):
 
     def coarser(self) -> Self | None:
         """Return this codec at the next coarser quality of its scale; None at its end."""
-        step = self._step() - 1
+        step = self.step() - 1
         return self.with_quality(self.scale[step]) if step >= 0 else None
 
     def finer(self) -> Self | None:
@@ -184,12 +184,18 @@ class Codec(ABC):
             >>> Jpeg(50).finer().quality, Jpeg(95).finer()
             (51, None)
         """
-        step = self._step()
+        step = self.step()
         step += step < len(self.scale) and self.scale[step] == self.quality
         return self.with_quality(self.scale[step]) if step < len(self.scale) else None
 
-    def _step(self) -> int:
-        """Return the index on the scale of the coarsest quality that is not coarser than this one."""
+    def step(self) -> int:
+        """Return the index on the scale of the coarsest quality that is not coarser than this one.
+
+        Example:
+            >>> from foveate import Jpeg
+            >>> Jpeg(50).step()
+            49
+        """
         sign = 1 if self.scale[0] < self.scale[-1] else -1
         return bisect_left(self.scale, sign * self.quality, key=lambda quality: sign * quality)
 

@@ -1,7 +1,7 @@
 """The evaluation as one call: measure, compare, and write a report."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from foveate._files import write_text
 from foveate._progress import Progress
 from foveate.compressor import Compressor
 from foveate.evaluation._exhibits import choose_exhibits
+from foveate.evaluation._ladder import coarser_points, in_curves
 from foveate.evaluation._measurement import Judge, Measurement
 from foveate.evaluation._measuring import measure
 from foveate.evaluation._samples import SampleFolder, SampleSource, as_samples
@@ -26,6 +27,11 @@ class Evaluation:
     results: Results
     measured: Measurement
 
+    def cheapest(self, keeping: float = 0.99) -> Compressor | None:
+        """Return the compressor of :meth:`foveate.evaluation.Results.cheapest`; None if no point keeps so many."""
+        point = self.results.cheapest(keeping)
+        return None if point is None else self.measured.compressors[self.measured.keys.index(point.key)]
+
 
 def evaluate(
     source: SampleSource,
@@ -41,6 +47,8 @@ def evaluate(
     lead: str | None = None,
     class_names: Mapping[int, str] | None = None,
     metric: str = "agreement",
+    coarser: Collection[str] = (),
+    command: Callable[[Compressor], str] | None = None,
 ) -> Evaluation:
     """Compress images, decode them, ask classifiers again, and compare every setting with its baselines.
 
@@ -58,6 +66,10 @@ def evaluate(
         lead: a sentence or two at the head of the report; None describes the measurement.
         class_names: a name for each class number; None takes the ``classes`` of the source, if it has them.
         metric: ``"agreement"`` or ``"top1"``: what the report holds equal when bytes are compared.
+        coarser: codecs without their quality (``"jpeg"``), to whose curves coarser qualities are added while the
+            coarsest keeps 98 % of the first judge's answers and the codec has one: on an easy task the cheapest point
+            that is good enough lies there.
+        command: gives the command line that compresses as a compressor does, for the report to show.
 
     Raises:
         ValueError: as :func:`measure` does, or if two points that differ have the same setting and quality.
@@ -75,14 +87,15 @@ def evaluate(
     check_settings(compressors)
     samples = as_samples(source)
     folder = None if out is None else Path(out)
-    measured = _measure_with_bar(samples, judges, compressors, folder, fidelity, seed)
+    measured = _measure_with_bar(samples, judges, compressors, folder, fidelity, seed, coarser)
     results = summarize(measured, dict(settings or {}), seed=seed, resamples=resamples)
+    evaluation = Evaluation(results, measured)
     if folder is not None:
         results.save(folder / "results.json")
         names = _class_names(source) if class_names is None else class_names
-        html = _report(samples, Evaluation(results, measured), title=title, lead=lead, class_names=names, metric=metric)
+        html = _report(samples, evaluation, title=title, lead=lead, class_names=names, metric=metric, command=command)
         write_text(folder / "report.html", html)
-    return Evaluation(results, measured)
+    return evaluation
 
 
 def _measure_with_bar(
@@ -92,21 +105,28 @@ def _measure_with_bar(
     folder: Path | None,
     fidelity: bool,
     seed: int,
+    coarser: Collection[str],
 ) -> Measurement:
     """Measure with a progress bar, and with records if there is a folder."""
     from tqdm import tqdm
 
-    def measure_with(records: Records | None) -> Measurement:
-        with tqdm(desc="images", unit="image", file=sys.stderr) as bar:
+    def measure_points(records: Records, points: Sequence[Compressor], stage: str) -> Measurement:
+        with tqdm(desc=stage, unit="image", file=sys.stderr) as bar:
 
             def show(progress: Progress) -> None:
                 bar.total = progress.total
                 bar.update(progress.done - bar.n)
 
-            return measure(source, judges, compressors, records=records, fidelity=fidelity, seed=seed, progress=show)
+            return measure(source, judges, points, records=records, fidelity=fidelity, seed=seed, progress=show)
+
+    def measure_with(records: Records) -> Measurement:
+        measured = measure_points(records, compressors, "images")
+        while added := coarser_points(measured, coarser):
+            measured = measure_points(records, in_curves([*measured.compressors, *added]), "coarser qualities")
+        return measured
 
     if folder is None:
-        return measure_with(None)
+        return measure_with(Records())
     folder.mkdir(parents=True, exist_ok=True)
     with Records.on_disk(folder / "records.jsonl") as records:
         return measure_with(records)
@@ -120,6 +140,7 @@ def _report(
     lead: str | None,
     class_names: Mapping[int, str],
     metric: str,
+    command: Callable[[Compressor], str] | None,
 ) -> str:
     from foveate.evaluation.report import page
 
@@ -128,7 +149,17 @@ def _report(
         names = " and ".join(judge.name for judge in measured.judges)
         lead = f"{len(measured.labels)} images, compressed, decoded, and shown to {names}."
     exhibits = choose_exhibits(source, measured)
-    html = page(evaluation.results, measured, exhibits, title=title, lead=lead, class_names=class_names, metric=metric)
+    cheapest = evaluation.cheapest()
+    html = page(
+        evaluation.results,
+        measured,
+        exhibits,
+        title=title,
+        lead=lead,
+        class_names=class_names,
+        metric=metric,
+        command=None if command is None or cheapest is None else command(cheapest),
+    )
     # Paths among the settings may not be UTF-8.
     return html.encode(errors="backslashreplace").decode()
 

@@ -52,6 +52,7 @@ class Measurement:
         fidelity: ``"psnr"`` (dB) and ``"ms_ssim"``, each float64 (points, n), if they were measured; NaN for an image
             that is too small for MS-SSIM.
         skipped: name and reason of each image that was left out.
+        file_bytes: int64 (n,), the size of each source file; None if that is not known of every image.
     """
 
     compressors: Sequence[Compressor]
@@ -69,6 +70,7 @@ class Measurement:
     chosen: dict[int, list[dict[str, Any]]]
     fidelity: dict[str, Tensor]
     skipped: Sequence[tuple[str, str]]
+    file_bytes: Tensor | None = None
 
     def right(self, judge: str, metric: Metric | str) -> Tensor:
         """Return bool (points, n): whether a judge answers right by ``"agreement"``, ``"top1"`` or ``"top5"``."""

@@ -89,6 +89,7 @@ class _Row(NamedTuple):
     digest: str
     name: str
     label: int
+    file_bytes: int | None
 
 
 def _check(judges: Sequence[Judge], compressors: Sequence[Compressor]) -> None:
@@ -165,7 +166,7 @@ def _measure_image(engine: Engine, records: Records, sample: Sample, donor: Samp
     if values or records.images[digest]["label"] != sample.label:
         about = {"name": sample.name, "label": sample.label, "size": list(sample.image.shape[-2:])}
         records.add(digest, {**about, **values})
-    return _Row(digest, sample.name, sample.label)
+    return _Row(digest, sample.name, sample.label, sample.file_bytes)
 
 
 def _gathered(
@@ -180,6 +181,7 @@ def _gathered(
     images = [records.images[row.digest] for row in rows]
     cells = [[image["points"][key] for image in images] for key in keys]
     named_keys = [(judge.name, key) for judge, key in zip(judges, judge_keys, strict=True)]
+    sizes = [row.file_bytes for row in rows]
 
     def answers(key: str, part: int, dtype: torch.dtype) -> Tensor:
         return torch.tensor([[cell["judges"][key][part] for cell in line] for line in cells], dtype=dtype)
@@ -198,4 +200,5 @@ def _gathered(
         "kl": {name: answers(key, 1, torch.float64) for name, key in named_keys},
         "chosen": {k: [cell["chosen"] for cell in line] for k, line in enumerate(cells) if "chosen" in line[0]},
         "fidelity": {kind: fidelities(kind) for kind in Fidelity if fidelity},
+        "file_bytes": None if None in sizes else torch.tensor(sizes),
     }

@@ -26,11 +26,13 @@ class Sample:
         image: uint8 (3, H, W), whole and not normalized.
         label: the class number.
         name: for reports.
+        file_bytes: of the file that it was read from; None if that is not known.
     """
 
     image: Tensor
     label: int
     name: str
+    file_bytes: int | None = None
 
 
 class UnreadableError(ValueError):
@@ -235,8 +237,9 @@ class SampleFolder:
         relative = path.relative_to(self.root)
         name = printable(relative.as_posix().replace("\\", r"\\"))  # doubled, so that names stay different
         try:
-            image = read_image(read_bytes(path), path.suffix, formats=self.formats)
-            return Sample(image, self._labels[relative.parts[0]], name)
+            data = read_bytes(path)
+            image = read_image(data, path.suffix, formats=self.formats)
+            return Sample(image, self._labels[relative.parts[0]], name, len(data))
         except Exception as error:
             raise UnreadableError(name, printable(str(error)) or type(error).__name__) from error
 

@@ -90,7 +90,9 @@ def summarize(measured: Measurement, settings: dict[str, Any], *, seed: int = 0,
             for baseline, name, others in references[setting]
             if len(numbers) >= 2 and len(others) >= 2
         ]
-    return Results(settings, _clean(measured), points, savings, comparisons, list(measured.skipped))
+    sizes = measured.file_bytes
+    file_bytes = None if sizes is None else sizes.double().mean().item()
+    return Results(settings, _clean(measured), points, savings, comparisons, list(measured.skipped), file_bytes)
 
 
 def _references(setting: Setting, plain: Setting, groups: _Groups) -> list[_Reference]:

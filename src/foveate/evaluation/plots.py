@@ -87,7 +87,6 @@ def _draw_curve(
 ) -> None:
     """Draw one curve; ``dotted`` dots the codec alone."""
     first = line[0]
-    alone = first.strength == 0 and first.scale == 1 and first.keep is None
     baseline = (first.map is not None and first.map not in STEERED) or first.scale < 1
     judgments = [point.judges[judge] for point in line]
     kilobytes = [point.bytes / 1000 for point in line]
@@ -97,7 +96,7 @@ def _draw_curve(
         marker="o",
         markersize=3 if baseline else 4,
         linewidth=1.2 if baseline else 1.8,
-        linestyle="--" if baseline else ":" if alone and dotted else "-",
+        linestyle="--" if baseline else ":" if first.is_codec_alone and dotted else "-",
         color=color,
         label=label,
     )

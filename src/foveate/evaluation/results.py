@@ -1,6 +1,6 @@
 """The result of an evaluation: what ``results.json`` holds, with its schema, checked on loading.
 
-The file is one JSON object: ``"schema": 3`` and the fields of :class:`Results`, described by the dataclasses here and,
+The file is one JSON object: ``"schema": 4`` and the fields of :class:`Results`, described by the dataclasses here and,
 as a JSON Schema, by :func:`json_schema`. It has no times, and no paths but those in the settings, so equal runs give
 equal text. ``records.jsonl`` beside it has the values of every image.
 """
@@ -11,10 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from foveate._checks import check_number
 from foveate._files import write_text
 from foveate.evaluation._bootstrap import Interval
 from foveate.evaluation._versions import versions
-from foveate.evaluation._vocabulary import BaselineKind, Metric, Verdict
+from foveate.evaluation._vocabulary import STEERED, BaselineKind, Metric, Verdict
 
 __all__ = [
     "SCHEMA",
@@ -28,7 +29,7 @@ __all__ = [
     "json_schema",
 ]
 
-SCHEMA = 3
+SCHEMA = 4
 """The version of the schema of ``results.json``."""
 
 
@@ -143,6 +144,11 @@ class PointResult:
     choices: Choices | None
     judges: dict[str, Judgment]
 
+    @property
+    def is_codec_alone(self) -> bool:
+        """Whether nothing but the codec, at a fixed quality and full size, was at work."""
+        return self.strength == 0 and self.scale == 1 and self.keep is None
+
 
 @dataclass(frozen=True)
 class Saving:
@@ -220,6 +226,7 @@ class Results:
         savings: for every filtered or scaled point.
         comparisons: for every filtered or scaled curve.
         skipped: name and reason of each image that was left out.
+        file_bytes: of the sources, mean per image, as they are on disk; None if they are not files.
         versions: of the packages that the results depend on.
     """
 
@@ -229,7 +236,37 @@ class Results:
     savings: list[Saving]
     comparisons: list[Comparison]
     skipped: list[tuple[str, str]]
+    file_bytes: float | None = None
     versions: dict[str, str] = field(default_factory=versions)
+
+    def cheapest(self, keeping: float = 0.99) -> PointResult | None:
+        """Return the point with the fewest bytes that keeps answers.
+
+        Args:
+            keeping: the least agreement, in [0, 1], of every judge that is known, or of all if none is.
+
+        Returns:
+            The point, which is not a baseline; None if no point keeps so many.
+
+        Raises:
+            ValueError: if ``keeping`` is outside [0, 1].
+        """
+        check_number("keeping", keeping, 0, 1)
+        able = [point for point in self._offered() if self.kept(point) >= keeping]
+        return min(able, key=lambda point: point.bytes, default=None)
+
+    def safest(self) -> PointResult:
+        """Return the point that keeps most answers, of several the one with the fewest bytes."""
+        return min(self._offered() or self.points, key=lambda point: (-self.kept(point), point.bytes))
+
+    def kept(self, point: PointResult) -> float:
+        """Return the least agreement at a point of every judge that is known, or of all if none is."""
+        known = [judgment.agreement for judgment in point.judges.values() if judgment.known]
+        return min(known or [judgment.agreement for judgment in point.judges.values()])
+
+    def _offered(self) -> list[PointResult]:
+        """The points that are not baselines."""
+        return [point for point in self.points if point.map is None or point.map in STEERED]
 
     def to_json(self) -> str:
         """Return the text of ``results.json``."""

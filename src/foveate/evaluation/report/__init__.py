@@ -1,5 +1,6 @@
 """Results in words, as a table for the terminal, and as one self-contained page."""
 
+from foveate.evaluation.report._answer import answer
 from foveate.evaluation.report._page import page
 from foveate.evaluation.report._table import table, text_table
 from foveate.evaluation.report._words import (
@@ -20,6 +21,7 @@ __all__ = [
     "Line",
     "Section",
     "Tone",
+    "answer",
     "headlines",
     "page",
     "rate_controls",

@@ -13,6 +13,7 @@ from foveate.evaluation import plots
 from foveate.evaluation._exhibits import Exhibit, focus
 from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._vocabulary import STEERED, metric_held_equal
+from foveate.evaluation.report._answer import answer
 from foveate.evaluation.report._table import table
 from foveate.evaluation.report._words import headlines, rate_controls, role, verdicts
 from foveate.evaluation.results import Results
@@ -34,6 +35,7 @@ def page(
     lead: str,
     class_names: Mapping[int, str],
     metric: str = "agreement",
+    command: str | None = None,
 ) -> str:
     """Return the report as one HTML page with all images and plots inside: it needs no scripts and no network.
 
@@ -45,6 +47,7 @@ def page(
         lead: a sentence or two before the figures.
         class_names: a name for each class number; classes without one are shown as numbers.
         metric: ``"agreement"`` or ``"top1"``: what is held equal when bytes are compared.
+        command: the command line that compresses as the cheapest point that keeps the answers does.
 
     Raises:
         ValueError: if there is no such metric.
@@ -62,6 +65,8 @@ def page(
         n=results.points[0].n,
         results=results,
         role=lambda known: role(results, known),
+        answer=answer(results),
+        command=command,
         cards=headlines(results, metric),
         plots=_curve_plots(results, metric),
         verdicts=verdicts(results, metric),

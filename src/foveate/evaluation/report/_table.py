@@ -2,6 +2,7 @@
 
 from foveate.evaluation import plots
 from foveate.evaluation._vocabulary import BaselineKind
+from foveate.evaluation.report._answer import answer
 from foveate.evaluation.report._words import headlines, rate_controls, saved_share, span, verdicts
 from foveate.evaluation.results import PointResult, Results, Saving
 
@@ -42,8 +43,14 @@ def _cells(point: PointResult, judge: str, saving: Saving | None) -> list[str]:
     ]
 
 
-def text_table(results: Results, metric: str = "agreement") -> str:
-    """Return the table of all points as aligned text, and below it what the curves show."""
+def text_table(results: Results, metric: str = "agreement", command: str | None = None) -> str:
+    """Return the answer, the table of all points as aligned text, and below it what the curves show.
+
+    Args:
+        results: the figures.
+        metric: ``"agreement"`` or ``"top1"``: what is held equal when bytes are compared.
+        command: the command line that compresses as the cheapest point that keeps the answers does.
+    """
     heads, rows = table(results, metric)
     widths = [max(len(row[k]) for row in [heads, *rows]) for k in range(len(heads))]
 
@@ -51,7 +58,9 @@ def text_table(results: Results, metric: str = "agreement") -> str:
         first, *others = zip(cells, widths, strict=True)
         return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
-    lines = [line(heads), "  ".join("-" * width for width in widths), *map(line, rows), ""]
+    lines = [f"{card.figure} {card.text}" for card in answer(results)]
+    lines += [f"  {command}"] * (command is not None)
+    lines += ["", line(heads), "  ".join("-" * width for width in widths), *map(line, rows), ""]
     lines += [f"{card.figure} {card.text}" for card in headlines(results, metric)]
     for section in [*rate_controls(results, metric), *verdicts(results, metric)]:
         lines += ["", f"{section.title}:", *(f"  {sentence.text}" for sentence in section.lines)]

@@ -74,12 +74,35 @@ def headlines(results: Results, metric: str = "agreement") -> list[Card]:
 
 def _headline(results: Results, c: Comparison, metric: Metric) -> Card:
     judge = f"{c.judge}, {role(results, c.known)}"
-    if c.bd_rate is None or c.overlap is None:
-        return Card("no comparison", f"by {c.curve} ({judge}): {c.reason}", Tone.DIM)
+    if c.bd_rate is None or c.overlap is None or c.bd_rate_interval == (None, None):
+        return _headline_of_points(results, c, metric, judge)
     low, high = (f"{100 * end:.0f}" for end in c.overlap)
     interval = f"95 %: {span(_saved(c.bd_rate_interval))}"
     text = f"by {c.curve} at equal {metric.label}, over {low} to {high} % of it ({interval}; {judge})"
     return Card(_more_or_fewer(c.bd_rate), text, _TONES[c.verdict])
+
+
+def _headline_of_points(results: Results, c: Comparison, metric: Metric, judge: str) -> Card:
+    """The headline of curves that have too little in common to be averaged: of their cheapest good points."""
+    why = c.reason or "they have too little in common for an interval"
+    test = [point for point in results.points if point.curve == c.curve]
+    best = max(point.judges[c.judge].share(metric) for point in test)
+    good = [point for point in test if point.judges[c.judge].share(metric) >= best - 0.01]
+    point = min(good, key=lambda point: point.bytes)
+    share = point.judges[c.judge].share(metric)
+    rivals = [
+        other for other in results.points if other.curve == c.reference and other.judges[c.judge].share(metric) >= share
+    ]
+    if not rivals:
+        text = f"{c.reference} reaches {share:.1%} {metric.label} at no quality that was measured; {why}"
+        return Card("no comparison", f"by {c.curve} ({judge}): {text}", Tone.DIM)
+    rival = min(rivals, key=lambda other: other.bytes)
+    text = (
+        f"by {c.curve}, {point.bytes:,.0f} at {share:.1%} {metric.label}, than {c.reference} at quality "
+        f"{rival.quality:g}, {rival.bytes:,.0f}, the cheapest measured that reaches as much ({judge}); no average over "
+        f"the curves: {why}"
+    )
+    return Card(_more_or_fewer(point.bytes / rival.bytes - 1), text, Tone.DIM)
 
 
 def rate_controls(results: Results, metric: str = "agreement") -> list[Section]:

@@ -1,0 +1,104 @@
+"""What a user wants to know first: how small the images get, and whether the answers stay."""
+
+from foveate.evaluation._bootstrap import Interval
+from foveate.evaluation.report._words import Card, Tone, span
+from foveate.evaluation.results import Judgment, PointResult, Results
+
+KEEPING = 0.99
+"""The least share of answers that the cheapest point keeps."""
+
+
+def answer(results: Results) -> list[Card]:
+    """Return the size of the sources, and the cheapest point that keeps 99 % of the answers, as figures in words.
+
+    Args:
+        results: of an evaluation. The answers are those of every judge that is known, or of all if none is.
+    """
+    n = results.points[0].n
+    cards = []
+    if results.file_bytes is not None:
+        cards.append(Card(size(results.file_bytes), f"an image: your files as they are on disk, n = {n}", Tone.DIM))
+    point = results.cheapest(KEEPING)
+    if point is None:
+        safest = results.safest()
+        cards.append(
+            Card(
+                "not found",
+                f"No setting that was measured keeps {KEEPING:.0%} of the answers; finer qualities, or a rate control, "
+                f"may. The nearest is {setting(safest)}: {size(safest.bytes)} an image{_against(results, safest)}; "
+                f"{_kept(safest)}",
+                Tone.BAD,
+            )
+        )
+        return cards
+    figure = size(point.bytes)
+    if results.file_bytes is not None:
+        figure += f", {factor(results.file_bytes, point.bytes)}"
+    text = f"an image: the cheapest that keeps at least {KEEPING:.0%} of the answers, {setting(point)}; {_kept(point)}"
+    if point.is_codec_alone:
+        return [*cards, Card(figure, text, Tone.GOOD)]
+    alone = [p for p in results.points if p.is_codec_alone and results.kept(p) >= results.kept(point)]
+    if alone:
+        rival = min(alone, key=lambda p: p.bytes)
+        text += f"; the cheapest codec alone that keeps as many, {setting(rival)}, takes {size(rival.bytes)}"
+    else:
+        text += "; no quality of a codec alone that was measured keeps as many"
+    return [*cards, Card(figure, text, Tone.GOOD)]
+
+
+def setting(point: PointResult) -> str:
+    """Return the setting of a point and its quality in words; what a rate control keeps is in its name."""
+    return point.curve if point.keep else f"{point.curve} at quality {point.quality:g}"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes as text.
+
+    Example:
+        >>> size(848), size(27_400), size(2.5e6)
+        ('848 B', '27.4 kB', '2.5 MB')
+    """
+    for unit, least in (("MB", 1e6), ("kB", 1e4)):
+        if count >= least:
+            return f"{count / {'MB': 1e6, 'kB': 1e3}[unit]:.1f} {unit}"
+    return f"{count:,.0f} B"
+
+
+def factor(before: float, after: float) -> str:
+    """Return how many times smaller, or larger, images got.
+
+    Example:
+        >>> factor(27_400, 848), factor(100, 80), factor(50, 100)
+        ('32× smaller', '1.2× smaller', '2.0× larger')
+    """
+    ratio, word = (before / after, "smaller") if after <= before else (after / before, "larger")
+    return f"{ratio:.0f}× {word}" if ratio >= 10 else f"{ratio:.1f}× {word}"
+
+
+def _against(results: Results, point: PointResult) -> str:
+    return "" if results.file_bytes is None else f", {factor(results.file_bytes, point.bytes)} than your files"
+
+
+def _kept(point: PointResult) -> str:
+    """How many of each judge's answers a point keeps."""
+    return "; ".join(
+        f"{name}{'' if judgment.known else ', unseen,'} keeps {_share(judgment, point.n)}"
+        for name, judgment in point.judges.items()
+    )
+
+
+def _share(judgment: Judgment, n: int) -> str:
+    return f"{judgment.agreement:.1%} (95 %: {span(wilson(round(judgment.agreement * n), n))})"
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Return the 95 % interval of a share (Wilson 1927), which is not a point where all or none succeeded.
+
+    Example:
+        >>> [round(end, 3) for end in wilson(200, 200)]
+        [0.981, 1.0]
+    """
+    from scipy.stats import binomtest
+
+    ends = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
