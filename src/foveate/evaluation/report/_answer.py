@@ -14,36 +14,29 @@ def answer(results: Results) -> list[Card]:
     Args:
         results: of an evaluation. The answers are those of every judge that is known, or of all if none is.
     """
-    n = results.points[0].n
     cards = []
     if results.file_bytes is not None:
-        cards.append(Card(size(results.file_bytes), f"an image: your files as they are on disk, n = {n}", Tone.DIM))
+        text = f"your files as they are on disk (mean of {results.points[0].n})"
+        cards.append(Card(f"{size(results.file_bytes)} an image", text, Tone.DIM))
     point = results.cheapest(KEEPING)
     if point is None:
         safest = results.safest()
-        cards.append(
-            Card(
-                "not found",
-                f"No setting that was measured keeps {KEEPING:.0%} of the answers; finer qualities, or a rate control, "
-                f"may. The nearest is {setting(safest)}: {size(safest.bytes)} an image{_against(results, safest)}; "
-                f"{_kept(safest)}",
-                Tone.BAD,
-            )
+        lines = [f"the nearest is {setting(safest)}, {_cost(results, safest)}", *_kept(safest)]
+        text = (
+            f"no setting that was measured keeps {KEEPING:.0%} of the answers; finer qualities, or a rate control, may"
         )
-        return cards
-    figure = size(point.bytes)
-    if results.file_bytes is not None:
-        figure += f", {factor(results.file_bytes, point.bytes)}"
-    text = f"an image: the cheapest that keeps at least {KEEPING:.0%} of the answers, {setting(point)}; {_kept(point)}"
-    if point.is_codec_alone:
-        return [*cards, Card(figure, text, Tone.GOOD)]
-    alone = [p for p in results.points if p.is_codec_alone and results.kept(p) >= results.kept(point)]
-    if alone:
-        rival = min(alone, key=lambda p: p.bytes)
-        text += f"; the cheapest codec alone that keeps as many, {setting(rival)}, takes {size(rival.bytes)}"
-    else:
-        text += "; no quality of a codec alone that was measured keeps as many"
-    return [*cards, Card(figure, text, Tone.GOOD)]
+        return [*cards, Card("not found", text, Tone.BAD, lines)]
+    lines = _kept(point)
+    if not point.is_codec_alone:
+        alone = [p for p in results.points if p.is_codec_alone and results.kept(p) >= results.kept(point)]
+        rival = min(alone, key=lambda p: p.bytes, default=None)
+        lines += [
+            "no quality of a codec alone that was measured keeps as many"
+            if rival is None
+            else f"the cheapest codec alone that keeps as many is {setting(rival)}, {_cost(results, rival)}"
+        ]
+    text = f"the cheapest that keeps at least {KEEPING:.0%} of the answers: {setting(point)}"
+    return [*cards, Card(_cost(results, point), text, Tone.GOOD, lines)]
 
 
 def setting(point: PointResult) -> str:
@@ -75,16 +68,17 @@ def factor(before: float, after: float) -> str:
     return f"{ratio:.0f}× {word}" if ratio >= 10 else f"{ratio:.1f}× {word}"
 
 
-def _against(results: Results, point: PointResult) -> str:
-    return "" if results.file_bytes is None else f", {factor(results.file_bytes, point.bytes)} than your files"
+def _cost(results: Results, point: PointResult) -> str:
+    cost = f"{size(point.bytes)} an image"
+    return cost if results.file_bytes is None else f"{cost}, {factor(results.file_bytes, point.bytes)}"
 
 
-def _kept(point: PointResult) -> str:
+def _kept(point: PointResult) -> list[str]:
     """How many of each judge's answers a point keeps."""
-    return "; ".join(
+    return [
         f"{name}{'' if judgment.known else ', unseen,'} keeps {_share(judgment, point.n)}"
         for name, judgment in point.judges.items()
-    )
+    ]
 
 
 def _share(judgment: Judgment, n: int) -> str:

@@ -58,7 +58,9 @@ def text_table(results: Results, metric: str = "agreement", command: str | None 
         first, *others = zip(cells, widths, strict=True)
         return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
-    lines = [f"{card.figure} {card.text}" for card in answer(results)]
+    lines = []
+    for card in answer(results):
+        lines += [f"{card.figure}: {card.text}", *(f"  {line}" for line in card.lines)]
     lines += [f"  {command}"] * (command is not None)
     lines += ["", line(heads), "  ".join("-" * width for width in widths), *map(line, rows), ""]
     lines += [f"{card.figure} {card.text}" for card in headlines(results, metric)]

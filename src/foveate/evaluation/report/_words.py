@@ -34,11 +34,12 @@ _TONES = {Verdict.SAVES: Tone.GOOD, Verdict.COSTS: Tone.BAD, Verdict.OPEN: Tone.
 
 @dataclass(frozen=True)
 class Card:
-    """A figure and the sentence that explains it."""
+    """A figure, the sentence that explains it, and what else there is to say."""
 
     figure: str
     text: str
     tone: Tone
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
