@@ -1,11 +1,14 @@
 """The answer first: how small the images get, whether the answers stay, and the command that does it."""
 
+import csv
+import json
 import shlex
 from argparse import Namespace
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from foveate import Compressor, RateControl, TargetSize
 from foveate.cli import _evaluate
@@ -242,3 +245,50 @@ def normal(compressor):
                                               [w.name for w in control.witnesses],
                                               [identity_in_memory(w) for w in control.witnesses]),
     )  # fmt: skip
+
+
+class TestOutput:
+    """What ``foveate evaluate`` prints and writes besides its report."""
+
+    WORDS = ("--codec", "jpeg", "--quality", "20,60", "--strength", "0", "--resamples", "20")
+
+    def test_csv_plot_and_json(self, tree, tmp_path, capsys):
+        files = tmp_path / "points.csv", tmp_path / "rate.png"
+        words = [*self.WORDS, "--out", str(tmp_path / "out"), "--csv", str(files[0]), "--plot", str(files[1]), "--json"]
+        judge = ["--judge", "foveate.demo:scene_net:scene_net_small"]
+        assert main(["evaluate", str(tree), "--model", "foveate.demo:scene_net", *judge, *NET, *words]) == 0
+        text = capsys.readouterr().out
+        assert text == (tmp_path / "out" / "results.json").read_text()
+        points = json.loads(text)["points"]
+        rows = list(csv.DictReader(files[0].open()))
+        assert len(rows) == 2 * len(points) == 4
+        assert [float(row["bytes"]) for row in rows[::2]] == [p["bytes"] for p in points]
+        assert rows[1]["judge"] == "scene_net_small"
+        assert float(rows[1]["agreement"]) == points[0]["judges"]["scene_net_small"]["agreement"]
+        assert (rows[0]["keep"], rows[0]["known"]) == ("", "True")
+        with Image.open(files[1]) as image:
+            width, height = image.size
+            assert height > width  # one judge above the other
+
+    @pytest.mark.parametrize(("ending", "head"), [("pdf", b"%PDF"), ("svg", b"<?xml")])
+    def test_other_figures(self, tree, tmp_path, capsys, ending, head):
+        plot = tmp_path / f"rate.{ending}"
+        words = [*self.WORDS, "--limit", "2", "--out", str(tmp_path / "out"), "--plot", str(plot), "--quiet"]
+        assert main(["evaluate", str(tree), "--model", "foveate.demo:scene_net", *NET, *words]) == 0
+        assert plot.read_bytes().startswith(head)
+        printed = capsys.readouterr()
+        assert "images:" not in printed.err
+        assert printed.out.splitlines()[-1].startswith("  foveate compress")
+        assert "setting" not in printed.out.split()
+
+    @pytest.mark.parametrize(
+        ("words", "cure"),
+        [
+            (["--plot", "rate.gif"], "expected a name that ends in .pdf, .png or .svg, got rate.gif"),
+            (["--csv", "nowhere/points.csv"], "there is no folder nowhere"),
+            (["--plot", "nowhere/rate.pdf"], "there is no folder nowhere"),
+        ],
+    )
+    def test_wrong_files(self, tree, capsys, words, cure):
+        assert main(["evaluate", str(tree), "--model", "foveate.demo:scene_net", *words]) == 2
+        assert cure in capsys.readouterr().err

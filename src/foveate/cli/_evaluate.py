@@ -1,13 +1,14 @@
 """``foveate evaluate``."""
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foveate._files import printable
+from foveate._files import printable, write_bytes, write_text
 from foveate.cli._command import compress_command
 from foveate.cli._models import (
     build_classifier,
@@ -31,6 +32,7 @@ from foveate.cli._options import (
     existing_folder,
     keep_name,
     model_name,
+    new_file,
     number,
     numbers,
     witness_name,
@@ -84,9 +86,31 @@ def add_parser(commands: Commands) -> None:
         default=Path("foveate-report"),
         help="folder to write to; a run that was interrupted goes on from what is there (default: %(default)s)",
     )
+    _add_output(parser)
     add_formats(parser)
     add_preprocessing(parser)
     parser.set_defaults(prepare=prepare)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output", "besides report.html and results.json in --out")
+    group.add_argument("--csv", type=new_file, metavar="FILE", help="write every point there, a line for each judge")
+    group.add_argument(
+        "--plot",
+        type=plot_file,
+        metavar="FILE",
+        help="draw rate against agreement there, for each judge: FILE.pdf, .png or .svg",
+    )
+    group.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    group.add_argument("--quiet", action="store_true", help="print the answer alone: no progress, no table")
+
+
+def plot_file(text: str) -> Path:
+    """Read the path of a figure, whose ending says its format."""
+    path = Path(text)
+    if path.suffix.lower() not in (".pdf", ".png", ".svg"):
+        raise argparse.ArgumentTypeError(f"expected a name that ends in .pdf, .png or .svg, got {text}")
+    return new_file(text)
 
 
 def _add_points(parser: argparse.ArgumentParser) -> None:
@@ -191,8 +215,8 @@ def _report(
 ) -> None:
     """Evaluate, and print the table."""
     from foveate.codecs import as_codec
-    from foveate.evaluation import evaluate
-    from foveate.evaluation.report import text_table
+    from foveate.evaluation import evaluate, plots
+    from foveate.evaluation.report import text_answer, text_table
 
     command = partial(compress_command, args)
     evaluation = evaluate(
@@ -207,12 +231,26 @@ def _report(
         lead=lead,
         coarser=[] if args.quality else [as_codec(text).family for text in args.codec if not _names_quality(text)],
         command=command,
+        progress=not args.quiet,
     )
+    results = evaluation.results
+    if args.csv is not None:
+        write_text(args.csv, results.to_csv())
+    if args.plot is not None:
+        drawn = io.BytesIO()
+        plots.rate_accuracy_of_all(results).savefig(drawn, format=args.plot.suffix[1:].lower(), dpi=200)
+        write_bytes(args.plot, drawn.getvalue())
     cheapest = evaluation.cheapest()
-    skipped = evaluation.results.skipped
+    line = None if cheapest is None else command(cheapest)
+    skipped = results.skipped
     for name, reason in skipped:
         print(f"skipped {name}: {reason}", file=sys.stderr)
-    print(text_table(evaluation.results, command=None if cheapest is None else command(cheapest)))
+    if args.json:
+        print(results.to_json(), end="")
+        return
+    print(text_answer(results, line) if args.quiet else text_table(results, command=line))
+    if args.quiet:
+        return
     if skipped:
         print(f"{len(skipped)} of {len(samples)} files could not be read, or not compressed, and were left out")
     print_where(args.out)
@@ -306,7 +344,16 @@ def _recorded(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Sa
     settings = {name: _as_recorded(value) for name, value in vars(args).items() if name != "prepare"}
     layer = saliency.layer_name if isinstance(saliency, LayerSaliency) else None
     settings |= {"codec": [str(codec) for codec in codecs], "layer": layer}
-    for name in ("quality", "out", "device", "config"):  # the first is in the codecs; the others change no figure
+    for name in (
+        "quality",
+        "out",
+        "device",
+        "config",
+        "csv",
+        "plot",
+        "json",
+        "quiet",
+    ):  # the first is in the codecs; the others change no figure
         del settings[name]
     return settings
 

@@ -65,6 +65,12 @@ def existing_file(text: str) -> Path:
     return path
 
 
+def new_file(text: str) -> Path:
+    """Read the path of a file to write, whose folder must be there."""
+    existing_folder(str(Path(text).parent))
+    return Path(text)
+
+
 def model_name(text: str) -> str:
     """Read the name of a model; the file of one's own must be there."""
     match = re.match(r"(.+?\.py):", text)

@@ -49,6 +49,7 @@ def evaluate(
     metric: str = "agreement",
     coarser: Collection[str] = (),
     command: Callable[[Compressor], str] | None = None,
+    progress: bool = True,
 ) -> Evaluation:
     """Compress images, decode them, ask classifiers again, and compare every setting with its baselines.
 
@@ -70,6 +71,7 @@ def evaluate(
             coarsest keeps 98 % of the first judge's answers and the codec has one: on an easy task the cheapest point
             that is good enough lies there.
         command: gives the command line that compresses as a compressor does, for the report to show.
+        progress: draw a bar on standard error.
 
     Raises:
         ValueError: as :func:`measure` does, or if two points that differ have the same setting and quality.
@@ -87,7 +89,7 @@ def evaluate(
     check_settings(compressors)
     samples = as_samples(source)
     folder = None if out is None else Path(out)
-    measured = _measure_with_bar(samples, judges, compressors, folder, fidelity, seed, coarser)
+    measured = _measure_with_bar(samples, judges, compressors, folder, fidelity, seed, coarser, progress)
     results = summarize(measured, dict(settings or {}), seed=seed, resamples=resamples)
     evaluation = Evaluation(results, measured)
     if folder is not None:
@@ -106,16 +108,17 @@ def _measure_with_bar(
     fidelity: bool,
     seed: int,
     coarser: Collection[str],
+    progress: bool,
 ) -> Measurement:
     """Measure with a progress bar, and with records if there is a folder."""
     from tqdm import tqdm
 
     def measure_points(records: Records, points: Sequence[Compressor], stage: str) -> Measurement:
-        with tqdm(desc=stage, unit="image", file=sys.stderr) as bar:
+        with tqdm(desc=stage, unit="image", file=sys.stderr, disable=not progress) as bar:
 
-            def show(progress: Progress) -> None:
-                bar.total = progress.total
-                bar.update(progress.done - bar.n)
+            def show(state: Progress) -> None:
+                bar.total = state.total
+                bar.update(state.done - bar.n)
 
             return measure(source, judges, points, records=records, fidelity=fidelity, seed=seed, progress=show)
 

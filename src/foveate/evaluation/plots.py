@@ -31,6 +31,7 @@ __all__ = [
     "gallery",
     "overlay",
     "rate_accuracy",
+    "rate_accuracy_of_all",
     "reliability",
     "to_svg",
 ]
@@ -80,6 +81,23 @@ def rate_accuracy(
     ax.set_title(f"{judge} ({'made the map' if results.clean[judge].known else 'did not make the map'})", fontsize=10)
     finish_rate_axis(ax, _AXIS_LABELS[metric], len(lines))
     return _figure_of(ax), ax
+
+
+def rate_accuracy_of_all(results: Results, metric: str = "agreement") -> "Figure":
+    """Draw :func:`rate_accuracy` for every judge, one above the other.
+
+    Args:
+        results: the results to draw.
+        metric: ``"agreement"`` or ``"top1"``.
+    """
+    from matplotlib.figure import Figure
+
+    tall = len(curves(results.points)) > 6
+    figure = Figure((6.4, (5.4 if tall else 3.8) * len(results.clean)), layout="constrained")
+    axes = figure.subplots(len(results.clean), squeeze=False)[:, 0]
+    for judge, ax in zip(results.clean, axes, strict=True):
+        rate_accuracy(results, judge, metric, ax=ax)
+    return figure
 
 
 def _draw_curve(

@@ -5,8 +5,10 @@ as a JSON Schema, by :func:`json_schema`. It has no times, and no paths but thos
 equal text. ``records.jsonl`` beside it has the values of every image.
 """
 
+import csv
+import io
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -272,6 +274,28 @@ class Results:
         """Return the text of ``results.json``."""
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
+    def to_csv(self) -> str:
+        """Return the points as CSV with a head: a line for each point and judge.
+
+        Shares are in [0, 1]; what was not measured or chosen is empty.
+
+        Example:
+            >>> Results({}, {}, [], [], [], []).to_csv().split(",")[:3]
+            ['curve', 'codec', 'quality']
+        """
+        of_point = [name.name for name in fields(PointResult) if name.name not in ("key", "choices", "judges")]
+        of_judge = ["known", "top1", "top5", "agreement", "kl"]
+        ends = [f"{metric}_{end}" for metric in ("top1", "agreement") for end in ("low", "high")]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([*of_point, "judge", *of_judge, *ends])
+        for point in self.points:
+            for name, judgment in point.judges.items():
+                intervals = [*judgment.top1_interval, *judgment.agreement_interval]
+                judged = [getattr(judgment, attribute) for attribute in of_judge]
+                writer.writerow([*(getattr(point, attribute) for attribute in of_point), name, *judged, *intervals])
+        return text.getvalue()
+
     def save(self, path: str | Path) -> None:
         """Write ``results.json``, whole or not at all."""
         write_text(Path(path), self.to_json())
@@ -310,8 +334,8 @@ def _adapter() -> Any:
     """The check of the fields of :class:`Results` by their types."""
     from pydantic import TypeAdapter, with_config
 
-    for fields in (Judgment, Clean, Choices, PointResult, Saving, Comparison, Results):
-        with_config({"extra": "forbid", "allow_inf_nan": False})(fields)
+    for kind in (Judgment, Clean, Choices, PointResult, Saving, Comparison, Results):
+        with_config({"extra": "forbid", "allow_inf_nan": False})(kind)
     return TypeAdapter(Results)
 
 

@@ -2,7 +2,7 @@
 
 from foveate.evaluation.report._answer import answer
 from foveate.evaluation.report._page import page
-from foveate.evaluation.report._table import table, text_table
+from foveate.evaluation.report._table import table, text_answer, text_table
 from foveate.evaluation.report._words import (
     Card,
     Line,
@@ -28,6 +28,7 @@ __all__ = [
     "role",
     "span",
     "table",
+    "text_answer",
     "text_table",
     "verdict",
     "verdicts",

@@ -43,6 +43,19 @@ def _cells(point: PointResult, judge: str, saving: Saving | None) -> list[str]:
     ]
 
 
+def text_answer(results: Results, command: str | None = None) -> str:
+    """Return the answer as lines of text.
+
+    Args:
+        results: the figures.
+        command: as for :func:`text_table`.
+    """
+    lines = []
+    for card in answer(results):
+        lines += [f"{card.figure}: {card.text}", *(f"  {line}" for line in card.lines)]
+    return "\n".join([*lines, *([] if command is None else [f"  {command}"])])
+
+
 def text_table(results: Results, metric: str = "agreement", command: str | None = None) -> str:
     """Return the answer, the table of all points as aligned text, and below it what the curves show.
 
@@ -58,11 +71,14 @@ def text_table(results: Results, metric: str = "agreement", command: str | None 
         first, *others = zip(cells, widths, strict=True)
         return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
 
-    lines = []
-    for card in answer(results):
-        lines += [f"{card.figure}: {card.text}", *(f"  {line}" for line in card.lines)]
-    lines += [f"  {command}"] * (command is not None)
-    lines += ["", line(heads), "  ".join("-" * width for width in widths), *map(line, rows), ""]
+    lines = [
+        text_answer(results, command),
+        "",
+        line(heads),
+        "  ".join("-" * width for width in widths),
+        *map(line, rows),
+        "",
+    ]
     lines += [f"{card.figure} {card.text}" for card in headlines(results, metric)]
     for section in [*rate_controls(results, metric), *verdicts(results, metric)]:
         lines += ["", f"{section.title}:", *(f"  {sentence.text}" for sentence in section.lines)]
