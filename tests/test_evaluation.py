@@ -724,7 +724,8 @@ class TestExhibits:
 class TestReport:
     def test_text_table(self, results):
         lines = text_table(results).splitlines()
-        assert len({len(line) for line in lines[2:13]}) == 1
+        head = next(k for k, line in enumerate(lines) if line.startswith("setting"))
+        assert len({len(line) for line in lines[head : head + 11]}) == 1
         assert sum(line.startswith("jpeg") for line in lines) >= 9
         cards = headlines(results)
         assert len(cards) == 2
@@ -822,9 +823,10 @@ class TestReport:
         assert seen.scripts == 0
         assert all(src.startswith("data:image/") for src in seen.sources)
         assert not re.search(r"(url\(|@import|<link)", re.sub(r"url\(#", "", html))
-        # Three exhibits, each with the original, the map, a filtered image and nine points; two curves, two by class.
+        # Three exhibits, each with the original, the map, a filtered image and nine points; two curves, none by class.
         assert len(seen.sources) == 3 * (3 + 9)
-        assert seen.tags.count("svg") == 4
+        assert seen.tags.count("svg") == 2
+        assert "no class changed for scene_net and scene_net_small" in html
         assert "currentColor" in html
 
     def test_the_page_shows_the_bitstreams_themselves(self, results, measured):

@@ -38,6 +38,12 @@ __all__ = [
 
 _COLORS = ("#7d8597", "#e4572e", "#17a398", "#a06cd5", "#d8a100", "#2f7ed8", "#c2458f", "#5f9e3f")
 """Readable on white and on black; the first is for the codec alone."""
+_MARKERS = "osD^vP<>"
+"""Of curves, so that they can be told apart without color too."""
+_LEGEND = 9
+"""Points: what is read on a page that is as wide as a phone."""
+_INSIDE = 3
+"""At most this many lines have their legend inside the axes."""
 _GOOD, _BAD = "#17a398", "#e4572e"
 _INK = "#010203"
 _AXIS_LABELS = {Metric.AGREEMENT: "agreement with the clean answer, %", Metric.TOP1: "top-1, %"}
@@ -53,8 +59,9 @@ def rate_accuracy(
 ) -> "tuple[Figure, Axes]":
     """Draw a judge's accuracy over the mean bytes per image, one line a curve, 95 % intervals as bands.
 
-    With one codec each line has its color; with several each codec has one, and the codec alone is dotted. Baselines
-    are dashed. Bands are drawn for the codec alone and the curves that use saliency.
+    With one codec each line has its color; with several each codec has one, and the codec alone is dotted. Each line
+    has its marker; a rate control has a star, with its bytes. Baselines are dashed. Bands are drawn for the codec alone
+    and the curves that use saliency.
 
     Args:
         results: the results to draw.
@@ -74,11 +81,12 @@ def rate_accuracy(
         raise ValueError(f"codec: expected one of {', '.join({p.codec for p in results.points})}, got {codec!r}")
     lines = curves(points)
     codecs = list(dict.fromkeys(p.codec for p in points))
-    ax = _axes(ax, (5.6, 5.4 if len(lines) > 6 else 3.8))
+    ax = _axes(ax, (5.6, _height(len(lines))))
     for position, (label, line) in enumerate(lines.items()):
         number = position if len(codecs) == 1 else codecs.index(line[0].codec)
-        _draw_curve(ax, line, judge, metric, label, _COLORS[number % len(_COLORS)], dotted=len(codecs) > 1)
-    ax.set_title(f"{judge} ({'made the map' if results.clean[judge].known else 'did not make the map'})", fontsize=10)
+        color, marker = _COLORS[number % len(_COLORS)], _MARKERS[position % len(_MARKERS)]
+        _draw_curve(ax, line, judge, metric, label, color, marker, dotted=len(codecs) > 1)
+    ax.set_title(f"{judge} ({'known' if results.clean[judge].known else 'unseen'})", fontsize=10)
     finish_rate_axis(ax, _AXIS_LABELS[metric], len(lines))
     return _figure_of(ax), ax
 
@@ -92,8 +100,8 @@ def rate_accuracy_of_all(results: Results, metric: str = "agreement") -> "Figure
     """
     from matplotlib.figure import Figure
 
-    tall = len(curves(results.points)) > 6
-    figure = Figure((6.4, (5.4 if tall else 3.8) * len(results.clean)), layout="constrained")
+    height = _height(len(curves(results.points)))
+    figure = Figure((5.6, height * len(results.clean)), layout="constrained")
     axes = figure.subplots(len(results.clean), squeeze=False)[:, 0]
     for judge, ax in zip(results.clean, axes, strict=True):
         rate_accuracy(results, judge, metric, ax=ax)
@@ -101,23 +109,36 @@ def rate_accuracy_of_all(results: Results, metric: str = "agreement") -> "Figure
 
 
 def _draw_curve(
-    ax: "Axes", line: list[PointResult], judge: str, metric: Metric, label: str, color: str, *, dotted: bool
+    ax: "Axes",
+    line: list[PointResult],
+    judge: str,
+    metric: Metric,
+    label: str,
+    color: str,
+    marker: str,
+    *,
+    dotted: bool,
 ) -> None:
     """Draw one curve; ``dotted`` dots the codec alone."""
     first = line[0]
+    controlled = first.keep is not None
     baseline = (first.map is not None and first.map not in STEERED) or first.scale < 1
     judgments = [point.judges[judge] for point in line]
     kilobytes = [point.bytes / 1000 for point in line]
     ax.plot(
         kilobytes,
         [100 * judgment.share(metric) for judgment in judgments],
-        marker="o",
-        markersize=3 if baseline else 4,
+        marker="*" if controlled else marker,
+        markersize=11 if controlled else 3.5 if baseline else 4.5,
         linewidth=1.2 if baseline else 1.8,
         linestyle="--" if baseline else ":" if first.is_codec_alone and dotted else "-",
         color=color,
         label=label,
     )
+    if controlled:
+        for point, x, judgment in zip(line, kilobytes, judgments, strict=True):
+            text, at = f"{point.bytes:,.0f} B", (x, 100 * judgment.share(metric))
+            ax.annotate(text, at, (0, -13), textcoords="offset points", ha="center", fontsize=_LEGEND, color=color)
     intervals = [judgment.interval(metric) for judgment in judgments]
     if not baseline and all(None not in ends for ends in intervals):
         ax.fill_between(kilobytes, *(np.array(intervals, float).T * 100), color=color, alpha=0.13, linewidth=0)
@@ -129,7 +150,7 @@ def finish_rate_axis(ax: "Axes", label: str, lines: int) -> None:
     Args:
         ax: the axes.
         label: of the vertical axis.
-        lines: the number of lines; more than 6 have their legend below.
+        lines: the number of lines; more than three have their legend below.
     """
     ax.set_xscale("log")
     ticks = _round_ticks(*ax.get_xlim())
@@ -139,10 +160,15 @@ def finish_rate_axis(ax: "Axes", label: str, lines: int) -> None:
     ax.set_ylabel(label)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
-    if lines > 6:
-        ax.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
+    if lines > _INSIDE:
+        ax.legend(frameon=False, fontsize=_LEGEND, loc="upper center", bbox_to_anchor=(0.5, -0.15))
     else:
-        ax.legend(frameon=False, fontsize=8, loc="lower right")
+        ax.legend(frameon=False, fontsize=_LEGEND, loc="lower right")
+
+
+def _height(lines: int) -> float:
+    """The height of a figure of rate against accuracy, in inches, with room for its legend."""
+    return 3.8 if lines <= _INSIDE else 3.8 + 0.19 * lines
 
 
 def class_changes(
@@ -180,7 +206,7 @@ def class_changes(
     losses = [k for k in order[:most] if mean[k] < 0]
     gains = [k for k in order[::-1][:most] if mean[k] > 0][::-1]
     rows = losses + gains
-    ax = _axes(ax, (5.6, 1.1 + 0.24 * max(len(rows), 2)))
+    ax = _axes(ax, (5.6, 1.1 + 0.24 * len(rows)))
     names = class_names or {}
     labels = [
         f"{textwrap.shorten(names.get(int(classes[k]), str(int(classes[k]))), 28, placeholder='…')} ({int(count[k])})"
@@ -232,7 +258,7 @@ def byte_distribution(
         label = f"{settings[k].name}, {level}: {means[k] / 1000:.1f} kB in the mean"
         ax.hist(measured.bytes[k].numpy() / 1000, bins, color=color, alpha=0.6, label=label)
     finish_rate_axis(ax, "images", len(numbers))
-    ax.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    ax.legend(frameon=False, fontsize=_LEGEND, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _figure_of(ax), ax
 
 
@@ -271,7 +297,7 @@ def chosen_settings(measured: Measurement, point: int, *, ax: "Axes | None" = No
     ax.set_xlabel("quality chosen")
     ax.set_ylabel("images")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=7)
+    ax.legend(frameon=False, fontsize=_LEGEND)
     return _figure_of(ax), ax
 
 
@@ -327,7 +353,7 @@ def reliability(measured: Measurement, point: int, *, ax: "Axes | None" = None) 
     ax.set_ylabel("answers kept, %")
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
-    ax.legend(frameon=False, fontsize=8, loc="upper left")
+    ax.legend(frameon=False, fontsize=_LEGEND, loc="upper left")
     return _figure_of(ax), ax
 
 

@@ -56,6 +56,7 @@ def page(
 
     metric = metric_held_equal(metric)
     heads, rows = table(results, metric)
+    changes, unchanged = _class_plots(results, measured, class_names, metric)
     text = (files("foveate.evaluation.report") / "page.html.j2").read_text("utf-8")
     template = Environment(autoescape=True).from_string(text)
     return template.render(
@@ -71,7 +72,8 @@ def page(
         plots=_curve_plots(results, metric),
         verdicts=verdicts(results, metric),
         rate_controls=_rate_controls(results, measured, metric),
-        changes=_class_plots(results, measured, class_names, metric),
+        changes=changes,
+        unchanged=unchanged,
         table={"heads": heads, "rows": rows},
         exhibits=[_exhibit(exhibit, class_names) for exhibit in exhibits],
         copies=_copied_codecs(measured),
@@ -90,17 +92,20 @@ def _curve_plots(results: Results, metric: str) -> "list[Markup]":
 
 def _class_plots(
     results: Results, measured: Measurement, class_names: Mapping[int, str], metric: str
-) -> "list[Markup]":
+) -> "tuple[list[Markup], list[str]]":
+    """The plots of what changes class by class, and the judges for whom nothing does."""
     pair = focus(measured.compressors)
     if pair is None:
-        return []
+        return [], []
     alone, filtered = pair
-    return _markup(
-        [
-            plots.class_changes(measured, judge, filtered, alone, class_names=class_names, metric=metric)[0]
-            for judge in results.clean
-        ]
-    )
+    figures, unchanged = [], []
+    for judge in results.clean:
+        figure, ax = plots.class_changes(measured, judge, filtered, alone, class_names=class_names, metric=metric)
+        if ax.patches:
+            figures.append(figure)
+        else:
+            unchanged.append(judge)
+    return _markup(figures), unchanged
 
 
 def _rate_controls(results: Results, measured: Measurement, metric: str) -> list[dict[str, Any]]:
