@@ -17,9 +17,9 @@ from foveate.cli._compress import _compressor
 from foveate.cli._main import _parser, main
 from foveate.demo import PREPROCESS, Scenes, scene_net
 from foveate.evaluation import Comparison, Judge, SampleFolder, evaluate, measure
+from foveate.evaluation._bootstrap import wilson
 from foveate.evaluation._ladder import coarser_points, in_curves
 from foveate.evaluation.report import answer, headlines, text_table
-from foveate.evaluation.report._answer import wilson
 from foveate.identity import identity_in_memory
 from foveate.images import as_tensor
 from foveate.models import Classifier

@@ -1,4 +1,5 @@
 import copy
+import csv
 import importlib
 import json
 import math
@@ -393,10 +394,32 @@ class TestCompressionRobustness:
         assert [entry["epoch"] for entry in callback.history] == [0, 0, 1, 2, 2]
         assert callback.history[0]["values"].keys() == callback.history[-1]["values"].keys()
         assert json.loads(json.dumps(callback.history)) == callback.history
+        rows = callback.results()
+        assert [(row["stage"], row["point"]) for row in rows[::9]] == [("validate", "jpeg:5"), ("test", "jpeg:50")]
+        assert rows[0]["bytes"] == callback.history[0]["values"]["jpeg:5/bytes"]
+        assert {row["n"] for row in rows} == {len(loader(4).dataset)}
+        callback.to_csv(tmp_path / "r.csv")
+        written = list(csv.DictReader((tmp_path / "r.csv").open()))
+        assert [float(row["agreement"]) for row in written] == [row["agreement"] for row in rows]
+        figure, ax = callback.plot(loader=1)
+        assert ax.get_title().startswith("top-1 after compression, test\n")
+        low, high = (float(y) for y in ax.containers[0].lines[2][0].get_segments()[0][:, 1])
+        share = 100 * callback.history[-1]["values"]["jpeg:5/top1"]
+        assert low <= share <= high
+        assert high - low > 1
+        assert callback.plot(0, ax)[0] is figure
         old = {"history": [{k: v for k, v in entry.items() if k != "stage"} for entry in callback.history[1:3]]}
         again = CompressionRobustness(["jpeg:5", "jpeg:50"])
         again.load_state_dict(old)
         assert again.history == callback.history[1:3]
+
+    def test_nothing_was_measured_yet(self, tmp_path):
+        callback = CompressionRobustness(["jpeg:5"])
+        assert callback.results() == []
+        with pytest.raises(ValueError, match="nothing was measured"):
+            callback.to_csv(tmp_path / "r.csv")
+        with pytest.raises(ValueError, match="loader: nothing was measured on 0"):
+            callback.plot()
 
     @one_package
     def test_without_targets_there_is_agreement(self, package, tmp_path):

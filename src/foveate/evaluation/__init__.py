@@ -7,7 +7,7 @@ own, ``records`` and ``results`` describe the files that are written, ``plots`` 
 """
 
 from foveate.evaluation._baselines import baselines_for
-from foveate.evaluation._bootstrap import Bootstrap, interval
+from foveate.evaluation._bootstrap import Bootstrap, interval, wilson
 from foveate.evaluation._evaluation import Evaluation, evaluate
 from foveate.evaluation._exhibits import Exhibit, choose_exhibits
 from foveate.evaluation._measurement import Judge, Measurement
@@ -47,4 +47,5 @@ __all__ = [
     "rate_at",
     "saved_at_equal",
     "summarize",
+    "wilson",
 ]

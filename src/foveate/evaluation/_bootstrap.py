@@ -96,3 +96,26 @@ def resampled(function: Callable[[int], float], resamples: int, better: float = 
         except NoOverlapError as error:
             values[k] = better * error.side * np.inf if error.side else np.nan
     return values
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share (Wilson 1927), which is not a point where all or none succeeded.
+
+    Args:
+        successes: their number, from 0 to n.
+        n: number of trials, at least 1.
+
+    Returns:
+        Both ends, in [0, 1].
+
+    Raises:
+        ValueError: if there are more successes than trials, or either is out of range.
+
+    Example:
+        >>> [round(end, 3) for end in wilson(200, 200)]
+        [0.981, 1.0]
+    """
+    from scipy.stats import binomtest
+
+    ends = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foveate.evaluation._bootstrap import wilson
 from foveate.evaluation._exhibits import Exhibit
 from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._settings import Setting
@@ -318,8 +319,6 @@ def reliability(measured: Measurement, point: int, *, ax: "Axes | None" = None) 
     Raises:
         ValueError: if the point has no such rate control.
     """
-    from scipy.stats import binomtest
-
     chosen = measured.chosen.get(point, [])
     if not chosen or "expected" not in chosen[0]:
         raise ValueError(f"point: expected one with keep='robust', got {point}")
@@ -332,8 +331,7 @@ def reliability(measured: Measurement, point: int, *, ax: "Axes | None" = None) 
         kept = measured.right(judge.name, Metric.AGREEMENT)[point].double()
         at = np.array([100 * float(expected[group].mean()) for group in groups])
         shares = np.array([100 * float(kept[group].mean()) for group in groups])
-        counts = [binomtest(int(kept[group].sum()), len(group)) for group in groups]
-        ends = 100 * np.array([count.proportion_ci(method="wilson") for count in counts]).T
+        ends = 100 * np.array([wilson(int(kept[group].sum()), len(group)) for group in groups]).T
         least = min(least, float(at.min()), float(ends.min()))
         ax.errorbar(
             at + 0.4 * number,  # beside one another

@@ -344,7 +344,7 @@ def json_schema() -> dict[str, Any]:
 
     Example:
         >>> sorted(json_schema()["properties"])[:3]
-        ['clean', 'comparisons', 'points']
+        ['clean', 'comparisons', 'file_bytes']
     """
     schema: dict[str, Any] = _adapter().json_schema()
     schema["properties"]["schema"] = {"const": SCHEMA}

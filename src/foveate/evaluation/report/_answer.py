@@ -1,6 +1,6 @@
 """What a user wants to know first: how small the images get, and whether the answers stay."""
 
-from foveate.evaluation._bootstrap import Interval
+from foveate.evaluation._bootstrap import wilson
 from foveate.evaluation.report._words import Card, Tone, span
 from foveate.evaluation.results import Judgment, PointResult, Results
 
@@ -83,16 +83,3 @@ def _kept(point: PointResult) -> list[str]:
 
 def _share(judgment: Judgment, n: int) -> str:
     return f"{judgment.agreement:.1%} (95 %: {span(wilson(round(judgment.agreement * n), n))})"
-
-
-def wilson(successes: int, n: int) -> Interval:
-    """Return the 95 % interval of a share (Wilson 1927), which is not a point where all or none succeeded.
-
-    Example:
-        >>> [round(end, 3) for end in wilson(200, 200)]
-        [0.981, 1.0]
-    """
-    from scipy.stats import binomtest
-
-    ends = binomtest(successes, n).proportion_ci(method="wilson")
-    return float(ends.low), float(ends.high)

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = tuple[Sequence[float], Sequence[float]]
+Ends = Sequence[tuple[float, float]]
+"""Of an interval at each point."""
 
 
 def rate_accuracy(
-    curves: Mapping[str, Curve], metric: str, clean: float | None = None, ax: "Axes | None" = None
+    curves: Mapping[str, Curve],
+    metric: str,
+    clean: float | None = None,
+    ax: "Axes | None" = None,
+    intervals: Mapping[str, Ends] | None = None,
 ) -> "tuple[Figure, Axes]":
     """Draw accuracy over kilobytes.
 
@@ -30,6 +36,7 @@ def rate_accuracy(
         metric: the name of the accuracy, for the axis.
         clean: the accuracy on untouched images, drawn as a line.
         ax: axes to draw on; None makes a figure.
+        intervals: of the accuracies, by curve label, drawn as bars.
 
     Returns:
         The figure and its axes.
@@ -43,9 +50,13 @@ def rate_accuracy(
     names = list(dict.fromkeys(label.removeprefix("_") for label in curves))
     for label, (kilobytes, accuracies) in curves.items():
         faint = label.startswith("_")
-        ax.plot(
+        shares = 100 * np.asarray(accuracies)
+        ends = (intervals or {}).get(label)
+        ax.errorbar(
             kilobytes,
-            [100 * a for a in accuracies],
+            shares,
+            None if ends is None else np.abs(100 * np.asarray(ends).T - shares),
+            capsize=2,
             marker="o",
             markersize=3 if faint else 4,
             linewidth=1.0 if faint else 1.8,

@@ -1,16 +1,21 @@
 """Measuring during validation what compression does to the network in training."""
 
+import csv
+import io
 from collections.abc import Mapping
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from foveate._checks import check_count, check_number
+from foveate._files import write_text
 from foveate.codecs import Codec, as_codec
 from foveate.compressor import Compressor
+from foveate.evaluation import wilson
 from foveate.evaluation.curves import rate_at
 from foveate.images import to_uint8
 from foveate.integrations.lightning import _figures
@@ -18,6 +23,10 @@ from foveate.integrations.lightning._callback import BaseCallback, is_due, log_f
 from foveate.integrations.lightning._reader import Adapter, BatchReader, Forward, Listener, Numbers, SaliencySpec
 from foveate.prefilter import Prefilter
 from foveate.sweep import Sweep
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class _Counts(Metric):
@@ -129,7 +138,10 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
         self.limit_batches = None if limit_batches is None else check_count("limit_batches", limit_batches)
         self.name = name
         self.history: list[dict[str, Any]] = []
-        """What was measured: stage (fit, validate or test), epoch, step, loader and values. Part of the checkpoint."""
+        """What was measured: stage (fit, validate or test), epoch, step, loader, n images and values.
+
+        It is part of the checkpoint; :meth:`results` has it as rows, :meth:`plot` draws it.
+        """
         self._reader = BatchReader(saliency, mean, std, adapter, forward_fn)
         self._counts: dict[int, _Counts] = {}
         self._listener: Listener | None = None
@@ -228,8 +240,9 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
             for key, value in values.items():
                 module.log(f"{self.name}/{key}{tail}", value, add_dataloader_idx=False, batch_size=1, sync_dist=True)
             entry = {"stage": trainer.state.fn.value, "epoch": trainer.current_epoch, "step": trainer.global_step}
-            self.history.append({**entry, "loader": loader, "values": values})
-            log_figure(trainer, f"{self.name}/rate_accuracy{tail}", lambda: self._figure(values, loader))  # noqa: B023
+            n = counts["labeled"] or counts["images"]
+            self.history.append({**entry, "loader": loader, "n": n, "values": values})
+            log_figure(trainer, f"{self.name}/rate_accuracy{tail}", lambda: self.plot(loader)[0])  # noqa: B023
         self._counts = {}
 
     def _values(self, counts: dict[str, Any]) -> dict[str, float]:
@@ -257,16 +270,76 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
             curves[family] = ([kilobytes for kilobytes, _ in rows], [accuracy for _, accuracy in rows])
         return curves
 
-    def _figure(self, values: Mapping[str, float], loader: int) -> Any:
-        curves = self._curves(values)
-        last = self.history[-1]
-        title = f"epoch {last['epoch']}" if last["stage"] == "fit" else last["stage"]
-        fits = (entry for entry in self.history if entry["loader"] == loader and entry["stage"] == "fit")
-        first = next(fits, None)
-        if first is not None and first["values"] is not values and set(first["values"]) == set(values):
-            curves |= {f"_{label}": curve for label, curve in self._curves(first["values"]).items()}
-            title += f", faintly epoch {first['epoch']}"
+    def _intervals(self, entry: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+        """Return the 95 % interval (Wilson 1927) of each accuracy of :meth:`_curves`."""
+        n = entry.get("n")  # which older checkpoints do not have
+        if n is None:
+            return {}
+        curves = self._curves(entry["values"]).items()
+        return {family: [wilson(round(share * n), n) for share in shares] for family, (_, shares) in curves}
+
+    def results(self) -> list[dict[str, Any]]:
+        """Return what was measured, a row for each measurement and point, such as a table of pandas takes.
+
+        Returns:
+            ``stage``, ``epoch``, ``step``, ``loader``, ``n`` (images; None from an older checkpoint), ``point``; as
+            shares ``clean_top1``, ``top1`` (None without targets) and ``agreement``; ``bpp`` and ``bytes`` an image.
+
+        Example:
+            >>> CompressionRobustness(["jpeg:10"]).results()
+            []
+        """
+        rows = []
+        for entry in self.history:
+            values = entry["values"]
+            about = {name: entry.get(name) for name in ("stage", "epoch", "step", "loader", "n")}
+            for point in map(str, self.points):
+                measured = {name: values.get(f"{point}/{name}") for name in ("top1", "agreement", "bpp", "bytes")}
+                rows.append({**about, "point": point, "clean_top1": values.get("clean/top1"), **measured})
+        return rows
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write :meth:`results` as CSV with a head.
+
+        Raises:
+            ValueError: if nothing was measured yet.
+        """
+        rows = self.results()
+        if not rows:
+            raise ValueError("to_csv: nothing was measured yet; run fit, validate or test first")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(Path(path), text.getvalue())
+
+    def plot(self, loader: int = 0, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":
+        """Draw accuracy over bytes as last measured, with 95 % intervals, and the first epoch of training faintly.
+
+        Args:
+            loader: number of the loader.
+            ax: axes to draw on; None makes a figure.
+
+        Returns:
+            The figure and its axes.
+
+        Raises:
+            ValueError: if nothing was measured on this loader yet.
+        """
+        entries = [entry for entry in self.history if entry["loader"] == loader]
+        if not entries:
+            raise ValueError(f"loader: nothing was measured on {loader} yet; run fit, validate or test first")
+        last, values = entries[-1], entries[-1]["values"]
+        curves: dict[str, Any] = dict(self._curves(values))
         metric = "top-1" if "clean/top1" in values else "agreement"
-        figure, ax = _figures.rate_accuracy(curves, metric, values.get("clean/top1"))
-        ax.set_title(title)
-        return figure
+        when = f"epoch {last['epoch']}" if last["stage"] == "fit" else last["stage"]
+        title = f"{metric} after compression, {when}"
+        first = next((entry for entry in entries if entry["stage"] == "fit"), last)
+        if first is not last and set(first["values"]) == set(values):
+            curves |= {f"_{label}": curve for label, curve in self._curves(first["values"]).items()}
+            title += f" (faintly epoch {first['epoch']})"
+        if "n" in last:
+            title += f"\n{last['n']:,} images, 95 % intervals"
+        figure, ax = _figures.rate_accuracy(curves, metric, values.get("clean/top1"), ax, self._intervals(last))
+        ax.set_title(title, fontsize=10)
+        return figure, ax
