@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from foveate import Compressor, __version__
 from foveate.cli import main
+from foveate.cli._main import _parser
 from foveate.cli._options import number, numbers
 from foveate.codecs import CODECS
 from foveate.demo import Scenes
@@ -682,3 +684,20 @@ class TestPicture:
         assert code == 1
         assert "notes.txt is not a readable image" in complaint
         assert not (tmp_path / "small.webp").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "evaluate", "compress", "verify", "saliency", "calibrate", "fit", "compare", "codecs"]
+)
+def test_help_has_an_example_that_parses(command, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    example = re.search("example: (foveate .*)$", text)
+    assert example, text
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "PHOTOS").mkdir()
+    words = shlex.split(example[1])[1:]
+    assert words[0] == command
+    assert _parser().parse_args(words).prepare is not None

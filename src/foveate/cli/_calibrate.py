@@ -37,6 +37,7 @@ def add_parser(commands: Commands) -> None:
         help="learn from images which operating points to try first, for --keep",
         description="Try every strength, scale and quality on some hundred images and write down what it did to the "
         "witnesses' answers. Labels have no part in it. Use other images than those to be reported on.",
+        epilog="example: foveate calibrate PHOTOS --witness resnet18 --witness squeezenet1_1 --limit 300",
     )
     parser.add_argument("images", metavar="IMAGES", type=existing_folder, help="folder with subfolders of images")
     parser.add_argument(

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("codecs", help="the codecs, their settings, and which are installed")
+    parser = commands.add_parser(
+        "codecs", help="the codecs, their settings, and which are installed", epilog="example: foveate codecs"
+    )
     parser.set_defaults(prepare=prepare)
 
 

@@ -13,6 +13,7 @@ def add_parser(commands: Commands) -> None:
         "compare",
         help="the difference between two evaluations, with intervals",
         description="Compare two evaluations on the images of both, paired: did a change help?",
+        epilog="example: foveate compare BEFORE AFTER",
     )
     parser.add_argument("a", metavar="A", type=Path, help="results.json of the first, or its folder")
     parser.add_argument("b", metavar="B", type=Path, help="results.json of the second, or its folder")

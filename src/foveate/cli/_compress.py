@@ -45,6 +45,7 @@ def add_parser(commands: Commands) -> None:
         help="a picture, or a whole dataset, into a smaller one that any tool reads",
         description="Compress a picture, a folder of images, tar shards or a saved Hugging Face dataset, here or "
         "behind a URL. The source is never written to; a run that was stopped goes on with the same command.",
+        epilog="example: foveate compress PHOTOS SMALL --codec webp --keep same --witness resnet18",
     )
     parser.add_argument(
         "source",
@@ -65,31 +66,30 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_point(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("operating point", "one for all images, or with --keep one for each")
+    group.add_argument(
         "--codec",
         type=codec_name,
         help="short string, such as jpeg:40 (default: webp, or by the ending of a picture DST)",
     )
-    parser.add_argument("--quality", type=number, help="of the codec, in its own units; see 'foveate codecs'")
-    parser.add_argument(
-        "--model", type=model_name, metavar="M", help="makes the saliency maps (default: no pre-filter)"
-    )
-    parser.add_argument(
+    group.add_argument("--quality", type=number, help="of the codec, in its own units; see 'foveate codecs'")
+    group.add_argument("--model", type=model_name, metavar="M", help="makes the saliency maps (default: no pre-filter)")
+    group.add_argument(
         "--strength",
         type=numbers(float),
         help="of the pre-filter, 0 to 1; with --keep several to choose from (default: 0.5 with --model or --saliency, "
         "else 0)",
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="stored side over source side (default: 1)")
+    group.add_argument("--scale", type=float, default=1.0, help="stored side over source side (default: 1)")
     add_prefilter(parser)
     add_saliency(parser, default=None)
-    parser.add_argument(
+    group.add_argument(
         "--keep",
         type=keep_name,
         metavar="CRITERIA",
         help="choose strength, scale and quality for each image: same, confident, safe; see 'foveate evaluate'",
     )
-    parser.add_argument(
+    group.add_argument(
         "--witness",
         type=witness_name,
         metavar="M",
@@ -97,43 +97,43 @@ def _add_point(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="whose answer --keep keeps (default: --model)",
     )
-    parser.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
-    parser.add_argument("--calibration", type=existing_file, metavar="FILE", help="what 'foveate calibrate' learned")
+    group.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
+    group.add_argument("--calibration", type=existing_file, metavar="FILE", help="what 'foveate calibrate' learned")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("output", "what is written beside compressed images, and how")
+    group.add_argument(
         "--only-if-smaller", action="store_true", help="keep the source's own bytes where they are not more"
     )
-    parser.add_argument(
+    group.add_argument(
         "--others",
         choices=("copy", "skip", "refuse"),
         default="copy",
         help="what to do with what is not a readable image (default: %(default)s)",
     )
-    parser.add_argument("--shards", action="store_true", help="write tar shards (WebDataset) instead of a tree")
-    parser.add_argument("--part", type=int, metavar="N", help="images in a shard, or done at a time (1000, or 64)")
-    parser.add_argument(
-        "--cache", type=Path, metavar="DIR", help="make the maps first, in batches, and keep them there"
-    )
-    parser.add_argument(
+    group.add_argument("--shards", action="store_true", help="write tar shards (WebDataset) instead of a tree")
+    group.add_argument("--part", type=int, metavar="N", help="images in a shard, or done at a time (1000, or 64)")
+    group.add_argument("--cache", type=Path, metavar="DIR", help="make the maps first, in batches, and keep them there")
+    group.add_argument(
         "--moved", action="store_true", help="the source is the one that DST was made from, in another place"
     )
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("machine", "who works, and with what")
+    group.add_argument(
         "--workers", type=int, metavar="N", help="processes; 0: this one (default: one a CPU; with Ray, less one)"
     )
-    parser.add_argument("--device", help="of the models, such as cuda (default: cpu)")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
-    parser.add_argument(
+    group.add_argument("--device", help="of the models, such as cuda (default: cpu)")
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="default: %(default)s")
+    group.add_argument(
         "--memory",
         type=float,
         metavar="GB",
         help="that a worker process may hold (default: its share of the machine's)",
     )
-    parser.add_argument("--gpus", type=float, default=0.0, help="with Ray: share of a GPU a worker (default: 0)")
+    group.add_argument("--gpus", type=float, default=0.0, help="with Ray: share of a GPU a worker (default: 0)")
 
 
 def prepare(args: argparse.Namespace) -> Callable[[], int]:

@@ -10,7 +10,11 @@ from foveate.cli._output import print_where
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    demo = commands.add_parser("demo", help="the main job on generated scenes, with no network and no data")
+    demo = commands.add_parser(
+        "demo",
+        help="the main job on generated scenes, with no network and no data",
+        epilog="example: foveate demo --scenes 50",
+    )
     demo.add_argument(
         "--out", type=Path, default=Path("foveate-demo"), help="folder to write to (default: %(default)s)"
     )

@@ -54,6 +54,7 @@ def add_parser(commands: Commands) -> None:
         help="rate and accuracy on your images, for your classifiers",
         description="Compress whole images, decode them, and ask classifiers again. A model is a torchvision name (its "
         "default pretrained weights), FILE.py:FUNCTION[:ARGUMENT] or package.module:FUNCTION[:ARGUMENT].",
+        epilog="example: foveate evaluate PHOTOS --model resnet18 --codec webp --strength 0 --keep same --limit 200",
     )
     parser.add_argument(
         "images", metavar="IMAGES", type=existing_folder, help="folder with one subfolder of images a class"
@@ -114,23 +115,24 @@ def plot_file(text: str) -> Path:
 
 
 def _add_points(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group("operating points", "every codec is measured at each quality, strength and scale")
+    group.add_argument(
         "--codec",
         type=codec_name,
         action="append",
         help="short string such as jpeg, avif:speed=6 or hevc:roi=8; may be given several times (default: jpeg)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--quality",
         type=numbers(number),
         help="default: that of the codec's string, or else a few of its own (jpeg: 12,25,50,75), and coarser ones "
         "while those keep 98 %% of the answers",
     )
-    parser.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
-    parser.add_argument("--scale", type=numbers(float), default=[1.0], help="stored side over source side, default: 1")
+    group.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
+    group.add_argument("--scale", type=numbers(float), default=[1.0], help="stored side over source side, default: 1")
     add_prefilter(parser)
     add_saliency(parser)
-    parser.add_argument(
+    group.add_argument(
         "--baselines",
         action="store_true",
         help="measure what saliency must beat too: the same smoothing spread evenly, a center-weighted map, another "
@@ -139,7 +141,10 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_rate_control(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    group = parser.add_argument_group(
+        "rate control", "choose the point for each image, so that a network's answer stays"
+    )
+    group.add_argument(
         "--keep",
         type=lambda text: [keep_name(part) for part in text.split(",")],
         default=[],
@@ -148,7 +153,7 @@ def _add_rate_control(parser: argparse.ArgumentParser) -> None:
         "(the class; top1), confident (with 0.9 of its confidence; p0.9), safe (nearly all that the answer says; "
         "kl0.3), or margin1, robust0.2, robust95; several joined by + for all at once, by commas for a point each",
     )
-    parser.add_argument(
+    group.add_argument(
         "--witness",
         type=witness_name,
         metavar="M",
@@ -156,8 +161,8 @@ def _add_rate_control(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="whose answer --keep keeps; may be given several times (default: that of --model)",
     )
-    parser.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
-    parser.add_argument(
+    group.add_argument("--floor", type=number, help="coarsest quality that --keep may choose")
+    group.add_argument(
         "--calibration",
         type=existing_file,
         metavar="FILE",

@@ -24,6 +24,7 @@ def add_parser(commands: Commands) -> None:
         description="Train a small network on pictures of the kind that is to be compressed, so that what it gives "
         "takes fewer bytes and the models see the same. Use it as '--edit-with FILE' or foveate.PreEdit(FILE). "
         "It takes milliseconds an image where an edit by gradient takes seconds, and keeps less. Labels have no part.",
+        epilog="example: foveate fit PHOTOS --model resnet18 --out edit.safetensors",
     )
     parser.add_argument("images", metavar="IMAGES", type=existing_folder, help="folder with subfolders of images")
     parser.add_argument(

@@ -138,7 +138,8 @@ def method(text: str) -> str | dict[str, Any]:
 
 def add_saliency(parser: argparse.ArgumentParser, default: str | None = "GradCam") -> None:
     """Add what makes the maps, beside ``--model``."""
-    parser.add_argument(
+    group = parser.add_argument_group("saliency maps", "where a network looks")
+    group.add_argument(
         "--saliency",
         type=method,
         default=default,
@@ -147,18 +148,21 @@ def add_saliency(parser: argparse.ArgumentParser, default: str | None = "GradCam
         "that a package adds, or a mapping such as '{method: IntegratedGradients, arguments: {n_steps: 16}}' (default: "
         "GradCam)",
     )
-    parser.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
+    group.add_argument("--layer", help="dotted name of the layer for the map (default: found by tracing)")
 
 
 def add_prefilter(parser: argparse.ArgumentParser) -> None:
     """Add the kind of pre-filter: smoothing under a map, or an edit for networks."""
-    parser.add_argument(
+    group = parser.add_argument_group(
+        "pre-filter", "what is done to images before the codec, so that it needs fewer bytes"
+    )
+    group.add_argument(
         "--prefilter",
         choices=("smooth", "edit"),
         help="smooth where the map is low, or edit the image by gradient so that networks see the same, which takes "
         "some seconds an image (default: smooth, or edit with --edit-with)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--edit-with",
         type=edited_with_name,
         metavar="M",
@@ -167,22 +171,22 @@ def add_prefilter(parser: argparse.ArgumentParser) -> None:
         help="a network whose features and answers an edit keeps; may be given several times (default: four small, "
         "unlike networks of torchvision); or FILE.safetensors, an editor from 'foveate fit', which edits in one pass",
     )
-    parser.add_argument("--edit-steps", type=int, default=60, metavar="N", help="of an edit (default: %(default)s)")
-    parser.add_argument(
+    group.add_argument("--edit-steps", type=int, default=60, metavar="N", help="of an edit (default: %(default)s)")
+    group.add_argument(
         "--edit-limit",
         type=numbers(float),
         default=[30.0],
         metavar="DB",
         help="least PSNR of an edit, or two: in the salient part and elsewhere (default: 30; 0 sets none)",
     )
-    parser.add_argument("--edit-by-map", action="store_true", help="let the map guide an edit too")
-    parser.add_argument("--edit-cache", type=Path, metavar="DIR", help="keep finished edits there")
-    parser.add_argument(
+    group.add_argument("--edit-by-map", action="store_true", help="let the map guide an edit too")
+    group.add_argument("--edit-cache", type=Path, metavar="DIR", help="keep finished edits there")
+    group.add_argument(
         "--filter",
         default="blend",
         help="blend, scale-space, guided, or one that a package adds (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--sigma", type=float, default=1.5, help="width of the smoothing, see foveate.Prefilter (default: %(default)s)"
     )
 

@@ -16,6 +16,7 @@ def add_parser(commands: Commands) -> None:
         help="the saliency maps of a dataset, in batches, into a cache",
         description="Make the maps that foveate.CachedSaliency(CACHE) serves to any transform, and 'foveate compress "
         "--cache CACHE' uses. Maps that are there already are not made again.",
+        epilog="example: foveate saliency PHOTOS MAPS --model resnet18",
     )
     parser.add_argument("source", metavar="SRC", help="as for 'foveate compress'")
     add_source(parser)

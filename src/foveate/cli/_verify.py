@@ -9,7 +9,11 @@ from foveate.cli._output import complain, progress_bars
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
-    parser = commands.add_parser("verify", help="check what 'foveate compress' wrote, byte for byte, and decode it")
+    parser = commands.add_parser(
+        "verify",
+        help="check what 'foveate compress' wrote, byte for byte, and decode it",
+        epilog="example: foveate verify SMALL",
+    )
     parser.add_argument("target", metavar="DST", help="folder or URL")
     parser.add_argument("--root", metavar="DIGEST", help="what 'foveate compress' printed, kept elsewhere")
     parser.add_argument("--threads", type=int, default=4, help="files read at once (default: %(default)s)")
