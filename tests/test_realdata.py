@@ -86,7 +86,7 @@ def test_evaluate_on_real_photos(realdata, tmp_path):
     coarse, fine = results["points"][0], results["points"][1]
     assert coarse["bytes"] < fine["bytes"]
     assert results["points"][2]["bytes"] < coarse["bytes"]
-    shown = re.findall(r"</span>\s*(n\d{8})/[^:<]+: ([^<]+)</h3>", (tmp_path / "report.html").read_text())
+    shown = re.findall(r"</span>\s*(n\d{8})/[^:<]+: ([^<]+)</summary>", (tmp_path / "report.html").read_text())
     names = dict(zip(wnids(), ResNet18_Weights.DEFAULT.meta["categories"], strict=True))
     assert len(shown) == 6
     assert all(unescape(name) == names[wnid] for wnid, name in shown)

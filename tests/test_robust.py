@@ -20,13 +20,11 @@ from torchvision.transforms import v2
 from foveate import Compressor, PreEdit, RateControl, Witness, transforms
 from foveate.demo import PREPROCESS, Scenes
 from foveate.demo.editor import scene_editor
-from foveate.identity import identity
 from foveate.images import as_tensor
 from foveate.rate_control import (
     Calibration,
     Criterion,
     Embedding,
-    Fidelity,
     Lpips,
     MsSsim,
     as_criteria,
@@ -35,6 +33,7 @@ from foveate.rate_control import (
 from foveate.rate_control._expectation import LeftOut
 from foveate.rate_control._keep_model import OF_ONE, KeepModel, KeepPrior, Tables, _logistic
 from foveate.rate_control._search import Belief
+from foveate.testing import FidelityConformance
 
 NET, SMALL = (Witness(f"foveate.demo:{name}", PREPROCESS) for name in ("scene_net", "scene_net:scene_net_small"))
 SIMILARITY = MsSsim()
@@ -390,6 +389,12 @@ class TestControl:
             control("top1", NET).expectation(Compressor("jpeg"))
 
 
+class TestFidelityConformance(FidelityConformance):
+    @pytest.fixture(params=["ms-ssim", "lpips:torchvision.models:squeezenet1_1", f"embedding:{RECIPES}:tiny"])
+    def witness(self, request):
+        return as_witness(request.param)
+
+
 class TestFidelity:
     @pytest.fixture
     def pair(self):
@@ -426,28 +431,6 @@ class TestFidelity:
         expected = 1 - float(nn.functional.cosine_similarity(a, b))
         witness = Embedding(model=net, mean=(0.5,) * 3, std=(0.25,) * 3)
         assert float(witness.distance(pair[:1], pair[1:])) == pytest.approx(expected, abs=1e-5)
-
-    @pytest.mark.parametrize(
-        "kind",
-        [MsSsim, lambda: Lpips(model="torchvision.models:squeezenet1_1"), lambda: Embedding(model=f"{RECIPES}:tiny")],
-    )
-    def test_several_of_any_size(self, kind, pair):
-        witness = kind()
-        sources = [pair[0], (255 * pair[0][:, :200, :190]).byte(), pair[0]]
-        decoded = [pair[1], (255 * pair[1][:, :200, :190]).byte(), pair[0]]
-        state = torch.get_rng_state()
-        distances = witness.distance(sources, decoded)
-        assert torch.equal(state, torch.get_rng_state())
-        assert distances.shape == (3,)
-        assert distances[2] == pytest.approx(0, abs=1e-5)
-        assert bool((distances[:2] > 0).all())
-        alone = [float(witness.distance([a], [b])) for a, b in zip(sources, decoded, strict=True)]
-        assert distances.tolist() == pytest.approx(alone, abs=1e-5)
-        assert isinstance(witness, Fidelity)
-        assert witness.to("cpu") is witness
-        again = pickle.loads(pickle.dumps(witness))
-        assert identity(again) == identity(witness)
-        assert again.distance(sources[:1], decoded[:1]) == pytest.approx(alone[0], abs=1e-6)
 
     def test_the_model_is_left_as_it_was(self, pair):
         net = tiny().train()
