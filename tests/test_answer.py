@@ -292,3 +292,21 @@ class TestOutput:
     def test_wrong_files(self, tree, capsys, words, cure):
         assert main(["evaluate", str(tree), "--model", "foveate.demo:scene_net", *words]) == 2
         assert cure in capsys.readouterr().err
+
+
+class TestInANotebook:
+    def test_short_texts(self, evaluation):
+        encoded = Compressor("jpeg:5", scale=0.5).encode_one(Scenes(1)[0][0])
+        size = f"{len(encoded.data):,} bytes of jpeg:5, 160×160, {encoded.bpp:.3f} bpp"
+        assert repr(encoded) == f"Encoded({size}, scale 0.5)"
+        kept = Compressor("jpeg", control=RateControl(["foveate.demo:scene_net"])).encode_one(Scenes(1)[0][0])
+        assert repr(kept).startswith("Controlled(")
+        assert len(repr(kept)) < 120
+        text = "(20 images before scene_net, scene_net_small: 3 points, jpeg alone)"
+        assert (repr(evaluation), repr(evaluation.results)) == (f"Evaluation{text}", f"Results{text}")
+
+    def test_an_evaluation_shows_itself(self, evaluation):
+        shown = evaluation._repr_html_()
+        assert shown.count("<tr>") == 1 + 3
+        assert "your files as they are on disk" in shown
+        assert shown.count("<svg") == 1

@@ -408,6 +408,8 @@ class TestCompressionRobustness:
         assert low <= share <= high
         assert high - low > 1
         assert callback.plot(0, ax)[0] is figure
+        assert repr(callback) == "CompressionRobustness(['jpeg:5', 'jpeg:50'], 5 measurements)"
+        assert callback._repr_html_().count("<svg") == 1
         old = {"history": [{k: v for k, v in entry.items() if k != "stage"} for entry in callback.history[1:3]]}
         again = CompressionRobustness(["jpeg:5", "jpeg:50"])
         again.load_state_dict(old)

@@ -66,6 +66,12 @@ class Encoded:
         """The settings it was made with, JSON-able."""
         return {"codec": str(self.codec), "strength": self.strength, "scale": self.scale}
 
+    def __repr__(self) -> str:
+        height, width = self.size
+        parts = [f"{len(self.data):,} bytes of {self.codec}", f"{height}×{width}", f"{self.bpp:.3f} bpp"]
+        parts += [f"strength {self.strength:g}"] * (self.strength > 0) + [f"scale {self.scale:g}"] * (self.scale < 1)
+        return f"{type(self).__name__}({', '.join(parts + ['not met'] * (not self.met))})"
+
 
 class Control(ABC):
     """Chooses the operating point of each image, as :class:`foveate.RateControl` does."""

@@ -1,5 +1,6 @@
 """The evaluation as one call: measure, compare, and write a report."""
 
+import html
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,26 @@ class Evaluation:
 
     results: Results
     measured: Measurement
+
+    def __repr__(self) -> str:
+        return repr(self.results).replace("Results", "Evaluation", 1)
+
+    def _repr_html_(self) -> str:
+        """The answer, the curves and the table, for a notebook."""
+        from foveate.evaluation.plots import rate_accuracy_of_all, to_svg
+        from foveate.evaluation.report import table, text_answer
+
+        heads, rows = table(self.results)
+        head, *body = (
+            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+            for tag, row in [("th", heads), *(("td", row) for row in rows)]
+        )
+        lines = "".join(f"<tr>{row}</tr>" for row in body)
+        svg = to_svg(rate_accuracy_of_all(self.results))
+        return (
+            f"<pre>{html.escape(text_answer(self.results))}</pre><div style='max-width: 36rem'>{svg}</div>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+        )
 
     def cheapest(self, keeping: float = 0.99) -> Compressor | None:
         """Return the compressor of :meth:`foveate.evaluation.Results.cheapest`; None if no point keeps so many."""
@@ -95,8 +116,8 @@ def evaluate(
     if folder is not None:
         results.save(folder / "results.json")
         names = _class_names(source) if class_names is None else class_names
-        html = _report(samples, evaluation, title=title, lead=lead, class_names=names, metric=metric, command=command)
-        write_text(folder / "report.html", html)
+        text = _report(samples, evaluation, title=title, lead=lead, class_names=names, metric=metric, command=command)
+        write_text(folder / "report.html", text)
     return evaluation
 
 
@@ -153,7 +174,7 @@ def _report(
         lead = f"{len(measured.labels)} images, compressed, decoded, and shown to {names}."
     exhibits = choose_exhibits(source, measured)
     cheapest = evaluation.cheapest()
-    html = page(
+    text = page(
         evaluation.results,
         measured,
         exhibits,
@@ -164,7 +185,7 @@ def _report(
         command=None if command is None or cheapest is None else command(cheapest),
     )
     # Paths among the settings may not be UTF-8.
-    return html.encode(errors="backslashreplace").decode()
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _class_names(source: SampleSource) -> Mapping[int, str]:

@@ -241,6 +241,10 @@ class Results:
     file_bytes: float | None = None
     versions: dict[str, str] = field(default_factory=versions)
 
+    def __repr__(self) -> str:
+        curves, n = dict.fromkeys(point.curve for point in self.points), self.points[0].n if self.points else 0
+        return f"Results({n} images before {', '.join(self.clean)}: {len(self.points)} points, {'; '.join(curves)})"
+
     def cheapest(self, keeping: float = 0.99) -> PointResult | None:
         """Return the point with the fewest bytes that keeps answers.
 

@@ -11,7 +11,7 @@ from foveate.rate_control._calibration import OperatingPoint
 from foveate.sweep import Sweep
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Controlled(Encoded):
     """A compressed image and the evidence for its operating point.
 

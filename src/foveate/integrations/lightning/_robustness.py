@@ -1,6 +1,7 @@
 """Measuring during validation what compression does to the network in training."""
 
 import csv
+import html
 import io
 from collections.abc import Mapping
 from itertools import groupby
@@ -17,6 +18,7 @@ from foveate.codecs import Codec, as_codec
 from foveate.compressor import Compressor
 from foveate.evaluation import wilson
 from foveate.evaluation.curves import rate_at
+from foveate.evaluation.plots import to_svg
 from foveate.images import to_uint8
 from foveate.integrations.lightning import _figures
 from foveate.integrations.lightning._callback import BaseCallback, is_due, log_figure, streams_of
@@ -145,6 +147,15 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
         self._reader = BatchReader(saliency, mean, std, adapter, forward_fn)
         self._counts: dict[int, _Counts] = {}
         self._listener: Listener | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({[str(point) for point in self.points]}, {len(self.history)} measurements)"
+
+    def _repr_html_(self) -> str:
+        """The curves as last measured, for a notebook."""
+        if not self.history:
+            return f"<p>{html.escape(repr(self))}</p>"
+        return f"<div style='max-width: 36rem'>{to_svg(self.plot(self.history[-1]['loader'])[0])}</div>"
 
     @property
     def state_key(self) -> str:
