@@ -50,7 +50,7 @@ def serve(ready: Connection) -> None:
     network = Network()
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # so that the connection may stay open
+        protocol_version = "HTTP/1.1"
         wbufsize = -1  # head and body in one packet
 
         def do_POST(self) -> None:

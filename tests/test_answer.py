@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shlex
+import subprocess
 from argparse import Namespace
 from dataclasses import replace
 
@@ -95,6 +97,12 @@ class TestCheapest:
         assert first.startswith(files.figure)
         assert second.startswith(cheapest.figure)
         assert lines[:3] == [*(f"  {line}" for line in cheapest.lines), "  foveate compress A B"]
+
+    def test_names_the_bound_of_a_rate_control(self, evaluation):
+        curve = "jpeg, keep kl for scene_net without pre-filter"
+        points = [replace(p, curve=curve, keep=f"kl{p.quality / 100}", quality=None) for p in evaluation.results.points]
+        text = answer(replace(evaluation.results, points=points))[1].text
+        assert text.endswith("jpeg, keep kl0.6 for scene_net without pre-filter")
 
     def test_where_nothing_is_good_enough_it_says_so(self, evaluation):
         results = replace(evaluation.results, points=evaluation.results.points[:1])
@@ -200,9 +208,6 @@ class TestCommand:
             program, command, source, target, *rest = shlex.split(compress_command(args, compressor))
             assert (program, command, source, target) == ("foveate", "compress", str(tree), "SMALL")
             again = _compressor(_parser().parse_args([command, source, target, *rest]))
-            control = again.control
-            if isinstance(control, RateControl):  # which shows witnesses what the file holds
-                again = replace(again, control=replace(control, as_stored=False))
             assert normal(again) == normal(compressor)
 
     def test_is_printed_and_runs(self, tree, tmp_path, capsys):
@@ -217,6 +222,16 @@ class TestCommand:
         small = tmp_path / "small"
         assert main([str(small) if word == "SMALL" else word for word in shlex.split(command)[1:]]) == 0
         assert len(list(small.rglob("*.webp"))) == 20
+
+    def test_a_folder_of_any_name(self, tree, tmp_path):
+        strange = os.fsdecode(b"it's a\n'cat' \\ \xff.d")
+        (tmp_path / strange).symlink_to(tree)
+        words = ["evaluate", str(tmp_path / strange), "--model", "foveate.demo:scene_net"]
+        line = compress_command(_parser().parse_args(words), Compressor("jpeg:20"))
+        assert line.isprintable()
+        shell = f"printf '%s\\0' {line}"
+        words = subprocess.run(["bash", "-c", shell], capture_output=True, check=True).stdout.split(b"\0")
+        assert words[2] == os.fsencode(tmp_path / strange)
 
 
 def keep(function, into):
@@ -241,7 +256,8 @@ def normal(compressor):
                                             getattr(prefilter, "limit", None)),
         saliency=None if saliency is None else type(saliency),
         map=None if saliency is None else torch.as_tensor(saliency(as_tensor(Scenes(1)[0][0], 'scene')[None])).tolist(),
-        control=None if control is None else (control.keeps, control.floor, control.strengths, control.qualities,
+        control=None if control is None else (control.keeps, control.as_stored, control.floor,
+                                              control.strengths, control.qualities,
                                               [w.name for w in control.witnesses],
                                               [identity_in_memory(w) for w in control.witnesses]),
     )  # fmt: skip

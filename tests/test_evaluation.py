@@ -160,6 +160,26 @@ class TestMeasure:
         assert results.points[0].ms_ssim == pytest.approx(float(measured.fidelity["ms_ssim"][0, 0]))
         assert "MS-SSIM" in text_table(results)
 
+    def test_as_stored(self, judges):
+        """A reader of the file gets the stored size; this judge's preprocessing does not resize."""
+        samples, points = scenes(3), [Compressor("jpeg:60", scale=0.5), Compressor("jpeg:60")]
+        judge = Judge(judges[0].classifier, known=True)
+        resized, stored = (
+            measure(samples, [judge], points, fidelity=True, as_stored=as_stored) for as_stored in (False, True)
+        )
+        for k, sample in enumerate(samples):
+            decoded = points[0].decode(points[0].encode([sample.image]), as_stored=True)[0]
+            assert decoded.shape == (3, 80, 80)
+            log = judge.classifier.logits(torch.stack([decoded])).double().log_softmax(1)[0]
+            clean = judge.classifier.logits(sample.image[None]).double().log_softmax(1)[0]
+            assert float(stored.kl[judge.name][0, k]) == pytest.approx(
+                float((clean.exp() * (clean - log)).sum()), abs=1e-4
+            )
+        assert not torch.equal(stored.kl[judge.name][0], resized.kl[judge.name][0])
+        assert torch.equal(stored.kl[judge.name][1], resized.kl[judge.name][1])
+        assert torch.equal(stored.fidelity["psnr"], resized.fidelity["psnr"])
+        assert stored.keys != resized.keys
+
     def test_nothing_to_measure(self, judges, compressors):
         with pytest.raises(ValueError, match="not one image"):
             measure([], judges, compressors)

@@ -2,12 +2,12 @@
 
 import argparse
 import json
+import os
 import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foveate._files import printable
 from foveate.cli._models import edits
 from foveate.cli._options import add_formats, add_prefilter, add_preprocessing, add_saliency
 
@@ -48,7 +48,7 @@ def compress_command(args: argparse.Namespace, compressor: "Compressor") -> str:
         words += _changed(args, add_preprocessing, without=["config"])
         words += _changed(args, None, ["device"])
     words += _changed(args, add_formats)
-    return printable(shlex.join(words))
+    return " ".join(map(_quoted, words))
 
 
 def _changed(
@@ -76,6 +76,19 @@ def _changed(
         else:
             words += [flag, _text(value)]
     return words
+
+
+def _quoted(word: str) -> str:
+    r"""Quote a word for a shell, in one printable line: names of files may hold any bytes.
+
+    Example:
+        >>> print(_quoted("my photos"), _quoted("cat\udcff"))
+        'my photos' $'cat\xff'
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    plain = (c if c.isprintable() and c not in "\\'" else "".join(f"\\x{b:02x}" for b in os.fsencode(c)) for c in word)
+    return f"$'{''.join(plain)}'"
 
 
 def _text(value: Any) -> str:

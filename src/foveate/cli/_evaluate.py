@@ -231,6 +231,7 @@ def _report(
         args.out,
         settings=settings,
         fidelity=args.fidelity,
+        as_stored=True,  # as readers of the files get them that the printed command writes
         seed=args.seed,
         resamples=args.resamples,
         lead=lead,
@@ -268,8 +269,8 @@ def _lead(args: argparse.Namespace, judges: "Sequence[Judge]", saliency: "Salien
     names = [judge.name for judge in judges]
     maker = f"{names[0]}'s own" if isinstance(saliency, LayerSaliency) else f"by {type(saliency).__name__}"
     return (
-        f"Whole images from {args.images}, compressed, decoded, and shown to {' and '.join(names)}. The maps are "
-        f"{maker}."
+        f"Whole images from {args.images}, compressed, decoded, and shown to {' and '.join(names)} at the size at "
+        f"which they are stored. The maps are {maker}."
     )
 
 
@@ -331,7 +332,7 @@ def _controlled(
     by_recipe = [witness_of(spec, args) for spec in witnesses]
     prefilter, strengths = controlled_prefilter(args, saliency)
     controls = [
-        RateControl(by_recipe, keep, strengths=strengths, floor=args.floor, calibration=calibration)
+        RateControl(by_recipe, keep, strengths=strengths, floor=args.floor, calibration=calibration, as_stored=True)
         for keep in dict.fromkeys(args.keep)
     ]
     controls[0].to(device_of(args.device))  # the others have the same witnesses

@@ -31,6 +31,7 @@ class Engine:
         compressors: the operating points.
         keys: a key for each.
         fidelity: measure PSNR and MS-SSIM too.
+        as_stored: show the judges images at their stored size.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class Engine:
         compressors: Sequence[Compressor],
         keys: Sequence[str],
         fidelity: bool,
+        as_stored: bool = False,
     ) -> None:
         self.judges = dict(zip(judge_keys, judges, strict=True))
         self.points = dict(zip(keys, compressors, strict=True))
-        self.fidelity = fidelity
+        self.fidelity, self.as_stored = fidelity, as_stored
         self.needs_donor = any(map(_takes_another, compressors))
         # The maps of this image and of the one before it: a donor's are seldom computed twice.
         self._maps: Callable[[Any, str, str], Tensor] = lru_cache(maxsize=8)(self._map)
@@ -91,20 +93,20 @@ class Engine:
 
         def work(compressor: Compressor) -> tuple[dict[str, Any], list[Tensor]]:
             encoded = compressor.encode(sweep)[0]
-            decoded = compressor.decode([encoded])[0]
+            decoded = compressor.decode([encoded], self.as_stored)[0]
             cell: dict[str, Any] = {"bytes": len(encoded.data), "judges": {}}
             if _takes_another(compressor):
                 cell["donor"] = list(samples)[-1]
             if isinstance(encoded, Controlled):
                 cell["chosen"] = _chosen(encoded)
             if self.fidelity:
-                cell |= _fidelity(sample.image, decoded)
+                cell |= _fidelity(sample.image, compressor.decode([encoded])[0] if self.as_stored else decoded)
             return cell, [preprocess(decoded[None]) for preprocess in preprocesses]
 
         outcomes = parallel_map(work, points.values())
         cells = dict(zip(points, (cell for cell, _ in outcomes), strict=True))
         views = {
-            preprocess: torch.cat([preprocess(sample.image[None]), *(views[k] for _, views in outcomes)])
+            preprocess: [preprocess(sample.image[None]), *(views[k] for _, views in outcomes)]
             for k, preprocess in enumerate(preprocesses)
         }
         clean = {}
@@ -186,9 +188,15 @@ def _chosen(encoded: Controlled) -> dict[str, Any]:
     }
 
 
-def _answers(judge: Judge, views: Tensor) -> tuple[list[list[int]], list[float]]:
-    """The best classes of each image, best first, and the divergence of all but the first from the first."""
-    logits = torch.cat([judge.classifier.forward(batch).float().cpu() for batch in views.split(_BATCH)])
+def _answers(judge: Judge, views: Sequence[Tensor]) -> tuple[list[list[int]], list[float]]:
+    """The best classes of each view (1, 3, h, w), best first, and the divergence of all but the first from it."""
+    rows: dict[int, Tensor] = {}
+    for size in dict.fromkeys(view.shape for view in views):  # stored sizes differ where the preprocessing keeps them
+        numbers = [k for k, view in enumerate(views) if view.shape == size]
+        batches = torch.cat([views[k] for k in numbers]).split(_BATCH)
+        logits = torch.cat([judge.classifier.forward(batch).float().cpu() for batch in batches])
+        rows |= dict(zip(numbers, logits, strict=True))
+    logits = torch.stack([rows[k] for k in range(len(views))])
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(f"judges: {judge.name} gave values that are not finite; check its weights and preprocessing")
     best = logits.topk(max(1, min(_TOP, logits.shape[1] - 1)), dim=1).indices

@@ -4,6 +4,7 @@ import html
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def evaluate(
     *,
     settings: Mapping[str, Any] | None = None,
     fidelity: bool = False,
+    as_stored: bool = False,
     seed: int = 0,
     resamples: int = 1000,
     title: str = "Rate and accuracy",
@@ -81,7 +83,9 @@ def evaluate(
         out: a folder for ``results.json``, ``report.html`` and ``records.jsonl``, created if missing; an interrupted
             run continues from its records, and one with more points computes only those. None writes nothing.
         settings: to be written with the results; JSON-able.
-        fidelity: measure PSNR and MS-SSIM too.
+        fidelity: measure PSNR and MS-SSIM too, at source size.
+        as_stored: show the judges each image at its stored size, as a reader of the file gets it, instead of resized to
+            source size.
         seed: of the order of the images and of the bootstrap.
         resamples: of the bootstrap; each curve with an interval takes about a second for a thousand.
         title: of the report.
@@ -110,7 +114,8 @@ def evaluate(
     check_settings(compressors)
     samples = as_samples(source)
     folder = None if out is None else Path(out)
-    measured = _measure_with_bar(samples, judges, compressors, folder, fidelity, seed, coarser, progress)
+    measured_as = partial(measure, fidelity=fidelity, as_stored=as_stored, seed=seed)
+    measured = _measure_with_bar(measured_as, samples, judges, compressors, folder, coarser, progress)
     results = summarize(measured, dict(settings or {}), seed=seed, resamples=resamples)
     evaluation = Evaluation(results, measured)
     if folder is not None:
@@ -122,12 +127,11 @@ def evaluate(
 
 
 def _measure_with_bar(
+    measured_as: Callable[..., Measurement],
     source: SampleSource,
     judges: Sequence[Judge],
     compressors: Sequence[Compressor],
     folder: Path | None,
-    fidelity: bool,
-    seed: int,
     coarser: Collection[str],
     progress: bool,
 ) -> Measurement:
@@ -141,7 +145,7 @@ def _measure_with_bar(
                 bar.total = state.total
                 bar.update(state.done - bar.n)
 
-            return measure(source, judges, points, records=records, fidelity=fidelity, seed=seed, progress=show)
+            return measured_as(source, judges, points, records=records, progress=show)
 
     def measure_with(records: Records) -> Measurement:
         measured = measure_points(records, compressors, "images")

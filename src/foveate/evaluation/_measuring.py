@@ -28,6 +28,7 @@ def measure(
     *,
     records: Records | None = None,
     fidelity: bool = False,
+    as_stored: bool = False,
     seed: int = 0,
     progress: Listener | None = None,
 ) -> Measurement:
@@ -43,7 +44,9 @@ def measure(
         judges: with different names.
         compressors: the operating points.
         records: values found in it are not computed again, and what is computed is added to it; None starts empty.
-        fidelity: measure PSNR and MS-SSIM too.
+        fidelity: measure PSNR and MS-SSIM too, at source size.
+        as_stored: show the judges each image at its stored size, as a reader of the file gets it, instead of resized to
+            source size as by :meth:`foveate.Compressor.decode`.
         seed: of the order.
         progress: called after each image, with the stage ``"measure"``.
 
@@ -57,8 +60,8 @@ def measure(
     """
     _check(judges, compressors)
     records = Records() if records is None else records
-    keys, judge_keys = _named_keys(records, judges, compressors)
-    engine = Engine(judges, judge_keys, compressors, keys, fidelity)
+    keys, judge_keys = _named_keys(records, judges, compressors, as_stored)
+    engine = Engine(judges, judge_keys, compressors, keys, fidelity, as_stored)
     samples = as_samples(source)
     total = len(samples) if isinstance(samples, Samples) else None
     rows: dict[int, _Row] = {}
@@ -109,12 +112,13 @@ def _refuse_labels(saliency: Saliency | None) -> None:
 
 
 def _named_keys(
-    records: Records, judges: Sequence[Judge], compressors: Sequence[Compressor]
+    records: Records, judges: Sequence[Judge], compressors: Sequence[Compressor], as_stored: bool
 ) -> tuple[list[str], list[str]]:
     """The keys of the operating points and of the judges, written to the records."""
     libraries = " ".join(f"{name} {number}" for name, number in versions().items())
     text_of = identity if records.lasting else identity_in_memory
-    texts = [text_of(compressor, "compressor") for compressor in compressors]
+    shown = " as stored" if as_stored else ""
+    texts = [text_of(compressor, "compressor") + shown for compressor in compressors]
     judge_texts = [text_of(judge.classifier, "judge") for judge in judges]
     if len(set(judge_texts)) < len(judges):
         names = ", ".join(judge.name for judge in judges)

@@ -42,7 +42,7 @@ _COLORS = ("#7d8597", "#e4572e", "#17a398", "#a06cd5", "#d8a100", "#2f7ed8", "#c
 _MARKERS = "osD^vP<>"
 """Of curves, so that they can be told apart without color too."""
 _LEGEND = 9
-"""Points: what is read on a page that is as wide as a phone."""
+"""Points, of the text in legends."""
 _INSIDE = 3
 """At most this many lines have their legend inside the axes."""
 _GOOD, _BAD = "#17a398", "#e4572e"

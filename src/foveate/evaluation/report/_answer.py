@@ -40,8 +40,13 @@ def answer(results: Results) -> list[Card]:
 
 
 def setting(point: PointResult) -> str:
-    """Return the setting of a point and its quality in words; what a rate control keeps is in its name."""
-    return point.curve if point.keep else f"{point.curve} at quality {point.quality:g}"
+    """Return the setting of a point, and its quality or what its rate control keeps, in words."""
+    if point.keep is not None:
+        head, _, witnesses = point.curve.partition(
+            " for "
+        )  # a curve may have several bounds, which its name leaves out
+        return f"{head.partition(', keep ')[0]}, keep {point.keep} for {witnesses}"
+    return f"{point.curve} at quality {point.quality:g}"
 
 
 def size(count: float) -> str:
