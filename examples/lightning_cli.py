@@ -24,7 +24,5 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as folder:
             config = str(Path(__file__).with_suffix(".yaml"))
             cli = main(["fit", "--config", config, f"--trainer.logger.save_dir={folder}"])
-        metrics = {k: float(v) for k, v in cli.trainer.callback_metrics.items() if k.endswith(("/top1", "/bpp"))}
-        for point in ("jpeg:5", "jpeg:30", "webp:20"):
-            top1, bpp = metrics[f"robustness/{point}/top1"], metrics[f"robustness/{point}/bpp"]
-            print(f"{point}: {top1:.1%} top-1 at {bpp:.3f} bits a pixel")
+        for row in cli.trainer.callbacks[0].results():
+            print(f"{row['point']}: {row['top1']:.1%} top-1 at {row['bpp']:.3f} bits a pixel")

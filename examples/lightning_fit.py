@@ -85,11 +85,10 @@ def main(logs: str | Path, epochs: int = 2) -> None:
     )
     compress = BatchCompressor("jpeg", quality=(3, 40), strength=(0.0, 0.5))
     module, data = SceneClassifier(), SceneData(compress=compress)
-    before = trainer.validate(module, datamodule=data, verbose=False)[0]
+    trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data)
-    rounds = [("before", {k.removeprefix("robustness/"): v for k, v in before.items()})]
-    rounds += [(f"epoch {entry['epoch']}", entry["values"]) for entry in robustness.history]
-    for when, values in rounds:
+    for entry in robustness.history:
+        when, values = "before" if entry["stage"] == "validate" else f"epoch {entry['epoch']}", entry["values"]
         print(f"{when}: top-1 {values['clean/top1']:.1%} untouched", end="")
         for point in robustness.points:
             print(f", {values[f'{point}/top1']:.1%} at {values[f'{point}/bpp']:.2f} bits a pixel ({point})", end="")

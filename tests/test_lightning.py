@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning_modules import MEAN, PACKAGES, STD, ColorImages, loader
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -25,7 +26,9 @@ from foveate.integrations.lightning import (
     SaliencyLogger,
     _figures,
 )
+from foveate.integrations.lightning._figures import _amplified as amplified
 from foveate.integrations.lightning._normalization import Normalization
+from foveate.integrations.lightning._robustness import METRICS
 from foveate.testing import HostConformance
 
 POINTS = ["jpeg:2", "jpeg:40", "webp:20"]
@@ -263,7 +266,7 @@ class TestCompressionRobustness:
     def test_values(self, package, tmp_path, strength):
         module = package[2]()
         expected = by_hand(copy.deepcopy(module), strength=strength)
-        callback = CompressionRobustness(POINTS, strength=strength)
+        callback = CompressionRobustness(POINTS, metrics=METRICS, strength=strength)
         run = trainer(package, tmp_path, [callback])
         measured = [robustness(run.validate(module, loader(), verbose=False)[0])]
         measured.append(robustness(run.test(module, loader(), verbose=False)[0]))
@@ -277,7 +280,7 @@ class TestCompressionRobustness:
 
     def test_monitors(self, package, tmp_path):
         L = package[0]
-        stop = L.callbacks.EarlyStopping("robustness/jpeg:40/top1", mode="max", patience=1)
+        stop = L.callbacks.EarlyStopping("robustness/jpeg:40/agreement", mode="max", patience=1)
         keep = L.callbacks.ModelCheckpoint(
             tmp_path, "best", monitor="robustness/webp:20/agreement", mode="max", save_last=True
         )
@@ -306,7 +309,7 @@ class TestCompressionRobustness:
     def test_several_loaders(self, package, tmp_path):
         module = package[2]()
         expected = [by_hand(copy.deepcopy(module), length=n, seed=n) for n in (8, 12)]
-        run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
+        run = trainer(package, tmp_path, [CompressionRobustness(POINTS, metrics=METRICS)])
         loaders = [loader(n, seed=n) for n in (8, 12)]
         values = robustness(run.validate(module, loaders, verbose=False)[0])
         for k, measured in enumerate(expected):
@@ -342,7 +345,7 @@ class TestCompressionRobustness:
 
         utilities = importlib.import_module(f"{package[0].__name__}.utilities")
         loaders = build(loader(4), loader(8), utilities.CombinedLoader)
-        callback = CompressionRobustness(["jpeg:5"], adapter=first_batch)
+        callback = CompressionRobustness(["jpeg:5"], metrics=["top1"], adapter=first_batch)
         logger = package[0].loggers.TensorBoardLogger(tmp_path)
         callbacks = [callback, SaliencyLogger(2, adapter=first_batch)]
         run = trainer(package, tmp_path, callbacks, max_epochs=1, logger=logger)
@@ -360,7 +363,7 @@ class TestCompressionRobustness:
     def test_each_of_nested_loaders_is_measured_apart(self, package, tmp_path):
         module = package[2]()
         expected = [by_hand(copy.deepcopy(module), length=n, seed=n) for n in (8, 12, 4)]
-        run = trainer(package, tmp_path, [CompressionRobustness(POINTS)])
+        run = trainer(package, tmp_path, [CompressionRobustness(POINTS, metrics=METRICS)])
         loaders = [[loader(8, seed=8), loader(12, seed=12)], loader(4, seed=4)]
         run.validate(module, loaders, verbose=False)
         values = robustness(run.callback_metrics)
@@ -425,7 +428,7 @@ class TestCompressionRobustness:
 
     @one_package
     def test_without_targets_there_is_agreement(self, package, tmp_path):
-        callback = CompressionRobustness(["jpeg:2"], adapter=lambda batch: (batch[0], None))
+        callback = CompressionRobustness(["jpeg:2"], metrics=METRICS, adapter=lambda batch: (batch[0], None))
         values = robustness(trainer(package, tmp_path, [callback]).validate(package[2](), loader(), verbose=False)[0])
         assert {k.split("/")[-1] for k in values} == {"agreement", "bpp", "bytes", "bytes_at_1pct_loss"}
 
@@ -456,15 +459,18 @@ class TestCompressionRobustness:
             figures = tags["images"][tag]
             assert len(figures) == 2
             assert figures[0].width > 300
-        assert len(tags["scalars"]["robustness/jpeg:40/top1"]) == 2
-        assert "robustness/jpeg:40/top1" in Path(csv.log_dir, "metrics.csv").read_text()
+        assert len(tags["scalars"]["robustness/jpeg:40/agreement"]) == 2
+        assert {tag for tag in tags["scalars"] if tag.startswith("robustness/")} == {
+            f"robustness/{point}/agreement" for point in POINTS
+        }
+        assert "robustness/jpeg:40/agreement" in Path(csv.log_dir, "metrics.csv").read_text()
 
     @one_package
     def test_a_module_it_does_not_train_makes_the_maps(self, package, tmp_path):
-        callback = CompressionRobustness(["jpeg:5"], strength=0.9, saliency="foveate.demo:scene_net")
+        callback = CompressionRobustness(["jpeg:5"], metrics=["bytes"], strength=0.9, saliency="foveate.demo:scene_net")
         run = trainer(package, tmp_path, [callback])
         values = robustness(run.validate(package[2](), loader(size=64), verbose=False)[0])
-        plain = CompressionRobustness(["jpeg:5"])
+        plain = CompressionRobustness(["jpeg:5"], metrics=["bytes"])
         alone = robustness(
             trainer(package, tmp_path, [plain]).validate(package[2](), loader(size=64), verbose=False)[0]
         )
@@ -492,6 +498,11 @@ class TestCompressionRobustness:
             CompressionRobustness(["jpeg:50", "jpeg"])
         with pytest.raises(ValueError, match="gif"):
             CompressionRobustness(["gif:3"])
+
+    @pytest.mark.parametrize("metrics", ["top1", ["accuracy"], None])
+    def test_wrong_metrics(self, metrics):
+        with pytest.raises(ValueError, match="metrics: expected a list of some of agreement, top1,"):
+            CompressionRobustness(POINTS, metrics=metrics)
 
     @one_package
     def test_the_module_is_asked_once_less_where_its_step_was_heard(self, package, tmp_path):
@@ -596,7 +607,7 @@ def test_two_processes_are_as_one(tmp_path):
     together, alone = ([values for devices, _, values in rows if devices == count] for count in ("2", "1"))
     assert len(together) == 2, done.stdout
     assert set(together) == set(alone)
-    assert "robustness/jpeg:40/top1" in alone[0]
+    assert "robustness/jpeg:40/agreement" in alone[0]
     assert "saliency" in events(tmp_path / "lightning_logs" / "version_2")["images"]
 
 
@@ -703,6 +714,47 @@ class TestSaliencyLogger:
         }
 
     @one_package
+    def test_the_images_are_of_different_classes(self, package, tmp_path):
+        class Sorted(ColorImages):
+            classes = ("red", "green", "blue")
+
+            def __init__(self):
+                super().__init__(24)
+                order = self.labels.argsort(stable=True)
+                self.images, self.labels = self.images[order], self.labels[order]
+
+        logger = package[0].loggers.TensorBoardLogger(tmp_path)
+        data = Sorted()
+        for count, expected in ((2, [0, 1]), (3, [0, 1, 2]), (5, [0, 0, 0, 1, 2])):
+            callback = SaliencyLogger(count)
+            run = trainer(package, tmp_path, [callback], logger=logger, num_sanity_val_steps=1, max_epochs=1)
+            run.fit(package[1](), loader(4), DataLoader(torch.utils.data.Subset(data, range(24)), 4))
+            assert callback.labels == expected
+            rows = [int((data.images == image).flatten(1).all(1).nonzero()[0]) for image in callback.images]
+            firsts = [int((data.labels == label).nonzero()[0]) for label in range(3)]
+            assert set(rows) >= {*firsts[: max(expected) + 1]}
+            assert len(set(rows)) == count
+            assert callback._name(1) == "green"
+        named = SaliencyLogger(2, class_names=["r", "g", "b"])
+        run = trainer(package, tmp_path, [named], logger=logger)
+        run.validate(package[1](), DataLoader(data, 4), verbose=False)
+        assert (named._name(2), named._name(3)) == ("b", "class 3")
+        again = SaliencyLogger(2)
+        again.load_state_dict({"images": named.images})
+        assert again.labels == [None, None]
+        with pytest.raises(TypeError, match="class_names"):
+            SaliencyLogger(class_names="abc")
+
+    @one_package
+    def test_the_difference_shows(self, package, tmp_path):
+        image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
+        other = image.clone()
+        other[:, :4] += 3
+        shown, gain = amplified(other, image)
+        assert (gain, shown[0, 0, 0], shown[0, 7, 7]) == (42, 128 + 42 * 3, 128)
+        assert amplified(image, image)[1] == 0
+
+    @one_package
     def test_no_logger_no_drawing(self, package, tmp_path, monkeypatch):
         monkeypatch.setattr(SaliencyLogger, "_figure", lambda *_: pytest.fail("drawn for nobody"))
         csv = package[0].loggers.CSVLogger(tmp_path)
@@ -719,6 +771,31 @@ class TestSaliencyLogger:
         key, figure = logger.logged
         assert key == "saliency"
         assert (figure.dtype, figure.ndim) == (np.uint8, 3)
+
+    @one_package
+    def test_weights_and_biases(self, package, tmp_path, monkeypatch):
+        """Offline: a run of its own, whose pictures are files."""
+        monkeypatch.setenv("WANDB_MODE", "offline")
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        logger = package[0].loggers.WandbLogger(save_dir=tmp_path, offline=True)
+        callbacks = [CompressionRobustness(POINTS), SaliencyLogger(2)]
+        run = trainer(package, tmp_path, callbacks, logger=logger, max_epochs=1)
+        run.fit(package[1](), loader(4), loader(4))
+        logger.experiment.finish()
+        pictures = [Image.open(path) for path in tmp_path.rglob("*.png")]
+        assert len(pictures) == 2
+        assert all(picture.width > 300 for picture in pictures)
+
+    @one_package
+    def test_mlflow(self, package, tmp_path, monkeypatch):
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database takes SQLAlchemy
+        store, files = ((tmp_path / name).as_uri() for name in ("runs", "files"))
+        logger = package[0].loggers.MLFlowLogger(tracking_uri=store, artifact_location=files)
+        callbacks = [CompressionRobustness(POINTS), SaliencyLogger(2)]
+        run = trainer(package, tmp_path, callbacks, logger=logger, max_epochs=1)
+        run.fit(package[1](), loader(4), loader(4))
+        pictures = [path for path in (tmp_path / "files").rglob("*.png") if Image.open(path).width > 300]
+        assert {path.name.partition("%")[0].partition("+")[0].partition("~")[0] for path in pictures} == {"robustness", "saliency"}
 
 
 class TestCompressOnTheFly:

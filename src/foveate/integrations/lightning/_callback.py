@@ -49,12 +49,21 @@ def log_figure(trainer: Any, tag: str, draw: Callable[[], Any]) -> None:
         return
     figure = None
     for logger in trainer.loggers:
-        add_figure = getattr(logger.experiment, "add_figure", None)
-        log_image = getattr(logger, "log_image", None)
-        if add_figure is None and log_image is None:
-            continue
-        figure = draw() if figure is None else figure
-        if add_figure is not None:
-            add_figure(tag, figure, global_step=trainer.global_step, close=False)
-        elif log_image is not None:
-            log_image(tag, [_figures.pixels(figure)], step=trainer.global_step)
+        log = _logging(logger)
+        if log is not None:
+            figure = draw() if figure is None else figure
+            log(tag, figure, trainer.global_step)
+
+
+def _logging(logger: Any) -> Callable[[str, Any, int], object] | None:
+    """Return how a logger takes a figure with its tag and step; None if it takes none."""
+    experiment = logger.experiment
+    if hasattr(experiment, "add_figure"):  # TensorBoard
+        return lambda tag, figure, step: experiment.add_figure(tag, figure, global_step=step, close=False)
+    if any(kind.__name__ == "MLFlowLogger" for kind in type(logger).__mro__):
+        return lambda tag, figure, step: experiment.log_image(
+            logger.run_id, _figures.pixels(figure), key=tag, step=step
+        )
+    if hasattr(logger, "log_image"):  # Weights & Biases
+        return lambda tag, figure, step: logger.log_image(tag, [_figures.pixels(figure)], step=step)
+    return None

@@ -69,31 +69,43 @@ def rate_accuracy(
 
 
 def saliency_grid(
-    images: Tensor, maps: Tensor, filtered: Tensor, decoded: Tensor, titles: Sequence[Sequence[str]]
+    images: Tensor, maps: Tensor, alone: Tensor, filtered: Tensor, titles: Sequence[Sequence[str]]
 ) -> "Figure":
-    """Draw one row per image: the original, its map as an overlay, filtered, decoded.
+    """Draw one row per image: the original, its map as an overlay, decoded, decoded after the filter, their difference.
 
     Args:
-        images: (N, C, H, W), uint8 or float in [0, 1].
+        images: (N, C, H, W), uint8.
         maps: (N, 1, h, w) in [0, 1].
-        filtered: like the images.
-        decoded: like the images.
-        titles: four lines of text per image.
+        alone: decoded without the pre-filter, like the images.
+        filtered: decoded after it, like the images.
+        titles: four texts per image; that of the difference says how it is amplified.
     """
     from matplotlib.figure import Figure
 
     count, (height, width) = len(images), images.shape[-2:]
-    figure = Figure(figsize=(9, count * (2.2 * height / width + 0.25)), layout="constrained", dpi=90)
-    rows = figure.subplots(count, 4, squeeze=False)
+    figure = Figure(figsize=(13, count * (2.5 * height / width + 0.45)), layout="constrained", dpi=100)
+    rows = figure.subplots(count, 5, squeeze=False)
     upsampled = resize(maps.float(), (height, width)).clamp(0, 1).cpu()
     for k, row in enumerate(rows):
-        for panel, image, title in zip(row, (images[k], images[k], filtered[k], decoded[k]), titles[k], strict=True):
+        difference, gain = _amplified(filtered[k], alone[k])
+        texts = (*titles[k], f"difference, ×{gain}" if gain else "no difference")
+        for panel, image, title in zip(
+            row, (images[k], images[k], alone[k], filtered[k], difference), texts, strict=True
+        ):
             panel.imshow(to_array(image.expand(3, -1, -1)))
-            panel.set_title(title, fontsize=8)
+            panel.set_title(title, fontsize=9)
             panel.axis("off")
         row[1].imshow(torch.ones(height, width), cmap="gray", vmin=0, vmax=2, alpha=0.55)
         row[1].imshow(upsampled[k, 0], cmap="inferno", alpha=0.6, vmin=0, vmax=1)
     return figure
+
+
+def _amplified(image: Tensor, other: Tensor) -> tuple[Tensor, int]:
+    """Return what differs between two uint8 images, around gray, and how many times it is amplified; 0 for nothing."""
+    difference = image.float() - other.float()
+    largest = float(difference.abs().flatten().quantile(0.99)) or float(difference.abs().max())
+    gain = max(1, int(127 / largest)) if largest else 0
+    return (128 + gain * difference).clamp(0, 255).byte(), gain
 
 
 def pixels(figure: "Figure") -> npt.NDArray[np.uint8]:

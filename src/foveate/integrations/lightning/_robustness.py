@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+METRICS = ("agreement", "top1", "bpp", "bytes", "bytes_at_1pct_loss")
+"""What the callback can log."""
+
+
 class _Counts(Metric):
     """Counts of answers and bytes, summed over batches and processes; integers, so the order does not matter."""
 
@@ -70,26 +74,30 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
     """Measures during validation what compression does to the network in training.
 
     After each validation batch (in ``fit``, ``Trainer.validate`` and ``Trainer.test``) it compresses the batch at every
-    point and runs the module again. At the end it logs through ``pl_module.log``:
+    point and runs the module again. At the end it logs through ``pl_module.log`` those of these that are asked for as
+    ``metrics``:
 
-    - ``{name}/{point}/top1`` and ``{name}/clean/top1``, if there are targets,
     - ``{name}/{point}/agreement``: the share of images with the same answer as on the untouched image,
-    - ``{name}/{point}/bpp`` and ``/bytes``: bits per pixel and mean bytes per image, at the size the module gets,
+    - ``{name}/{point}/top1`` and ``{name}/clean/top1``, if there are targets,
+    - ``{name}/{point}/bpp`` and ``{name}/{point}/bytes``: bits per pixel and mean bytes per image, at the size the
+      module gets,
     - ``{name}/bytes_at_1pct_loss``: the mean bytes at which top-1 (without targets: agreement) is one percentage point
       below that of the untouched images, interpolated between a codec's points linearly in the logarithm of the bytes;
       the minimum over codecs. It is the bytes of the coarsest point if even that loses less, and infinite if every
       point loses more (an ``EarlyStopping`` on it needs ``check_finite=False``).
 
-    So ``EarlyStopping`` and ``ModelCheckpoint`` can monitor ``robustness/jpeg:30/top1``. With several loaders, nested
-    or not, names end in ``/dataloader_idx_{i}``, like those that ``validation_step`` logs. A ``CombinedLoader`` that
-    returns the batches of all loaders together gets no suffix; ``adapter`` then picks one batch. Loggers that accept
-    figures (TensorBoard, and those with ``log_image``) get the rate–accuracy curves, with the first of the training
-    faintly behind. Training is bit for bit the same as without the callback: the module, its metrics and the random
-    state are restored. Results are summed over processes; as with every metric, images that a sampler repeats as
+    So ``EarlyStopping`` and ``ModelCheckpoint`` can monitor ``robustness/jpeg:30/agreement``. All are measured in any
+    case, and are in :meth:`results`, :meth:`to_csv` and :meth:`plot`. With several loaders, nested or not, names end in
+    ``/dataloader_idx_{i}``, like those that ``validation_step`` logs. A ``CombinedLoader`` that returns the batches of
+    all loaders together gets no suffix; ``adapter`` then picks one batch. Loggers that accept figures (TensorBoard,
+    MLflow, and those with ``log_image``, such as Weights & Biases) get the rate–accuracy curves, with the first of the
+    training faintly behind. Training is bit for bit the same as without the callback: the module, its metrics and the
+    random state are restored. Results are summed over processes; as with every metric, images that a sampler repeats as
     padding count twice. Sanity checks are skipped.
 
     Args:
         points: codecs with qualities, as short strings.
+        metrics: names of what is logged: ``"agreement"``, ``"top1"``, ``"bpp"``, ``"bytes"``, ``"bytes_at_1pct_loss"``.
         strength: strength of the pre-filter, in [0, 1]; 0 is the codec alone. It is not part of the names.
         saliency: for the pre-filter: a model's recipe for its Grad-CAM, a mapping (see
             :func:`foveate.saliency.as_saliency`), or a saliency. A mapping without a model explains the module in
@@ -119,6 +127,7 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
         self,
         points: list[str] | tuple[str, ...] = ("jpeg:10", "jpeg:30", "webp:20"),
         *,
+        metrics: list[str] | tuple[str, ...] = ("agreement",),
         strength: float = 0.0,
         saliency: SaliencySpec = None,
         every_n_epochs: int = 1,
@@ -135,6 +144,9 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
         self.points: list[Codec] = [as_codec(point) for point in points]
         if len(set(self.points)) < len(self.points):
             raise ValueError(f"points: expected different ones, got {list(points)}")
+        if not isinstance(metrics, list | tuple) or not {*metrics} <= {*METRICS}:
+            raise ValueError(f"metrics: expected a list of some of {', '.join(METRICS)}, got {metrics!r}")
+        self.metrics = tuple(metrics)
         self.strength = check_number("strength", strength, 0, 1)
         self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
         self.limit_batches = None if limit_batches is None else check_count("limit_batches", limit_batches)
@@ -249,6 +261,8 @@ class CompressionRobustness(BaseCallback):  # type: ignore[misc]
             tail = f"/dataloader_idx_{loader}" if streams > 1 else ""
             values = self._values(counts)
             for key, value in values.items():
+                if key.rpartition("/")[2] not in self.metrics:
+                    continue
                 module.log(f"{self.name}/{key}{tail}", value, add_dataloader_idx=False, batch_size=1, sync_dist=True)
             entry = {"stage": trainer.state.fn.value, "epoch": trainer.current_epoch, "step": trainer.global_step}
             n = counts["labeled"] or counts["images"]

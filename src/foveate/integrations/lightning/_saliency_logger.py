@@ -18,18 +18,21 @@ from foveate.sweep import Sweep
 
 
 class SaliencyLogger(BaseCallback):  # type: ignore[misc]
-    """Logs figures during training of where the network looks, and of filtered and decoded images.
+    """Logs figures during training of where the network looks, and of what the pre-filter and a codec leave of images.
 
-    Every ``every_n_epochs`` epochs, loggers that accept figures (TensorBoard, and those with ``log_image``) get one row
-    for each of a fixed set of validation images: the image, the map over it, the filtered and the decoded image, with
-    the bytes of the codec alone and after the filter, and the module's answers. The images are the first of the first
-    validation loader; they are saved in the checkpoint, so that a resumed training shows the same ones. Only the first
-    process works, so the module must not be sharded over several (FSDP).
+    Every ``every_n_epochs`` epochs, loggers that accept figures (TensorBoard, MLflow, and those with ``log_image``,
+    such as Weights & Biases) get one row for each of a fixed set of validation images: the image, the map over it, the
+    decoded image without and with the pre-filter, with bytes and the module's answers, and the difference between the
+    two, amplified. The images are the first of different classes in the first validation loader, and other first ones
+    if it has fewer classes or no targets; they are saved in the checkpoint, so that a resumed training shows the same
+    ones. Only the first process works, so the module must not be sharded over several (FSDP).
 
     Args:
         images: number of images.
         every_n_epochs: number of ``fit`` epochs between figures; ``Trainer.validate`` and ``Trainer.test`` always log
             one.
+        class_names: the names of the classes in the order of their numbers; None takes the ``classes`` of the loader's
+            data set, if it has them.
         codec: a codec as a short string.
         strength: strength of the pre-filter, in [0, 1].
         saliency: see :class:`CompressionRobustness`.
@@ -52,6 +55,7 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
         images: int = 4,
         *,
         every_n_epochs: int = 1,
+        class_names: list[str] | tuple[str, ...] | None = None,
         codec: str = "jpeg:30",
         strength: float = 0.5,
         saliency: SaliencySpec = None,
@@ -64,14 +68,21 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
         super().__init__()
         self.count = check_count("images", images)
         self.every_n_epochs = check_count("every_n_epochs", every_n_epochs)
+        if isinstance(class_names, str):
+            raise TypeError(f"class_names: expected a list of names, got {class_names!r}")
+        self.class_names = None if class_names is None else tuple(map(str, class_names))
         self.codec = as_codec(codec)
         self.strength = check_number("strength", strength, 0, 1)
         self.name = name
         self.images: Tensor | None = None
         """The images that are shown, uint8 (N, C, H, W), once they were seen. Part of the checkpoint."""
+        self.labels: list[int | None] = []
+        """Their class numbers, None where there is no target. Part of the checkpoint."""
+        self._is_chosen = False
         self._reader = BatchReader(saliency, mean, std, adapter, forward_fn)
         self._normalization = Normalization()
         self._dtype = torch.float32
+        self._names: tuple[str, ...] = ()
 
     @property
     def state_key(self) -> str:
@@ -80,30 +91,53 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint."""
-        return {"images": self.images}
+        return {"images": self.images, "labels": self.labels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
         self.images = state_dict["images"]
+        count = 0 if self.images is None else len(self.images)
+        self.labels = state_dict.get("labels", [None] * count)  # which older checkpoints do not have
+        self._is_chosen = count > 0
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the first images."""
+        """Keep the first images of different classes."""
         if dataloader_idx != 0 or not trainer.is_global_zero:
             return
         if batch_idx == 0:
-            self._normalization = self._reader.normalization(streams_of(trainer)[0])
-        kept = 0 if self.images is None else len(self.images)
-        if batch_idx == 0 or kept < self.count:
-            images = self._reader.read(batch)[0]
+            stream = streams_of(trainer)[0]
+            self._normalization = self._reader.normalization(stream)
+            self._names = _classes_of(stream) if self.class_names is None else self.class_names
+        if batch_idx == 0 or not self._is_chosen:
+            images, target = self._reader.read(batch)
             self._dtype = images.dtype
-            if kept < self.count:
-                more = to_uint8(self._normalization.undo(images[: self.count - kept])).cpu()
-                self.images = more if self.images is None else torch.cat([self.images, more])
+            if not self._is_chosen:
+                if batch_idx == 0:
+                    self.images, self.labels = None, []  # those of the sanity check come again
+                self._choose(images, [None] * len(images) if target is None else target.tolist())
+
+    def _choose(self, images: Tensor, labels: list[int | None]) -> None:
+        """Keep images of new classes, in place of those of a class that has another, and while there is room any."""
+        for image, label in zip(images, labels, strict=True):
+            if len(self.labels) == self.count:
+                doubles = [k for k, other in enumerate(self.labels) if other is not None and other in self.labels[:k]]
+                if not doubles:
+                    self._is_chosen = True
+                    return
+                if label in self.labels:
+                    continue
+                del self.labels[doubles[-1]]
+                assert self.images is not None
+                self.images = torch.cat([self.images[: doubles[-1]], self.images[doubles[-1] + 1 :]])
+            shown = to_uint8(self._normalization.undo(image[None])).cpu()
+            self.images = shown if self.images is None else torch.cat([self.images, shown])
+            self.labels.append(label)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Draw the images with their current maps."""
+        self._is_chosen = self._is_chosen or (self.images is not None and not trainer.sanity_checking)
         if self.images is not None and is_due(trainer, self.every_n_epochs):
             log_figure(trainer, self.name, lambda: self._figure(trainer, pl_module))
 
@@ -116,24 +150,40 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
         maps = self._reader.maps(module, images, self._normalization)
         filtered = Prefilter(strength=self.strength)(images, maps)
         compressor = Compressor(self.codec)
-        unfiltered, encoded = (compressor.encode(Sweep(x.cpu(), maps.cpu())) for x in (images, filtered))
-        decoded = torch.stack(compressor.decode(encoded)).to(module.device)
-        before, after = (
-            self._reader.logits(trainer, module, self._inputs(x)).softmax(1).max(1) for x in (images, decoded)
-        )
+        encoded = [compressor.encode(Sweep(x.cpu(), maps.cpu())) for x in (images, filtered)]
+        alone, after = (torch.stack(compressor.decode(group)) for group in encoded)
+        answers = [
+            self._reader.logits(trainer, module, self._inputs(x.to(module.device))).softmax(1).max(1)
+            for x in (images, alone, after)
+        ]
+
+        def answer(part: int, k: int) -> str:
+            return f"{self._name(int(answers[part].indices[k]))} ({answers[part].values[k]:.0%})"
+
         titles = [
             (
-                f"class {before.indices[k]} ({before.values[k]:.0%})",
+                (f"{self._name(label)}\n" if label is not None else "") + f"answer: {answer(0, k)}",
                 "where the network looks",
-                f"pre-filter, strength {self.strength:g}",
-                f"{self.codec}: class {after.indices[k]} ({after.values[k]:.0%})\n"
-                f"{len(encoded[k].data):,} bytes ({len(unfiltered[k].data):,} unfiltered)",
+                f"{self.codec}: {answer(1, k)}\n{len(encoded[0][k].data):,} bytes",
+                f"strength {self.strength:g}, {self.codec}: {answer(2, k)}\n{len(encoded[1][k].data):,} bytes",
             )
-            for k in range(len(images))
+            for k, label in enumerate(self.labels)
         ]
-        return _figures.saliency_grid(images.cpu(), maps, filtered.cpu(), decoded.cpu(), titles)
+        return _figures.saliency_grid(images.cpu(), maps, alone, after, titles)
+
+    def _name(self, number: int) -> str:
+        return self._names[number] if 0 <= number < len(self._names) else f"class {number}"
 
     def _inputs(self, images: Tensor) -> Tensor:
         if self._dtype == torch.uint8:
             return images
         return self._normalization(images.float() / 255).to(self._dtype)
+
+
+def _classes_of(stream: Any) -> tuple[str, ...]:
+    """Return the names of the classes of a loader's data set, which may be a part of another; empty if it has none."""
+    data = getattr(stream, "dataset", None)
+    while data is not None and not hasattr(data, "classes"):
+        data = getattr(data, "dataset", None)
+    classes = getattr(data, "classes", None)
+    return tuple(map(str, classes)) if isinstance(classes, list | tuple) else ()
