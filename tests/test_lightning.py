@@ -29,6 +29,7 @@ from foveate.integrations.lightning import (
 from foveate.integrations.lightning._figures import _amplified as amplified
 from foveate.integrations.lightning._normalization import Normalization
 from foveate.integrations.lightning._robustness import METRICS
+from foveate.integrations.lightning._saliency_logger import _labels_of as labels_of
 from foveate.testing import HostConformance
 
 POINTS = ["jpeg:2", "jpeg:40", "webp:20"]
@@ -745,6 +746,13 @@ class TestSaliencyLogger:
         with pytest.raises(TypeError, match="class_names"):
             SaliencyLogger(class_names="abc")
 
+    @pytest.mark.parametrize("target", [torch.rand(4), torch.arange(3), None])
+    def test_targets_that_are_not_classes(self, target):
+        callback = SaliencyLogger(2, class_names=["a", "b"])
+        callback._choose(torch.rand(4, 3, 8, 8), labels_of(target, 4))
+        assert callback.labels == [None, None]
+        assert labels_of(torch.tensor([1, 0]), 2) == [1, 0]
+
     @one_package
     def test_the_difference_shows(self, package, tmp_path):
         image = torch.full((3, 8, 8), 100, dtype=torch.uint8)
@@ -795,7 +803,10 @@ class TestSaliencyLogger:
         run = trainer(package, tmp_path, callbacks, logger=logger, max_epochs=1)
         run.fit(package[1](), loader(4), loader(4))
         pictures = [path for path in (tmp_path / "files").rglob("*.png") if Image.open(path).width > 300]
-        assert {path.name.partition("%")[0].partition("+")[0].partition("~")[0] for path in pictures} == {"robustness", "saliency"}
+        assert {path.name.partition("%")[0].partition("+")[0].partition("~")[0] for path in pictures} == {
+            "robustness",
+            "saliency",
+        }
 
 
 class TestCompressOnTheFly:

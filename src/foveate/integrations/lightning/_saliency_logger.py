@@ -91,7 +91,7 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint."""
-        return {"images": self.images, "labels": self.labels}
+        return {"images": self.images, "labels": [*self.labels]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from a checkpoint."""
@@ -116,7 +116,7 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
             if not self._is_chosen:
                 if batch_idx == 0:
                     self.images, self.labels = None, []  # those of the sanity check come again
-                self._choose(images, [None] * len(images) if target is None else target.tolist())
+                self._choose(images, _labels_of(target, len(images)))
 
     def _choose(self, images: Tensor, labels: list[int | None]) -> None:
         """Keep images of new classes, in place of those of a class that has another, and while there is room any."""
@@ -178,6 +178,13 @@ class SaliencyLogger(BaseCallback):  # type: ignore[misc]
         if self._dtype == torch.uint8:
             return images
         return self._normalization(images.float() / 255).to(self._dtype)
+
+
+def _labels_of(target: Tensor | None, count: int) -> list[int | None]:
+    """Return a class number for each of some images; None for all where the targets are not such numbers."""
+    if target is None or target.is_floating_point() or target.is_complex() or len(target) != count:
+        return [None] * count
+    return [int(label) for label in target]
 
 
 def _classes_of(stream: Any) -> tuple[str, ...]:
