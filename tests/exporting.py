@@ -1,6 +1,7 @@
 """What the tests of exports share: a source with everything in it, how to compare targets, and a run's processes."""
 
 import contextlib
+import gzip
 import os
 import signal
 from pathlib import Path
@@ -22,6 +23,17 @@ def scenes_tree(root, count=10, seed=3):
     return root
 
 
+def unpacked(path):
+    """The bytes of a file, without the compression of gzip if its name tells of that."""
+    data = Path(path).read_bytes()
+    return gzip.decompress(data) if Path(path).suffix == ".gz" else data
+
+
+def pack(path, data):
+    """Write a file that :func:`unpacked` reads."""
+    Path(path).write_bytes(gzip.compress(data, mtime=0) if Path(path).suffix == ".gz" else data)
+
+
 def snapshot(root):
     """The bytes of every file that a user sees below a folder, by its path."""
     root = Path(root)
@@ -31,7 +43,7 @@ def snapshot(root):
 
 def content(files):
     """Of a snapshot all but what says which source it was made from, and when that was changed."""
-    return {k: v for k, v in files.items() if k not in ("foveate-parts.jsonl", "foveate-summary.json")}
+    return {k: v for k, v in files.items() if k not in ("foveate-parts.jsonl.gz", "foveate-summary.json")}
 
 
 class Troubled:

@@ -31,6 +31,7 @@ from foveate.export._layout import MANIFEST, PARTS, STATE
 from foveate.export._manifest import parted
 from foveate.export._plan import PartsFile
 from foveate.export._store import Store
+from foveate.export._work import Report
 
 Files = dict[str, bytes | None]
 """What a folder holds: the bytes of each file by its path, None for a folder."""
@@ -373,7 +374,8 @@ def observed(report: Callable[[int], object]) -> Iterator[None]:
 
     def observing(*args: Any) -> Iterator[Any]:
         for outcome in run(*args):
-            report(outcome.number)
+            if isinstance(outcome, Report):
+                report(outcome.number)
             yield outcome
 
     _local.run = observing

@@ -3,7 +3,9 @@
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import resource
 import shutil
 import signal
@@ -12,20 +14,23 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
+from glob import glob
 from pathlib import Path
 
 import pytest
 import torch
-from exporting import NET, scenes_tree, snapshot, workers_of
+from exporting import NET, pack, scenes_tree, snapshot, unpacked, workers_of
 from PIL import Image
 from recipes import tiny
 from torchvision.datasets import ImageFolder
 
+import foveate
 from foveate import CachedSaliency, Compressor, GradCam, Prefilter, RateControl, Witness
 from foveate.cli import main
 from foveate.codecs import CODECS
 from foveate.demo import PREPROCESS, Scenes
-from foveate.export import RefusedError, compress_dataset, is_image, load, manifest, verify
+from foveate.export import RefusedError, Summary, compress_dataset, is_image, load, manifest, verify
 from foveate.images import as_tensor, read
 from foveate.models import Preprocess
 from foveate.saliency import Shuffled
@@ -330,11 +335,11 @@ class TestManifest:
     def test_verify_decodes(self, tmp_path):
         """A manifest that agrees with a file that is not an image is not enough."""
         compress_dataset(Scenes(1), tmp_path, Compressor("jpeg"), workers=0)
-        path = tmp_path / "foveate-manifest.jsonl"
-        line = json.loads(path.read_text())
+        path = tmp_path / "foveate-manifest.jsonl.gz"
+        line = json.loads(unpacked(path))
         data = (tmp_path / line["target"]).read_bytes()[:200]
         (tmp_path / line["target"]).write_bytes(data)
-        path.write_text(json.dumps(line | {"bytes": 200, "sha256": hashlib.sha256(data).hexdigest()}) + "\n")
+        pack(path, json.dumps(line | {"bytes": 200, "sha256": hashlib.sha256(data).hexdigest()}).encode() + b"\n")
         assert any("cannot be decoded" in str(problem) for problem in verify(tmp_path))
 
     def test_verify_shards(self, tmp_path):
@@ -617,7 +622,7 @@ class TestCommand:
         options = ["--codec", "webp:40", "--model", NET, "--strength", "0.4", "--workers", 0, *preprocess]
         code, output, bar = self.run(capsys, "compress", tree, tmp_path / "out", *options, "--cache", tmp_path / "maps")
         assert code == 0
-        assert "10 compressed, 2 copied, 1 unreadable" in output
+        assert "10 images compressed, 2 other files copied, 1 image unreadable" in output
         assert "saved" in bar
         code, output, _ = self.run(capsys, "verify", tmp_path / "out")
         root = json.loads((tmp_path / "out" / "foveate-summary.json").read_text())["root"]
@@ -667,3 +672,143 @@ class TestCommand:
         code, _, output = self.run(capsys, "compress", tmp_path / "none", tmp_path / "out", "--workers", 0)
         assert code == 1
         assert "there is no file in" in output
+
+    @pytest.mark.parametrize("codec", ["jpeg", "webp", "jpeg2000", "avif", "jxl", "hevc"])
+    def test_the_line_that_reads_shards(self, tree, tmp_path, capsys, codec):
+        """As it is printed, by WebDataset itself."""
+        wds = pytest.importorskip("webdataset")
+        out = tmp_path / "out"
+        words = ["compress", tree, out, "--codec", codec, "--shards", "--others", "skip", "--workers", 0]
+        code, output, _ = self.run(capsys, *words)
+        assert code == 0
+        line = next(line for line in output.splitlines() if line.startswith("read with "))
+        names = {"wds": wds, "webdataset": wds, "glob": lambda p: sorted(glob(p)), "partial": partial}
+        samples = list(eval(line.removeprefix("read with "), {**names, "foveate": foveate}))
+        assert len(samples) == 10
+        for picture, label in samples:
+            size = picture.shape[-2:] if codec in ("avif", "jxl", "hevc") else picture.size
+            assert tuple(size) == (160, 160)
+            assert label in (0, 1)
+
+    def test_files_smaller_than_a_block_of_the_disk(self, tree, tmp_path, capsys):
+        words = ["compress", tree, tmp_path / "out", "--codec", "webp:5", "--workers", 0]
+        code, output, _ = self.run(capsys, *words)
+        sizes = [len(data) for name, data in snapshot(tmp_path / "out").items() if not name.startswith("foveate-")]
+        blocks = sum(math.ceil(size / 4096) * 4096 for size in sizes)
+        assert code == 0
+        assert f"these files take {blocks:,} bytes on a disk with blocks of 4 KiB; --shards packs them" in output
+        assert Summary.load(tmp_path / "out").disk_bytes == blocks
+        code, output, _ = self.run(capsys, *words[:2], tmp_path / "tars", *words[3:], "--shards")
+        assert "these files take" not in output
+        tars = [path.stat().st_size for path in (tmp_path / "tars").glob("*.tar")]
+        assert Summary.load(tmp_path / "tars").disk_bytes == sum(math.ceil(size / 4096) * 4096 for size in tars)
+
+    def test_no_bar_above_a_complaint(self, tree, tmp_path, capsys):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine.txt").write_text("mine")
+        code, _, output = self.run(capsys, "compress", tree, tmp_path / "out", "--workers", 0)
+        assert code == 1
+        assert output.startswith("foveate: error: target: ")
+        assert "compress:" not in output
+
+    def test_the_bar_counts_images_of_shards(self, tree, tmp_path, capsys):
+        words = ["--shards", "--part", 4, "--workers", 0]
+        assert self.run(capsys, "compress", tree, tmp_path / "tars", *words)[0] == 0
+        code, _, bar = self.run(capsys, "compress", tmp_path / "tars", tmp_path / "out", "--workers", 0)
+        assert code == 0
+        assert re.search(r"compress: .*11/11 .*shard 4 of 4", bar)
+
+    def test_names_can_be_kept(self, tree, tmp_path, capsys):
+        words = ["compress", tree, tmp_path / "out", "--codec", "webp:40", "--keep-names", "--workers", 0]
+        assert self.run(capsys, *words)[0] == 0
+        assert (tmp_path / "out" / "cat" / "000.jpg").read_bytes()[8:12] == b"WEBP"
+        code, _, output = self.run(capsys, *words[:2], tmp_path / "raw", "--codec", "hevc", "--keep-names")
+        assert code == 1
+        assert "keep_names: hevc is read by its ending .hevc, which it must have" in output
+        assert not (tmp_path / "raw").exists()
+
+
+class TestKeptNames:
+    """Files keep the endings that they had, whatever is in them."""
+
+    @pytest.fixture
+    def source(self, tree):
+        Scenes(1)[0][0].save(tree / "cat" / "000.PNG")
+        return tree
+
+    def export(self, source, out, **options):
+        return compress_dataset(source, out, Compressor("webp:40"), keep_names=True, **{"workers": 0, **options})
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_tree(self, source, tmp_path, workers):
+        out = tmp_path / "out"
+        assert self.export(source, out, workers=workers, part=3).kinds["compressed"] == 11
+        names = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
+        assert {Path(name) for name in snapshot(out) if not name.startswith("foveate-")} == names
+        assert {Image.open(out / "cat" / name).format for name in ("000.jpg", "000.PNG", "002.png")} == {"WEBP"}
+        assert verify(out) == []
+
+        def is_picture(path):
+            return is_image(path) and "broken" not in path
+
+        assert [label for _, label in ImageFolder(out, is_valid_file=is_picture)] == [0] * 6 + [1] * 5
+        before = snapshot(out)
+        self.export(source, out, part=3)
+        assert snapshot(out) == before
+
+    def test_what_came_since_is_added(self, source, tmp_path):
+        self.export(source, tmp_path / "out")
+        Scenes(1)[0][0].save(source / "cat" / "000.bmp")
+        assert self.export(source, tmp_path / "out").kinds["compressed"] == 12
+        assert (tmp_path / "out" / "cat" / "000.bmp").read_bytes()[8:12] == b"WEBP"
+        assert verify(tmp_path / "out") == []
+
+    def test_shards(self, source, tmp_path):
+        """Of an ImageFolder, and of shards, whose members keep their whole names."""
+        summary = self.export(source, tmp_path / "tars", shards=True, others="skip")
+        assert summary.sample == ("PNG", "cls")
+        assert verify(tmp_path / "tars") == []
+        compress_dataset(source, tmp_path / "plain", Compressor("jpeg:95"), shards=True, others="skip", workers=0)
+        self.export(tmp_path / "plain", tmp_path / "again", shards=True)
+        before, after = (
+            {line["member"] for line in manifest(tmp_path / name) if "size" in line} for name in ("plain", "again")
+        )
+        assert after == before
+        assert verify(tmp_path / "again") == []
+
+    def test_a_dataset_has_no_names_to_keep(self, tmp_path):
+        self.export(Scenes(2), tmp_path / "out")
+        assert {path.suffix for path in (tmp_path / "out").rglob("0000*")} == {".webp"}
+        assert verify(tmp_path / "out") == []
+
+    def test_other_names_are_another_export(self, source, tmp_path):
+        self.export(source, tmp_path / "out")
+        with pytest.raises(ValueError, match="keep_names: True, now False"):
+            compress_dataset(source, tmp_path / "out", Compressor("webp:40"), workers=0)
+
+
+def test_a_manifest_is_small_beside_small_images(tmp_path):
+    """A tenth of the bytes of images at a kilobyte each."""
+    source = tmp_path / "in"
+    for k, (scene, _) in enumerate(Scenes(200, 4)):
+        path = source / f"{k % 4}" / f"photo_{k:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scene.save(path)
+    control = RateControl(WITNESS, keep="top1", as_stored=True)
+    summary = compress_dataset(source, tmp_path / "out", Compressor("webp", control=control), workers=0)
+    files = {k: len(data) for k, data in snapshot(tmp_path / "out").items() if k.startswith("foveate-")}
+    assert sum(files.values()) < 0.1 * summary.bytes + 4096
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_progress_has_images(tmp_path, shards):
+    """As they are done, of shards too, not only when a shard is."""
+    compress_dataset(Scenes(10), tmp_path / "tars", Compressor("jpeg:95"), shards=True, part=5, workers=0)
+    steps = []
+    source = tmp_path / "tars" if shards else Scenes(10)
+    options = {"progress": steps.append, "workers": 1, "part": None if shards else 5}
+    compress_dataset(source, tmp_path / "out", Compressor("jpeg"), **options)
+    assert {step.unit for step in steps} == {"shard" if shards else "image"}
+    images = [step.images for step in steps]
+    assert images == sorted(images)
+    assert (images[0], images[-1], steps[-1].done) == (0, 10, 2 if shards else 10)

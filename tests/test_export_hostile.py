@@ -402,7 +402,7 @@ class TestTars:
     def test_damage_is_an_error_that_names_the_shard(self, run, blocks, tmp_path):
         with pytest.raises(ValueError, match="source: s.tar is not a whole tar file"):
             run(member("first.png", png()) if blocks[0][:2] not in (b"\x1f\x8b", b"BZ") else b"", *blocks)
-        assert not (tmp_path / "out" / "foveate-manifest.jsonl").exists()
+        assert not (tmp_path / "out" / "foveate-manifest.jsonl.gz").exists()
 
     def test_a_long_name_is_cut(self, run):
         name = "x" * 5000 + ".png"
@@ -554,7 +554,7 @@ class TestSpecialFiles:
         assert snapshot(out) == whole
         assert [problem.name for problem in verify(out)] == ["planted.webp"]
 
-    @pytest.mark.parametrize("name", ["foveate-manifest.jsonl", "foveate-parts.jsonl", "foveate-summary.json"])
+    @pytest.mark.parametrize("name", ["foveate-manifest.jsonl.gz", "foveate-parts.jsonl.gz", "foveate-summary.json"])
     @pytest.mark.parametrize("make", [*SPECIAL, Path.mkdir])
     def test_for_the_bookkeeping(self, make, name, tmp_path):
         source, out = in_folder(tmp_path, ["a/0.png", "a/1.png"]), tmp_path / "out"
@@ -876,7 +876,7 @@ class TestSourcesThatChange:
         out = tmp_path / "out"
         self.run(source, out, shards)
         before = snapshot(out)
-        for name in ("foveate-manifest.jsonl", "foveate-parts.jsonl"):
+        for name in ("foveate-manifest.jsonl.gz", "foveate-parts.jsonl.gz"):
             (out / name).unlink()
         self.run(source, out, shards)
         assert snapshot(out) == before
@@ -899,7 +899,7 @@ class TestSourcesThatChange:
         (source / "a" / "0.bmp").write_bytes(png(50))
         (source / "a" / "00.png").write_bytes(png(51))
         self.run(source, out, shards)
-        (out / "foveate-parts.jsonl").unlink()
+        (out / "foveate-parts.jsonl.gz").unlink()
         assert self.run(source, out, shards).kinds == {"compressed": 9}
         strays = {problem.name for problem in verify(out)}
         assert strays == ({"part-000003.tar"} if shards else {"a/0.bmp.webp"})
@@ -1032,7 +1032,7 @@ class TestWorkers:
         words = ["compress", str(source), str(tmp_path / "out"), "--workers", "1"]
         assert main(words) == 1
         output = capsys.readouterr()
-        assert "1 compressed, 1 failed" in output.out
+        assert "1 image compressed, 1 image failed" in output.out
         assert "failed 1.png: a worker process ended itself over it, with code 5" in output.err
         monkeypatch.undo()
         assert main([*words[:-1], "0"]) == 0
@@ -1041,16 +1041,55 @@ class TestWorkers:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
         command = [sys.executable, "-c", STOPPED, str(tmp_path / "out")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env) as process:
-            process.stdout.readline()  # at the start
-            process.stdout.readline()  # of a part that is done, so that workers are there
-            below = workers_of(process.pid)
-            assert below
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) != 0
-            deadline = time.monotonic() + 60
-            while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+            try:
+                process.stdout.readline()  # at the start
+                process.stdout.readline()  # of an image that is done, so that workers are there
+                below = workers_of(process.pid)
+                assert below
+                process.send_signal(signal.SIGINT)
+                assert process.wait(60) != 0
+            finally:
+                process.kill()
+        deadline = time.monotonic() + 60
+        while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in below)
+
+    def test_a_process_that_starts_while_the_run_ends(self, monkeypatch, tmp_path):
+        """None is left, for which the interpreter would wait at its end, and never end."""
+        from foveate.export._items import Items
+        from foveate.export._plan import Part, Unit
+        from foveate.export._store import Store
+        from foveate.export._supervisor import _CONTEXT, Supervisor
+        from foveate.export._work import pickled
+        from foveate.export._worker import Job
+
+        starting, ending, start = threading.Event(), threading.Event(), _CONTEXT.Process.start
+
+        def start_late(process):
+            starting.set()
+            assert ending.wait(60)
+            time.sleep(0.2)  # until the other thread is at it
+            start(process)
+
+        monkeypatch.setattr(_CONTEXT.Process, "start", start_late)
+        supervisor = Supervisor(pickled(Job(Items(Hostile()), Store(tmp_path / "out"), WEBP)), 60)
+        outcomes = []
+
+        def work():
+            try:
+                outcomes.append(supervisor(Part(0, (Unit("0", "00000000", ""),))))
+            except RuntimeError as error:
+                outcomes.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        assert starting.wait(60)
+        ending.set()
+        supervisor.close()
+        thread.join(60)
+        assert not workers_of(os.getpid())
+        assert isinstance(outcomes[0], RuntimeError)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
     def test_stopped_by_who_looks_on(self, error, undisturbed, tmp_path):

@@ -378,7 +378,7 @@ class TestDriver:
         os.close(ours)
         lines = [line for line in output.decode().replace("\r", "\n").split("\n") if line.strip()]
         assert done.returncode == 0, output
-        assert printed.startswith("10 compressed, 2 copied, 1 unreadable; ")
+        assert printed.startswith("10 images compressed, 2 other files copied, 1 image unreadable; ")
         assert lines
         assert all(line.startswith(("compress: ", "ray: waits ")) for line in lines)
         assert verify(tmp_path / "out") == []

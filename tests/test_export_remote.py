@@ -160,7 +160,7 @@ class TestS3:
                 run(f"{bucket}/out")
         begun = stored_files(f"{bucket}/out")
         assert ".foveate/parts/000000.jsonl" in begun
-        assert "foveate-manifest.jsonl" not in begun
+        assert "foveate-manifest.jsonl.gz" not in begun
         with pytest.raises(ValueError, match="is its export finished"):
             verify(f"{bucket}/out")
         run(tmp_path / "disk")
@@ -216,7 +216,7 @@ class TestWeb:
     def test_shards(self, tree, site, tmp_path):
         compress_dataset(tree, tmp_path / "tars", Compressor("webp:90"), shards=True, part=7, workers=0)
         compress_dataset(tmp_path / "tars", tmp_path / "disk", Compressor("jpeg"), workers=0)
-        (tmp_path / "tars" / "foveate-manifest.jsonl").unlink()
+        (tmp_path / "tars" / "foveate-manifest.jsonl.gz").unlink()
         compress_dataset(f"{site}/tars", tmp_path / "out", Compressor("jpeg"), workers=0)
         assert content(snapshot(tmp_path / "out")) == content(snapshot(tmp_path / "disk"))
         compress_dataset(f"{site}/tars/part-000001.tar", tmp_path / "one", Compressor("jpeg"), workers=0)
@@ -248,7 +248,7 @@ class TestWeb:
 def test_a_server_that_stalls(kind, tree, tmp_path, site, monkeypatch):
     """It is asked three times, for so long each, and then that is an error of the network; the next run goes on."""
     compress_dataset(tree, tmp_path / "tars", Compressor("webp:90"), shards=True, part=7, workers=0)
-    for name in ("manifest.jsonl", "parts.jsonl", "summary.json"):
+    for name in ("manifest.jsonl.gz", "parts.jsonl.gz", "summary.json"):
         (tmp_path / "tars" / f"foveate-{name}").unlink()
     source = f"{site}/tars" if kind == "shard" else f"{site}/tree"
     path = {"listing": "/tree/", "image": "/tree/cat/004.png", "shard": "/tars/part-000001.tar"}[kind]

@@ -1,6 +1,7 @@
 """Whatever is done to a finished target, ``verify`` names it and does not fall over."""
 
 import functools
+import gzip
 import io
 import json
 import os
@@ -10,13 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from exporting import snapshot
+from exporting import pack, snapshot, unpacked
 from PIL import Image
 
 from foveate import Compressor
 from foveate.export import Summary, compress_dataset, verify
 
-MANIFEST, PARTS, SUMMARY = "foveate-manifest.jsonl", "foveate-parts.jsonl", "foveate-summary.json"
+MANIFEST, PARTS, SUMMARY = "foveate-manifest.jsonl.gz", "foveate-parts.jsonl.gz", "foveate-summary.json"
 LAYOUTS = ("tree", "shards")
 
 
@@ -110,12 +111,12 @@ def test_nothing_is_wrong_with_what_nobody_touched(target):
 
 
 def lines_of(target):
-    return [json.loads(line) for line in (target / MANIFEST).read_text().splitlines()]
+    return [json.loads(line) for line in unpacked(target / MANIFEST).splitlines()]
 
 
 def write_lines(target, lines):
     texts = (line if isinstance(line, str) else json.dumps(line, separators=(",", ":")) for line in lines)
-    (target / MANIFEST).write_text("".join(text + "\n" for text in texts))
+    pack(target / MANIFEST, "".join(text + "\n" for text in texts).encode())
 
 
 def an_image(target):
@@ -295,10 +296,10 @@ def in_line(**edits):
 
 
 def in_text(change):
-    """Change the manifest's bytes."""
+    """Change the manifest's text."""
 
     def tamper(target):
-        (target / MANIFEST).write_bytes(change((target / MANIFEST).read_bytes()))
+        pack(target / MANIFEST, change(unpacked(target / MANIFEST)))
         return {MANIFEST}
 
     return tamper
@@ -328,7 +329,19 @@ def raw_value(key, text):
     return tamper
 
 
+def text_changed(name, change):
+    """Change the content of a compressed file."""
+
+    def tamper(target):
+        pack(target / name, change(unpacked(target / name)))
+        return {name}
+
+    return tamper
+
+
 def file_changed(name, change):
+    """Change the bytes of a file, or delete it."""
+
     def tamper(target):
         data = change((target / name).read_bytes())
         (target / name).unlink()
@@ -440,8 +453,21 @@ TAMPERINGS = {
     "a summary forged to hold other kinds": summary_holds(kinds=[]),
     "a summary of another format": summary_holds(format=99),
     "a summary of another source": summary_holds(source="another"),
-    "the parts edited": file_changed(PARTS, lambda data: data.replace(b'"part":0', b'"part":7', 1)),
+    "the parts edited": text_changed(PARTS, lambda data: data.replace(b'"part":0', b'"part":7', 1)),
+    "the parts cut between lines": text_changed(PARTS, lambda data: data[: data.rindex(b"\n", 0, -1) + 1]),
     "the parts cut": file_changed(PARTS, lambda data: data[: len(data) // 2]),
+    "the parts with a byte changed": file_changed(PARTS, lambda data: data[:30] + bytes([data[30] ^ 64]) + data[31:]),
+    "the parts not compressed": file_changed(PARTS, gzip.decompress),
+    "deep parts, compressed": text_changed(PARTS, lambda data: DEEP.encode()),
+    "the manifest cut": file_changed(MANIFEST, lambda data: data[: len(data) // 2]),
+    "the manifest without its last byte": file_changed(MANIFEST, lambda data: data[:-1]),
+    "the manifest with a byte changed": file_changed(
+        MANIFEST, lambda data: data[:90] + bytes([data[90] ^ 64]) + data[91:]
+    ),
+    "the manifest with more behind it": file_changed(MANIFEST, lambda data: data + JUNK),
+    "the manifest not compressed": file_changed(MANIFEST, gzip.decompress),
+    "the manifest emptied": file_changed(MANIFEST, lambda data: b""),
+    "a manifest of junk": file_changed(MANIFEST, lambda data: JUNK),
     "the parts emptied": file_changed(PARTS, lambda data: b""),
     "the parts deleted": file_changed(PARTS, lambda data: None),
     "deep parts": file_changed(PARTS, lambda data: DEEP.encode()),
@@ -487,16 +513,16 @@ def test_a_forgery_of_everything_is_found_by_the_root(target):
     line = next(line for line in lines if line["kind"] == "compressed")
     line["source"] = "forged.png"
     write_lines(target, lines)
-    parts = [json.loads(text) for text in (target / PARTS).read_text().splitlines()]
-    texts = path.read_bytes().splitlines(keepends=True)
+    parts = [json.loads(text) for text in unpacked(target / PARTS).splitlines()]
+    texts = unpacked(path).splitlines(keepends=True)
     for part in parts[1:-1]:
         part["sha256"] = sha256(b"".join(texts[: part["lines"]])).hexdigest()
         del texts[: part["lines"]]
     head = b"".join(json.dumps(part, separators=(",", ":")).encode() + b"\n" for part in parts[:-1])
     last = {"parts": len(parts) - 2, "sha256": sha256(head).hexdigest()}
-    (target / PARTS).write_bytes(head + json.dumps(last, separators=(",", ":")).encode() + b"\n")
+    pack(target / PARTS, head + json.dumps(last, separators=(",", ":")).encode() + b"\n")
     about = json.loads((target / SUMMARY).read_text())
-    hashes = {"manifest_sha256": sha256(path.read_bytes()).hexdigest(), "parts_sha256": last["sha256"]}
+    hashes = {"manifest_sha256": sha256(unpacked(path)).hexdigest(), "parts_sha256": last["sha256"]}
     (target / SUMMARY).write_text(json.dumps(rooted(about | hashes)))
     assert verify(target) == []
     assert {problem.name for problem in verify(target, root=root)} == {SUMMARY}

@@ -1,5 +1,6 @@
 """A package outside the tree that adds a codec, a saliency, a filter and a criterion, and is found by every process."""
 
+import gzip
 import json
 import math
 import os
@@ -98,7 +99,7 @@ def run(package, *words, timeout=300):
 
 
 def manifest(target):
-    lines = (target / "foveate-manifest.jsonl").read_text().splitlines()
+    lines = gzip.decompress((target / "foveate-manifest.jsonl.gz").read_bytes()).splitlines()
     return [line for line in map(json.loads, lines) if "source" in line]
 
 

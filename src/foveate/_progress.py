@@ -16,6 +16,8 @@ class Progress:
         total: number of steps of this stage; None while unknown.
         source_bytes: bytes read so far, if bytes are counted; else 0.
         bytes: bytes written so far, if bytes are counted; else 0.
+        unit: the name of a step: ``"image"``, ``"file"``, ``"shard"`` or ``"step"``.
+        images: images done so far by this run, also of a shard that is under way, where steps hold many; else 0.
 
     Example:
         >>> Progress("compress", done=3, total=12).share
@@ -27,6 +29,8 @@ class Progress:
     total: int | None = None
     source_bytes: int = 0
     bytes: int = 0
+    unit: str = "image"
+    images: int = 0
 
     @property
     def share(self) -> float | None:

@@ -86,7 +86,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
 
     def job() -> None:
         say_preprocessing(args)
-        with progress_bars("image") as show:
+        with progress_bars() as show:
             calibration = control.calibrate(
                 compressor,
                 readable(samples),

@@ -1,6 +1,7 @@
 """``foveate compress``."""
 
 import argparse
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
     from foveate.export import Summary
     from foveate.rate_control import RateControl
     from foveate.saliency import Saliency
+
+
+_OF_WEBDATASET = frozenset(("jpg", "jpeg", "png", "webp", "jp2", "bmp", "gif", "tif", "tiff"))
+"""The endings of images that WebDataset knows: Pillow's of some years ago."""
+_WASTEFUL = 1.25
+"""How much more than its bytes files may take on a disk before shards are advised."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -112,6 +119,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         default="copy",
         help="what to do with what is not a readable image (default: %(default)s)",
     )
+    group.add_argument(
+        "--keep-names", action="store_true", help="keep the endings of the source's files, such as .jpg for WebP"
+    )
     group.add_argument("--shards", action="store_true", help="write tar shards (WebDataset) instead of a tree")
     group.add_argument("--part", type=int, metavar="N", help="images in a shard, or done at a time (1000, or 64)")
     group.add_argument("--cache", type=Path, metavar="DIR", help="make the maps first, in batches, and keep them there")
@@ -155,6 +165,8 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
             complain(f"foveate: error: {error}{cure}")
             return 1
         print(summary)
+        for line in _advice(summary, args.target):
+            print(line)
         print(f"root {summary.root}")
         for name in summary.missing:
             complain(f"missing {name}")
@@ -165,9 +177,36 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     return job
 
 
+def _advice(summary: "Summary", target: str) -> list[str]:
+    """What to know about the files of an export, in a line each."""
+    lines = []
+    if not summary.settings["shards"] and summary.disk_bytes > _WASTEFUL * summary.bytes > 0:
+        lines.append(
+            f"these files take {summary.disk_bytes:,} bytes on a disk with blocks of 4 KiB; --shards packs them, and "
+            "is read faster"
+        )
+    if len(summary.sample) > 1:
+        shards = target.rstrip("/") if target.endswith(".tar") else f"{target.rstrip('/')}/*.tar"
+        names = ", ".join(map(json.dumps, summary.sample))
+        lines.append(
+            f"read with wds.WebDataset(glob({json.dumps(shards)})).decode({_decoder(summary)}).to_tuple({names})"
+        )
+    return lines
+
+
+def _decoder(summary: "Summary") -> str:
+    """The argument of WebDataset's ``decode``, which goes by endings."""
+    from foveate.codecs import image_suffixes
+
+    ending = next((ending for ending in summary.sample if f".{ending}" in image_suffixes()), "jpg")
+    if ending in _OF_WEBDATASET:
+        return '"pil"'
+    return f'webdataset.autodecode.handle_extension("{ending}", partial(foveate.codecs.read_image, suffix=".{ending}"))'
+
+
 def _prepare_picture(args: argparse.Namespace) -> Callable[[], int]:
     """Check the options for one picture; return the job."""
-    of_datasets = ("shards", "cache", "only_if_smaller", "moved", "part", "workers", "memory", "gpus")
+    of_datasets = ("shards", "cache", "only_if_smaller", "keep_names", "moved", "part", "workers", "memory", "gpus")
     unused = [name for name in of_datasets if getattr(args, name)] + (["engine"] if args.engine != "local" else [])
     if unused:
         raise ValueError(f"--{unused[0].replace('_', '-')}: is for a dataset, and {args.source} is one picture")
@@ -189,7 +228,7 @@ def _prepare_picture(args: argparse.Namespace) -> Callable[[], int]:
 def _compress(args: argparse.Namespace, compressor: "Compressor", device: str | None) -> "Summary":
     from foveate.export import compress_dataset
 
-    with progress_bars("image") as show:
+    with progress_bars() as show:
         return compress_dataset(
             args.source,
             args.target,
@@ -197,6 +236,7 @@ def _compress(args: argparse.Namespace, compressor: "Compressor", device: str | 
             shards=args.shards,
             others=args.others,
             only_if_smaller=args.only_if_smaller,
+            keep_names=args.keep_names,
             part=args.part,
             cache=args.cache,
             workers=args.workers,

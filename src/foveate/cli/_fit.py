@@ -78,7 +78,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
     first_readable(samples)
 
     def job() -> None:
-        with progress_bars("step") as show:
+        with progress_bars() as show:
             editor = fit(
                 _Readable(samples), models, codec, steps=args.steps, limit=limit, seed=args.seed, progress=show
             )

@@ -41,7 +41,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     def job() -> int:
         try:
-            with progress_bars("image") as show:
+            with progress_bars() as show:
                 cached = cache_maps(
                     args.source,
                     args.cache,

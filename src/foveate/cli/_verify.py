@@ -27,7 +27,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], int]:
     total = count_files(args.target)
 
     def job() -> int:
-        with progress_bars("file") as show:
+        with progress_bars() as show:
             problems = verify(args.target, threads=args.threads, root=args.root, progress=show)
         for problem in problems:
             complain(str(problem))

@@ -27,6 +27,7 @@ class Folder:
     classes: tuple[str, ...] = ()
     whole: bool = False
     numbered: bool = False
+    unit: str = "file"
 
     @property
     def label(self) -> str:
@@ -56,13 +57,16 @@ class Folder:
     def assign(self, name: str, names: Names, ending: str, shards: bool) -> str:
         if not self.is_image(name):
             return names.other(name)
+        if not ending and not shards:
+            return names.other(name).removesuffix(PurePosixPath(name).suffix)
         return names.image(name, self._endings(name, ending, shards), not shards)
 
     def reserve(self, unit: Unit, names: Names, ending: str, shards: bool) -> None:
         names.keep(unit.stem, self._endings(unit.name, ending, shards) if self.is_image(unit.name) else ("",))
 
     def _endings(self, name: str, ending: str, shards: bool) -> set[str]:
-        return {ending, PurePosixPath(name).suffix, *([".cls"] if shards else [])}
+        suffix = PurePosixPath(name).suffix
+        return {ending or suffix, suffix, *([".cls"] if shards else [])}
 
     def entries(self, units: Sequence[Unit], ending: str) -> Iterator[Entry]:
         numbers = {name: k for k, name in enumerate(self.classes)}

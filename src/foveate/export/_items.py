@@ -20,6 +20,7 @@ class Items:
 
     whole = False
     numbered = True
+    unit = "image"
     _compared = 8
     """Items of a finished part that are compared with what they were: comparing all would read all."""
 

@@ -2,8 +2,8 @@
 
 STATE = ".foveate"
 """The folder with what an unfinished run needs; removed when the run is finished."""
-MANIFEST = "foveate-manifest.jsonl"
-PARTS = "foveate-parts.jsonl"
+MANIFEST = "foveate-manifest.jsonl.gz"
+PARTS = "foveate-parts.jsonl.gz"
 SUMMARY = "foveate-summary.json"
 LOCK = ".foveate.lock"
 

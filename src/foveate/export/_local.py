@@ -9,11 +9,11 @@ import torch
 
 from foveate.export._plan import Part
 from foveate.export._supervisor import Supervisor
-from foveate.export._work import Batch, Report, Task, Work, pickled
+from foveate.export._work import Batch, Report, Step, Task, Work, pickled
 
 
-def run(work: Work, parts: Iterable[Part], workers: int | None = None) -> "Iterator[Report | Batch]":
-    """Do parts, and yield the report of each, in the order in which they end; and before that its batches.
+def run(work: Work, parts: Iterable[Part], workers: int | None = None) -> "Iterator[Report | Batch | Step]":
+    """Do parts, and yield the report of each, in the order in which they end; and before that its batches and steps.
 
     Processes are spawned, not forked, so that a model on a GPU does no harm; each does one part at a time.
 
@@ -34,7 +34,7 @@ def run(work: Work, parts: Iterable[Part], workers: int | None = None) -> "Itera
         yield from _Pool(work, parts, cpus() if workers is None else workers).run()
 
 
-def _run_here(work: Work, parts: Iterable[Part]) -> "Iterator[Report | Batch]":
+def _run_here(work: Work, parts: Iterable[Part]) -> "Iterator[Report | Batch | Step]":
     threads = torch.get_num_threads()
     try:
         worker = work.worker()
@@ -50,10 +50,10 @@ class _Pool:
     def __init__(self, work: Work, parts: Iterable[Part], count: int) -> None:
         data = pickled(work)
         self._parts, self._lock = iter(parts), threading.Lock()
-        self._outcomes: queue.Queue[Report | Batch | BaseException | None] = queue.Queue(2 * count)
+        self._outcomes: queue.Queue[Report | Batch | Step | BaseException | None] = queue.Queue(2 * count)
         self._supervisors = [Supervisor(data, work.timeout) for _ in range(count)]
 
-    def run(self) -> "Iterator[Report | Batch]":
+    def run(self) -> "Iterator[Report | Batch | Step]":
         try:
             for supervisor in self._supervisors:
                 threading.Thread(target=self._supervise, args=(supervisor,), daemon=True).start()
@@ -76,7 +76,7 @@ class _Pool:
     def _supervise(self, supervisor: Supervisor) -> None:
         """Have a process do parts until there are no more, or it is closed; put what comes of them, and None."""
 
-        def put(outcome: Report | Batch | BaseException | None) -> None:
+        def put(outcome: Report | Batch | Step | BaseException | None) -> None:
             while True:  # whoever takes it may be gone
                 try:
                     return self._outcomes.put(outcome, timeout=1)

@@ -2,7 +2,7 @@
 
 While a run is unfinished, the target has a folder ``.foveate`` with ``plan.jsonl`` (the parts to be done) and, for each
 part that is done, ``parts/000000.jsonl``; if it adds to a finished export, the files of that are there too, as
-``base-*``. At the end ``foveate-manifest.jsonl`` has the lines of all parts in order, ``foveate-parts.jsonl`` the
+``base-*``. At the end ``foveate-manifest.jsonl.gz`` has the lines of all parts in order, ``foveate-parts.jsonl.gz`` the
 parts, ``foveate-summary.json`` sums and hashes of both, and the folder is removed. Each is on the disk before the next
 is begun, so that whatever a power cut leaves, the same call goes on from it.
 """
@@ -21,10 +21,13 @@ from foveate.export._check import puts
 from foveate.export._choices import UNWRITTEN, Kind
 from foveate.export._layout import MANIFEST, PARTS, STATE, SUMMARY
 from foveate.export._local_files import NotAFileError
-from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, TornError, read_record, write_parts
+from foveate.export._packed import TornError, opened, packing
+from foveate.export._plan import FORMAT, PLAN, Done, Head, PartsFile, read_record, write_parts
 from foveate.export._store import Store, copy_stream
 
-BASE_PARTS, BASE_MANIFEST = f"{STATE}/base-parts.jsonl", f"{STATE}/base-manifest.jsonl"
+BASE_PARTS, BASE_MANIFEST = f"{STATE}/base-parts.jsonl.gz", f"{STATE}/base-manifest.jsonl.gz"
+_BLOCK = 4096
+"""Bytes of a block of a disk: what most file systems take at least for a file."""
 _LISTED = 100
 """Names of images of a kind that a summary lists."""
 
@@ -44,6 +47,8 @@ class Summary:
         missing: the first hundred sources that were gone; the next run looks for them again.
         multiframe: how many compressed images have several frames or pages in the source, of which the first was taken.
         failed: the first hundred that failed, with the reasons; the next run tries them again.
+        disk_bytes: what the target's files take on a disk with blocks of 4 KiB.
+        sample: in shards, the endings of the first sample's members, as WebDataset's ``to_tuple`` takes them.
         root: a digest that covers all of the target: the SHA-256 of the summary, which has those of the manifest and
             the parts, which have that of every file.
     """
@@ -56,6 +61,8 @@ class Summary:
     missing: tuple[str, ...] = ()
     multiframe: int = 0
     failed: tuple[str, ...] = ()
+    disk_bytes: int = 0
+    sample: tuple[str, ...] = ()
     root: str = ""
 
     @classmethod
@@ -73,9 +80,9 @@ class Summary:
 
     @classmethod
     def _of(cls, about: dict[str, Any]) -> "Summary":
-        names = ("kinds", "source_bytes", "bytes", "settings", "multiframe", "root")
+        names = ("kinds", "source_bytes", "bytes", "settings", "multiframe", "disk_bytes", "root")
         values: dict[str, Any] = {name: about[name] for name in names}
-        values |= {name: tuple(about[name]) for name in ("classes", "missing", "failed")}
+        values |= {name: tuple(about[name]) for name in ("classes", "missing", "failed", "sample")}
         return cls(**values)
 
     @property
@@ -84,9 +91,21 @@ class Summary:
         return 1 - self.bytes / self.source_bytes if self.source_bytes else 0.0
 
     def __str__(self) -> str:
-        kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.kinds.items()) or "nothing"
+        kinds = ", ".join(_counted_in_words(Kind(kind), count) for kind, count in self.kinds.items()) or "nothing"
         first = f"; {self.multiframe:,} have several frames, of which the first was taken" if self.multiframe else ""
         return f"{kinds}; {self.source_bytes:,} bytes became {self.bytes:,}, {self.saved:.1%} fewer{first}"
+
+
+def _counted_in_words(kind: Kind, count: int) -> str:
+    """Return a number of images or other files.
+
+    Example:
+        >>> _counted_in_words(Kind.COPIED, 1500), _counted_in_words(Kind.COMPRESSED, 1)
+        ('1,500 other files copied', '1 image compressed')
+    """
+    if kind in (Kind.COPIED, Kind.SKIPPED):
+        return f"{count:,} other file{'s' * (count != 1)} {kind}"
+    return f"{count:,} image{'s' * (count != 1)} {kind}"
 
 
 def read_summary(target: Store) -> dict[str, Any]:
@@ -115,8 +134,8 @@ def read_summary(target: Store) -> dict[str, Any]:
 def _fits(about: dict[str, Any]) -> bool:
     kinds: dict[type, tuple[str, ...]] = {
         dict: ("kinds", "settings"),
-        list: ("classes", "missing", "failed"),
-        int: ("source_bytes", "bytes", "multiframe"),
+        list: ("classes", "missing", "failed", "sample"),
+        int: ("source_bytes", "bytes", "multiframe", "disk_bytes"),
         str: ("source", "manifest_sha256", "parts_sha256"),
     }
     return all(isinstance(about.get(name), kind) for kind, names in kinds.items() for name in names)
@@ -138,30 +157,36 @@ def manifest(target: "str | Path | Store") -> Iterator[dict[str, Any]]:
     """
     target = target if isinstance(target, Store) else Store(target)
     try:
-        stream = target.open(MANIFEST)
+        stream = opened(target, MANIFEST)
     except FileNotFoundError:
         raise ValueError(f"target: {target.url} has no {MANIFEST}; is its export finished?") from None
+    number = 0
     with stream:
-        for number, line in enumerate(stream, 1):
-            try:
+        try:
+            for line in stream:
                 yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"target: {target.url}: line {number} of {MANIFEST} is damaged ({error}); the same export again "
-                    "repairs it"
-                ) from None
+                number += 1
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"target: {target.url}: line {number + 1} of {MANIFEST} is damaged ({error}); the same export again "
+                "repairs it"
+            ) from None
 
 
 def parted(target: Store, name: str, parts: PartsFile) -> Iterator[tuple[Done, list[bytes]]]:
     """Yield each part of a finished export with its lines in a manifest, which may be damaged."""
     try:
-        stream = target.open(name)
+        stream = opened(target, name)
     except (FileNotFoundError, NotAFileError):
         yield from ((done, []) for done in parts.done())
         return
     with stream:
         for done in parts.done():
-            yield done, list(islice(stream, done.lines))
+            try:
+                lines = list(islice(stream, done.lines))
+            except TornError:
+                lines = []
+            yield done, lines
 
 
 def is_whole(done: Done, lines: list[bytes]) -> bool:
@@ -174,7 +199,7 @@ def finish(target: Store, plan: PartsFile) -> Summary:
     counts = _Counts()
     manifest_digest, left_over = hashlib.sha256(), []
 
-    with target.writing(MANIFEST, bookkeeping=True) as stream:
+    with packing(target, MANIFEST) as stream:
 
         def parts() -> Iterator[Done]:
             for done, lines, stale in _merged(target, plan, counts):
@@ -182,6 +207,7 @@ def finish(target: Store, plan: PartsFile) -> Summary:
                     stream.write(line)
                     manifest_digest.update(line)
                 left_over.extend(stale)
+                counts.add_shard(done)
                 yield replace(done, lines=len(lines), sha256=hashlib.sha256(b"".join(lines)).hexdigest())
 
         parts_digest = write_parts(target, PARTS, replace(plan.head, base=""), parts())
@@ -195,6 +221,8 @@ def finish(target: Store, plan: PartsFile) -> Summary:
         "classes": plan.head.classes,
         "missing": counts.missing,
         "failed": counts.failed,
+        "disk_bytes": counts.disk_bytes,
+        "sample": [*counts.sample],
         "source": plan.head.source,
         "settings": plan.head.settings,
         "manifest_sha256": manifest_digest.hexdigest(),
@@ -233,8 +261,8 @@ def is_sound(target: Store, parts: PartsFile) -> bool:
 
 
 def hash_of(target: Store, name: str) -> str:
-    """Return the SHA-256 of a file."""
-    with target.open(name) as stream:
+    """Return the SHA-256 of the lines of a file."""
+    with opened(target, name) as stream:
         return copy_stream(stream)[1]
 
 
@@ -249,9 +277,15 @@ class _Counts:
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
-        self.source_bytes = self.bytes = self.multiframe = 0
+        self.source_bytes = self.bytes = self.multiframe = self.disk_bytes = 0
         self.missing: list[str] = []
         self.failed: list[str] = []
+        self.sample: list[str] = []
+        self._sample_name: tuple[str, str] | None = None
+
+    def add_shard(self, done: Done) -> None:
+        if done.shard is not None:
+            self.disk_bytes += _in_blocks(done.shard[1])
 
     def add(self, line: dict[str, Any]) -> None:
         self.kinds[line["kind"]] += 1
@@ -263,6 +297,26 @@ class _Counts:
         if line.get("bytes") is not None and line["source_bytes"] is not None:
             self.source_bytes += line["source_bytes"]
             self.bytes += line["bytes"]
+        for put in puts(line):
+            if "member" in put:
+                self._add_member(put["target"], put["member"])
+            else:
+                self.disk_bytes += _in_blocks(put["bytes"])
+
+    def _add_member(self, shard: str, member: str) -> None:
+        """Add the ending of a member to those of the first sample, if it is of that: by WebDataset's rule."""
+        folder, slash, file = member.rpartition("/")
+        stem, _, ending = file.partition(".")
+        name = (shard, folder + slash + stem)
+        if self._sample_name is None:
+            self._sample_name = name
+        if name == self._sample_name and ending not in self.sample:
+            self.sample.append(ending)
+
+
+def _in_blocks(size: int) -> int:
+    """Return the bytes of the blocks of 4 KiB that a file of some bytes takes."""
+    return -(-size // _BLOCK) * _BLOCK
 
 
 def _merged(target: Store, plan: PartsFile, counts: _Counts) -> Iterator[tuple[Done, list[bytes], list[str]]]:

@@ -140,8 +140,9 @@ def fill(
         if isinstance(outcome, Report):
             done += outcome.units
             if progress is not None:
-                progress(Progress("saliency", done, len(units)))
+                progress(Progress("saliency", done, len(units), unit=reading.source.unit, images=images + unreadable))
             continue
+        assert isinstance(outcome, Batch)  # reading yields no steps
         group = [(key, torch.from_numpy(array)) for key, array in outcome.content[0]]
         images, unreadable = images + len(group), unreadable + outcome.content[1]
         missing = {key for key, _ in group if key not in new and maps.get(key) is None}

@@ -40,7 +40,7 @@ def is_reserved(name: str) -> bool:
     """Whether a name in a target is kept for Foveate's bookkeeping.
 
     Example:
-        >>> is_reserved(".foveate/plan.jsonl"), is_reserved("foveate-manifest.jsonl"), is_reserved("a/.foveate")
+        >>> is_reserved(".foveate/plan.jsonl"), is_reserved("foveate-manifest.jsonl.gz"), is_reserved("a/.foveate")
         (True, True, False)
     """
     return name.startswith((".foveate", "foveate-"))

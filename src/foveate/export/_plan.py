@@ -1,8 +1,8 @@
 """The parts of a run and of what was finished, in files that are covered by their own checksums.
 
-A file of parts (``plan.jsonl`` of a run, ``foveate-parts.jsonl`` of a finished export) has a first line with what they
-all depend on, a line for each part, and a last line with their number and the SHA-256 of all before it. The record of
-a part that is done has a line for each of its images and files, and a last line of the same kind. So a file that is
+A file of parts (``plan.jsonl`` of a run, ``foveate-parts.jsonl.gz`` of a finished export) has a first line with what
+they all depend on, a line for each part, and a last line with their number and the SHA-256 of all before it. The record
+of a part that is done has a line for each of its images and files, and a last line of the same kind. So a file that is
 torn or was changed is recognized, and its parts are done again.
 """
 
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, Self
 
 from foveate.export._layout import STATE
 from foveate.export._local_files import NotAFileError
+from foveate.export._packed import TornError, opened, packing
 from foveate.export._store import Store
 
-FORMAT = 2
+FORMAT = 3
 PLAN = f"{STATE}/plan.jsonl"
 
 
@@ -98,16 +99,12 @@ class Head:
         return {"format": FORMAT, "settings": self.settings, **about}
 
 
-class TornError(ValueError):
-    """A file of the bookkeeping that is torn or was changed."""
-
-
 class PartsFile:
     """A file of parts, which is checked at first, and then read as a stream.
 
     Attributes:
         parts: how many there are.
-        sha256: of the file but for its last line.
+        sha256: of its lines but for the last.
         head: what all parts depend on.
 
     Raises:
@@ -118,7 +115,7 @@ class PartsFile:
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
         digest, last, count = hashlib.sha256(), b"", -1
-        with store.open(name) as stream:
+        with opened(store, name) as stream:
             for line in stream:
                 digest.update(last)
                 last, count = line, count + 1
@@ -130,7 +127,7 @@ class PartsFile:
         self.head = self._head()
 
     def _head(self) -> Head:
-        with self._store.open(self._name) as stream:
+        with opened(self._store, self._name) as stream:
             line = _parsed(stream.readline(), self._name)
         if line.get("format") != FORMAT:
             raise ValueError(
@@ -141,7 +138,7 @@ class PartsFile:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of the parts, in the order of their numbers."""
-        with self._store.open(self._name) as stream:
+        with opened(self._store, self._name) as stream:
             next(stream)
             for _ in range(self.parts):
                 yield _parsed(next(stream), self._name)
@@ -169,7 +166,7 @@ class PartsFile:
 def write_parts(store: Store, name: str, head: Head, parts: Iterable[Part | Done]) -> str:
     """Write a file of parts; return the SHA-256 in its last line."""
     digest, count = hashlib.sha256(), 0
-    with store.writing(name, bookkeeping=True) as stream:
+    with packing(store, name) as stream:
 
         def write(line: dict[str, Any]) -> None:
             data = compact(line) + b"\n"

@@ -11,6 +11,7 @@ from typing import Any
 from foveate._checks import check_count, check_number
 from foveate._lock import locked
 from foveate._progress import Listener, Progress
+from foveate.codecs import reader_of
 from foveate.compressor import Compressor
 from foveate.export import _local, _ray
 from foveate.export._choices import Engine, Others, as_choice
@@ -24,7 +25,7 @@ from foveate.export._source import Source
 from foveate.export._sources import as_source
 from foveate.export._store import Store
 from foveate.export._tars import Shards
-from foveate.export._work import Report
+from foveate.export._work import Report, Step
 from foveate.export._worker import Job
 from foveate.images import check_formats
 from foveate.rate_control import RateControl
@@ -42,6 +43,7 @@ def compress_dataset(
     shards: bool = False,
     others: Others | str = Others.COPY,
     only_if_smaller: bool = False,
+    keep_names: bool = False,
     part: int | None = None,
     cache: str | Path | None = None,
     workers: int | None = None,
@@ -63,13 +65,13 @@ def compress_dataset(
     as it was written. A change is seen in files by size and time (behind a URL by what the driver knows of them), in
     rows of a Hugging Face dataset by their content, and in other Datasets by a few items of each part.
 
-    **Targets.** A tree has the paths of the source with the codec's own ending, so that labels by path stay. In shards,
-    WebDataset's tar files, an image is followed by its class number as ``.cls`` if that is known. An image of a
-    Dataset is named by its number, in a folder of its class. Images that share a name up to the ending keep it before
-    the new one; a name that a file system would not take, or that leads out of a folder, is changed or refused. Beside
-    the images there are ``foveate-manifest.jsonl``, with a line for each image (see :func:`manifest`),
-    ``foveate-parts.jsonl``, with what a further call needs, and ``foveate-summary.json``, whose ``root`` covers all of
-    them.
+    **Targets.** A tree has the paths of the source with the codec's own ending (with ``keep_names`` the source's), so
+    that labels by path stay. In shards, WebDataset's tar files, an image is followed by its class number as ``.cls`` if
+    that is known. An image of a Dataset is named by its number, in a folder of its class. Images that share a name up
+    to the ending keep it before the new one; a name that a file system would not take, or that leads out of a folder,
+    is changed or refused. Beside the images there are ``foveate-manifest.jsonl.gz``, with a line for each image (see
+    :func:`manifest`), ``foveate-parts.jsonl.gz``, with what a further call needs, and ``foveate-summary.json``, whose
+    ``root`` covers all of them.
 
     **Trouble.** A file that cannot be read as an image is counted, with the reason, and treated as ``others`` says. A
     worker process that dies is started again; an image over which it dies again, alone too, or that takes longer than
@@ -89,6 +91,8 @@ def compress_dataset(
         shards: write tar shards instead of a tree.
         others: what to do with files that are not readable images: ``"copy"``, ``"skip"``, or ``"refuse"``, an error.
         only_if_smaller: keep the source's bytes if they are not more, with whatever metadata they have.
+        keep_names: keep the endings of the source's files, such as ``.jpg`` for WebP, so that lists of files and
+            WebDataset's tuples stay as they are; for codecs that Pillow reads, which goes by content.
         part: images in a unit of work, and in a shard; None takes 64, or 1000 in shards. Tar shards of the source are
             units as they are.
         cache: folder of saliency maps to use, and to add to if some are missing.
@@ -106,9 +110,10 @@ def compress_dataset(
         follow_links: follow links of the source that lead out of it, and take the files that rows of a Hugging Face
             dataset name by their paths; if False, such a link is an error.
         moved: the source is the one that the target was made from, in another place.
-        progress: called with a :class:`foveate.Progress` at the start and after each part. Its steps are units: files,
-            shards, or items of a Dataset. The stage ``"saliency"``, of maps for the cache, has the units that are left;
-            ``"compress"`` includes those that an earlier run of the same plan has done, but bytes of this run only.
+        progress: called with a :class:`foveate.Progress` at the start and whenever some images are done. Its steps are
+            units: files, shards, or items of a Dataset. The stage ``"saliency"``, of maps for the cache, has the units
+            that are left; ``"compress"`` includes those that an earlier run of the same plan has done, but bytes and
+            images of this run only.
 
     Returns:
         The summary.
@@ -137,6 +142,11 @@ def compress_dataset(
     if check_number("gpus", gpus, 0) and engine != Engine.RAY:
         raise ValueError(f"gpus: only engine='ray' shares GPUs out, got {gpus}; set device alone")
     _check_control(compressor)
+    if keep_names and reader_of(compressor.codec.suffix) is not None:
+        raise ValueError(
+            f"keep_names: {compressor.codec.name} is read by its ending {compressor.codec.suffix}, which it must have; "
+            "leave keep_names out, or take another codec"
+        )
     timeout = check_number("timeout", timeout, 0, above=True)
     memory = None if memory is None else check_count("memory", memory)
     check_formats(formats)
@@ -146,10 +156,22 @@ def compress_dataset(
     if memory is None and engine == Engine.LOCAL and device is None:
         memory = _local.memory_share(_local.cpus() if workers is None else workers)
     used = compressor if cache is None else _with_cache(compressor, cache)
-    job = Job(images, store, used, shards, others, only_if_smaller, device, timeout, memory, tuple(formats))
+    job = Job(
+        images,
+        store,
+        used,
+        shards=shards,
+        others=others,
+        only_if_smaller=only_if_smaller,
+        keep_names=keep_names,
+        device=device,
+        timeout=timeout,
+        memory=memory,
+        formats=tuple(formats),
+    )
     head = _head(job, part)  # which refuses what has no identity, before anything is written
     with _locked(store):
-        todo = planned(images, store, head, used.codec.suffix, part, moved)
+        todo = planned(images, store, head, job.ending, part, moved)
         if todo is None:
             summary = Summary.load(store)
             assert summary is not None  # or there would be something to do
@@ -172,6 +194,7 @@ def _head(job: Job, part: int) -> Head:
         "shards": job.shards,
         "others": job.others.value,
         "only_if_smaller": job.only_if_smaller,
+        "keep_names": job.keep_names,
         "part": part,
         "formats": sorted(name.upper() for name in job.formats),
     }
@@ -194,17 +217,26 @@ def _fill(
 
 def _work(job: Job, todo: Todo, engine: Engine, workers: int | None, gpus: float, progress: Listener | None) -> None:
     """Do the parts that are left to do."""
-    done, source_bytes, target_bytes = todo.total - todo.units, 0, 0
-    if progress is not None:
-        progress(Progress("compress", done, todo.total))
-    parts = todo.parts()
-    reports = _local.run(job, parts, workers) if engine == Engine.LOCAL else _ray.run(job, parts, workers, gpus)
-    for report in reports:
-        assert isinstance(report, Report)  # compressing yields no batches
-        done += report.units
-        source_bytes, target_bytes = source_bytes + report.source_bytes, target_bytes + report.bytes
+    done, source_bytes, target_bytes, images = todo.total - todo.units, 0, 0, 0
+    under_way: dict[int, int] = {}
+
+    def tell() -> None:
         if progress is not None:
-            progress(Progress("compress", done, todo.total, source_bytes, target_bytes))
+            so_far = images + sum(under_way.values())
+            progress(Progress("compress", done, todo.total, source_bytes, target_bytes, job.source.unit, so_far))
+
+    tell()
+    parts = todo.parts()
+    outcomes = _local.run(job, parts, workers) if engine == Engine.LOCAL else _ray.run(job, parts, workers, gpus)
+    for outcome in outcomes:
+        if isinstance(outcome, Step):
+            under_way[outcome.number] = outcome.images
+        else:
+            assert isinstance(outcome, Report)  # compressing yields no batches
+            under_way.pop(outcome.number, None)
+            done, images = done + outcome.units, images + outcome.images
+            source_bytes, target_bytes = source_bytes + outcome.source_bytes, target_bytes + outcome.bytes
+        tell()
 
 
 def _check_control(compressor: Compressor) -> None:

@@ -50,6 +50,10 @@ class Source(Protocol):
         """Whether units are numbers, and taking an entry decodes it."""
 
     @property
+    def unit(self) -> str:
+        """The name of a unit: ``"file"``, ``"shard"`` or ``"image"``."""
+
+    @property
     def label(self) -> str:
         """A text that differs between sources."""
 
@@ -64,7 +68,7 @@ class Source(Protocol):
         """Whether a unit is taken for one image."""
 
     def assign(self, name: str, names: Names, ending: str, shards: bool) -> str:
-        """Return a new name for a unit in the target, where images get this ending."""
+        """Return a new name for a unit in the target, where images get this ending, or keep theirs if it is empty."""
 
     def reserve(self, unit: Unit, names: Names, ending: str, shards: bool) -> None:
         """Reserve the name that a unit was assigned before."""

@@ -14,7 +14,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from foveate.export._plan import Part
-from foveate.export._work import Batch, Report, Task, Work, portable
+from foveate.export._work import Batch, Report, Step, Task, Work, portable
 
 _CONTEXT = multiprocessing.get_context("spawn")
 
@@ -45,15 +45,16 @@ class Supervisor:
         self._work, self._timeout = work, timeout
         self._process: Any = None
         self._connection: Connection | None = None
+        self._lock = threading.Lock()  # who closes is another thread, which a process that just starts must not escape
         self.closed = False
         self.lost: list[PartLostError] = []
 
-    def __call__(self, part: Part, emit: "Callable[[Batch], object]" = lambda batch: None) -> Report:
+    def __call__(self, part: Part, emit: "Callable[[Batch | Step], object]" = lambda outcome: None) -> Report:
         """Do a part; if that is impossible, note it in :attr:`lost` and report nothing done.
 
         Args:
             part: the part.
-            emit: called once with each batch of the part.
+            emit: called once with each batch of the part, and with steps, which begin again where the part does.
 
         Raises:
             RuntimeError: if the process dies at its start.
@@ -117,6 +118,8 @@ class Supervisor:
                 until = None if place is None else time.monotonic() + self._timeout * count
             elif isinstance(message, bytes):
                 raise pickle.loads(message)
+            elif isinstance(message, Step):
+                self._emit(message)
             elif isinstance(message, Batch):
                 if message.number == self._emitted:  # those before it were emitted when the part was first begun
                     self._emitted += 1
@@ -131,14 +134,7 @@ class Supervisor:
         if process is not None and connection is not None and process.is_alive():
             return process, connection
         for _ in range(STARTS):
-            self._end()
-            if self.closed:
-                raise RuntimeError("workers: the run was ended")
-            connection, theirs = _CONTEXT.Pipe()
-            process = _CONTEXT.Process(target=_serve, args=(theirs, self._work), name="foveate-worker")
-            self._process, self._connection = process, connection
-            process.start()
-            theirs.close()
+            process, connection = self._start()
             wait_for([connection, process.sentinel])
             try:
                 message = connection.recv() if connection.poll() else None
@@ -155,10 +151,23 @@ class Supervisor:
             "calls this outside `if __name__ == '__main__':`, move the call inside; or take workers=0"
         )
 
+    def _start(self) -> tuple[Any, Connection]:
+        with self._lock:
+            self._end()
+            if self.closed:
+                raise RuntimeError("workers: the run was ended")
+            connection, theirs = _CONTEXT.Pipe()
+            process = _CONTEXT.Process(target=_serve, args=(theirs, self._work), name="foveate-worker")
+            process.start()
+            self._process, self._connection = process, connection
+            theirs.close()
+        return process, connection
+
     def close(self) -> None:
-        """End the process."""
-        self.closed = True
-        self._end()
+        """End the process, and let none be started."""
+        with self._lock:
+            self.closed = True
+            self._end()
 
     def _end(self) -> None:
         process, connection = self._process, self._connection

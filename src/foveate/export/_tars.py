@@ -36,6 +36,7 @@ class Shards:
     classes: tuple[str, ...] = ()
     whole: bool = True
     numbered: bool = False
+    unit: str = "shard"
 
     @property
     def label(self) -> str:
@@ -80,7 +81,10 @@ class Shards:
                     if not member.isdir():
                         path = _path_of(member, shard)
                         is_image = is_image_name(path.name)
-                        name = names.image(str(path), (ending, path.suffix)) if is_image else names.other(str(path))
+                        if is_image and ending:
+                            name = names.image(str(path), (ending, path.suffix))
+                        else:
+                            name = names.other(str(path)).removesuffix(path.suffix if is_image else "")
                         content = partial(self._content, tar, member, is_image)
                         yield Entry(f"{shard}:{path}", folder + name, path.suffix, content, is_image, unit=shard)
 

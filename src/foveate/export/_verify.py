@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +15,7 @@ from foveate.export._check import Problem, check_files, check_line, check_shard,
 from foveate.export._index import Index
 from foveate.export._layout import LOCK, MANIFEST, PARTS, SUMMARY
 from foveate.export._manifest import hash_of, read_summary
+from foveate.export._packed import TornError, opened
 from foveate.export._plan import PLAN, PartsFile
 from foveate.export._store import Store
 
@@ -63,8 +65,7 @@ def verify(
     """
     threads = check_count("threads", threads)
     store = Store(target)
-    if not store.exists(MANIFEST):
-        raise ValueError(_UNFINISHED.format(store.url, MANIFEST))
+    _check_finished(store)
     steps = _Steps(None if progress is None else _count(store), progress)
     with Index() as written, Index() as shards:
         problems = list(_bookkeeping(store, shards, root))
@@ -83,15 +84,23 @@ def count_files(target: str | Path) -> int:
         ValueError: if the target has no manifest.
     """
     store = Store(target)
-    try:
-        return _lines_with_files(store)
-    except FileNotFoundError:
-        raise ValueError(_UNFINISHED.format(store.url, MANIFEST)) from None
+    _check_finished(store)
+    return _lines_with_files(store)
+
+
+def _check_finished(store: Store) -> None:
+    if not store.exists(MANIFEST):
+        with suppress(FileNotFoundError, TornError):
+            read_summary(store)  # which says so if another version wrote it
+        raise ValueError(f"target: {store.url} has no {MANIFEST}; is its export finished?")
 
 
 def _lines_with_files(store: Store) -> int:
-    with store.open(MANIFEST) as stream:
-        return sum(b'"target":' in line for line in stream)
+    count = 0
+    with suppress(TornError), opened(store, MANIFEST) as stream:
+        for line in stream:
+            count += b'"target":' in line
+    return count
 
 
 def _count(store: Store) -> int | None:
@@ -118,10 +127,7 @@ class _Steps:
             self._new.popleft()
             self._done += 1
             if self._progress is not None:
-                self._progress(Progress("verify", self._done, self._total))
-
-
-_UNFINISHED = "target: {} has no {}; is its export finished?"
+                self._progress(Progress("verify", self._done, self._total, unit="file"))
 
 
 def _bookkeeping(store: Store, shards: Index, root: str | None) -> Iterator[Problem]:
@@ -162,7 +168,7 @@ def _bookkeeping(store: Store, shards: Index, root: str | None) -> Iterator[Prob
 def _lines(store: Store, problems: list[Problem]) -> Iterator[Line]:
     """Yield the lines of the manifest that have files, and note those that are damaged."""
     try:
-        with store.open(MANIFEST) as stream:
+        with opened(store, MANIFEST) as stream:
             for number, raw in enumerate(stream, 1):
                 try:
                     line = json.loads(raw)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from foveate.export._choices import Kind
 from foveate.export._plan import Part
 
 Note = Callable[[int | None, int], None]
@@ -50,6 +51,11 @@ class Report:
     source_bytes: int = 0
     bytes: int = 0
 
+    @property
+    def images(self) -> int:
+        """How many images there were, also those that failed."""
+        return sum(count for kind, count in self.kinds.items() if kind not in (Kind.COPIED, Kind.SKIPPED))
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -57,6 +63,14 @@ class Batch:
 
     number: int
     content: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """How many images of a part, which is not done, were worked on so far."""
+
+    number: int
+    images: int
 
 
 class Work(Protocol):
@@ -70,8 +84,8 @@ class Work(Protocol):
     def memory(self) -> int | None:
         """Bytes that such a process may hold, if the system has a limit for that; None sets none."""
 
-    def worker(self, note: Note = no_note) -> "Callable[[Task], Iterator[Report | Batch]]":
-        """Return what does a task: it yields batches, if any, and at last a report."""
+    def worker(self, note: Note = no_note) -> "Callable[[Task], Iterator[Report | Batch | Step]]":
+        """Return what does a task: it yields batches and steps, if any, and at last a report."""
 
 
 def pickled(work: Work, dumps: Callable[[Any], bytes] = pickle.dumps) -> bytes:

@@ -19,13 +19,15 @@ from foveate.export._reading import GROUP, Entries, Loaded, groups
 from foveate.export._source import Entry, Source
 from foveate.export._store import Store
 from foveate.export._targets import Nowhere, Put, Shard, Sink, Tree
-from foveate.export._work import Note, Report, Task, no_note
+from foveate.export._work import Note, Report, Step, Task, no_note
 from foveate.images import image_hash
 from foveate.rate_control import Controlled
 
 _BUILDING = 10
 """Building the models may take the time of this many images."""
 
+_DIGITS = 6
+"""Of a witness's confidence in the manifest."""
 _CURE = "others='copy' or 'skip' goes on without it"
 
 
@@ -44,6 +46,7 @@ class Job:
         shards: write tar shards, not a tree.
         others: what to do with other files.
         only_if_smaller: keep the source's bytes if they are not more.
+        keep_names: keep the endings of the source's files.
         device: for the compressor's models.
         timeout: see :class:`foveate.export._work.Work`.
         memory: see :class:`foveate.export._work.Work`.
@@ -56,10 +59,16 @@ class Job:
     shards: bool = False
     others: Others = Others.COPY
     only_if_smaller: bool = False
+    keep_names: bool = False
     device: str | None = None
     timeout: float = 60.0
     memory: int | None = None
     formats: tuple[str, ...] = ()
+
+    @property
+    def ending(self) -> str:
+        """Of compressed images; empty where they keep that of their files."""
+        return "" if self.keep_names else self.compressor.codec.suffix
 
     def worker(self, note: Note = no_note) -> "Worker":
         return Worker(self, note)
@@ -80,7 +89,7 @@ class Worker:
         if job.device is not None:
             job.compressor.to(job.device)
 
-    def __call__(self, task: Task) -> Iterator[Report]:
+    def __call__(self, task: Task) -> Iterator[Report | Step]:
         """Do a part, and write its record last, when all of it is on the disk.
 
         Raises:
@@ -90,16 +99,20 @@ class Worker:
             Exception: what the compressor raises on any image.
         """
         job, part = self.job, task.part
-        entries = Entries(job.source, task, job.compressor.codec.suffix, self._note)
+        entries = Entries(job.source, task, job.ending, self._note)
         with self._sink(task) as sink:
             lines: list[dict[str, Any]] = []
             again: list[str] = []
+            count = 0
             for group in groups(entries, job.formats, self._note, GROUP if task.try_only is None else 1):
                 for line, unit in self._finish(group, sink):
                     lines.append(line)
                     denied = line.pop("denied", False)
                     if line["kind"] in UNWRITTEN or (line["kind"] == Kind.UNREADABLE and denied):
                         again.append(unit)
+                    count += line["kind"] not in (Kind.COPIED, Kind.SKIPPED)
+                if task.try_only is None:
+                    yield Step(part.number, count)
         if task.try_only is None:
             digest = hashlib.sha256(joined(lines)).hexdigest()
             done = Done(part, len(lines), digest, tuple(dict.fromkeys(again)), sink.shard)
@@ -168,13 +181,14 @@ class Worker:
             put = sink.put(entry.stem + entry.suffix, data)
             line = self._line(loaded, Kind.KEPT, source_bytes, put) | {"size": list(encoded.size)}
         else:
-            put = sink.put(entry.stem + encoded.codec.suffix, encoded.data)
+            put = sink.put(entry.stem + (self.job.ending or entry.suffix or encoded.codec.suffix), encoded.data)
             line = self._line(loaded, Kind.COMPRESSED, source_bytes, put) | {"size": list(encoded.size)}
             if loaded.frames > 1:
                 line["frames"] = loaded.frames
             line |= {"settings": encoded.settings, "met": encoded.met}
         if isinstance(encoded, Controlled):
-            line |= {"clean": list(encoded.clean), "final": list(encoded.final), "tried": encoded.tried}
+            clean, final = ([round(p, _DIGITS) for p in answers] for answers in (encoded.clean, encoded.final))
+            line |= {"clean": clean, "final": final, "tried": encoded.tried}
         sidecars: list[Put] = []
         if entry.label is not None and self.job.shards:
             sidecars.append(sink.put(f"{entry.stem}.cls", str(entry.label).encode()))

@@ -113,7 +113,7 @@ def fit(
             nn.utils.clip_grad_norm_(parameters, _CLIP)
             optimizer.step()
             if progress is not None:
-                progress(Progress("fit", step + 1, steps))
+                progress(Progress("fit", step + 1, steps, unit="step"))
     editor.networks = tuple(classifier.name for classifier in classifiers)
     return editor.eval().requires_grad_(False)
 
