@@ -1,8 +1,11 @@
 """The answer first: how small the images get, whether the answers stay, and the command that does it."""
 
+import base64
 import csv
+import io
 import json
 import os
+import re
 import shlex
 import subprocess
 from argparse import Namespace
@@ -321,8 +324,17 @@ class TestInANotebook:
         text = "(20 images before scene_net, scene_net_small: 3 points, jpeg alone)"
         assert (repr(evaluation), repr(evaluation.results)) == (f"Evaluation{text}", f"Results{text}")
 
-    def test_an_evaluation_shows_itself(self, evaluation):
-        shown = evaluation._repr_html_()
+    def test_a_bitstream_shows_itself(self):
+        for pixels in (torch.rand(3, 40, 700), torch.rand(1, 40, 50)):
+            encoded = Compressor("webp:50", scale=0.9).encode([pixels])[0]
+            shown = encoded._repr_html_()
+            assert shown.startswith(f"<p>Encoded({len(encoded.data):,} bytes of webp:50, 40×")
+            data = base64.b64decode(re.search("base64,([^']+)'", shown)[1])
+            assert Image.open(io.BytesIO(data)).width == (512 if pixels.shape[2] == 700 else 45)
+
+    @pytest.mark.parametrize("of", ["evaluation", "results"])
+    def test_an_evaluation_shows_itself(self, evaluation, of):
+        shown = (evaluation if of == "evaluation" else evaluation.results)._repr_html_()
         assert shown.count("<tr>") == 1 + 3
         assert "your files as they are on disk" in shown
         assert shown.count("<svg") == 1

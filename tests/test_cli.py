@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import re
@@ -7,18 +8,20 @@ import sys
 
 import numpy as np
 import pytest
+import torchvision
 from conftest import RECIPES
 from PIL import Image
 
 from foveate import Compressor, __version__
 from foveate.cli import main
 from foveate.cli._main import _parser
-from foveate.cli._options import number, numbers
+from foveate.cli._options import KEEP_NAMES, keep_name, networks_of_torchvision, number, numbers
 from foveate.codecs import CODECS
 from foveate.demo import Scenes
 from foveate.evaluation import Results
 from foveate.export import compress_dataset
 from foveate.models import Classifier
+from foveate.rate_control import as_criteria
 
 NET = "foveate.demo:scene_net"
 SMALL = "foveate.demo:scene_net:scene_net_small"
@@ -318,9 +321,12 @@ class TestEvaluate:
         ("arguments", "words"),
         [
             (["evaluate", "."], "--model"),
-            (["evaluate", ".", "--model", "m", "--quality", "a,b"], "--quality: expected numbers"),
-            (["evaluate", ".", "--model", "m", "--saliency", "{method"], "--saliency: neither YAML nor JSON"),
-            (["evaluate", ".", "--model", "m", "--saliency", "{model: m}"], "--saliency: give the model by --model"),
+            (["evaluate", ".", "--model", "resnet18", "--quality", "a,b"], "--quality: expected numbers"),
+            (["evaluate", ".", "--model", "resnet18", "--saliency", "{method"], "--saliency: neither YAML nor JSON"),
+            (
+                ["evaluate", ".", "--model", "resnet18", "--saliency", "{model: m}"],
+                "--saliency: give the model by --model",
+            ),
         ],
     )
     def test_wrong_usage(self, arguments, words, capsys):
@@ -393,7 +399,7 @@ class TestSaliency:
             options = [*self.TINY, "--saliency", saliency, "--codec", "jpeg:80", "--sigma", 12, "--workers", workers]
             code, output, complaint = run(capsys, "compress", tiny_tree, out, *options)
             assert code == 0, complaint
-            assert "5 compressed" in output
+            assert "5 images compressed" in output
             sizes.append(sum(path.stat().st_size for path in out.rglob("*.jpg")))
         # Integrated gradients are small where an image is close to gray, so that more of it is smoothed.
         assert sizes[0] < sizes[1]
@@ -593,12 +599,29 @@ class TestSlips:
             (["compress", ".", "out", "--witness", "lpips:none.py:net"], "--witness: there is no file none.py"),
             (["compress", ".", "out", "--edit-with", "none.safetensors"], "there is no file none.safetensors"),
             (["compres", ".", "out"], "invalid choice: 'compres'"),
+            (["evaluate", ".", "--model", "resnet19"], "--model: torchvision has no 'resnet19'; did you mean resnet1"),
+            (["evaluate", ".", "--model", "resnet18", "--judge", "vgg-16"], "--judge: torchvision has no 'vgg-16'"),
+            (["compress", ".", "out", "--witness", "mobilenetv2"], "did you mean mobilenet_v2"),
+            (["compress", ".", "out", "--codec", "webp:400"], "--codec: 'webp:400': quality: WebP takes 0 to 100"),
+            (["compress", ".", "out", "--codec", "jpeg:qualty=3"], "it has quality, subsampling"),
+            (["evaluate", ".", "--model", "resnet18", "--codec", "jpeg:0"], "quality: JPEG takes 1 to 95, got 0"),
+            (["compress", ".", "out", "--quality", "300"], "quality: WebP takes 0 to 100, got 300"),
+            (["evaluate", ".", "--model", "resnet18", "--quality", "20,300"], "quality: JPEG takes 1 to 95, got 300"),
+            (["compress", ".", "out", "--scale", "2"], "--scale: expected a number above 0, at most 1, got 2"),
+            (["compress", ".", "out", "--strength", "50"], "--strength: expected a number from 0 to 1, got 50"),
+            (["compress", ".", "out", "--strength", "0.5"], "--strength: the pre-filter needs --model"),
+            (["compress", ".", "out", "--keep", "same"], "--keep: whose answer?"),
+            (["compress", ".", "out", "--keep", "p90"], "--keep: p takes a share above 0, up to 1, such as p0.9"),
+            (["compress", ".", "out", "--keep", "kl"], "--keep: kl takes a number, such as kl0.3, got 'kl'"),
+            (["compress", ".", "out", "--keep", "robust30"], "or a share of answers from 50 to below 100, such as"),
+            (["compress", ".", "out", "--keep", "same1"], "--keep: same takes no number, got 'same1'"),
+            (["compress", ".", "out", "--keep", "top5"], "there is no criterion 'top' in 'top5'; did you mean top1?"),
         ],
     )
     def test_is_told_at_once(self, words, cure):
         code = (
             "import sys\n"
-            "sys.modules['torch'] = sys.modules['torchvision'] = None  # cannot be imported\n"
+            "sys.modules['torch'] = None  # cannot be imported, nor what needs it\n"
             "from foveate.cli import main\n"
             f"sys.exit(main({words!r}))"
         )
@@ -608,13 +631,27 @@ class TestSlips:
         assert done.stderr.count("\n") == 1
 
     def test_its_names_are_those_of_the_package(self):
-        from foveate.cli._options import CODEC_NAMES, KEEP_NAMES
+        from foveate.cli._options import CODEC_NAMES
         from foveate.rate_control._criteria import CRITERIA, PRESETS
 
         assert set(CODEC_NAMES) <= set(CODECS.names())
         assert {name for name in CODECS.names() if CODECS[name].__module__.startswith("foveate.")} == set(CODEC_NAMES)
         assert set(KEEP_NAMES) <= {*CRITERIA.names(), *PRESETS}
         assert set(PRESETS) < set(KEEP_NAMES)
+
+    @pytest.mark.parametrize("name", KEEP_NAMES)
+    @pytest.mark.parametrize("bound", ["", "0", "0.2", "1", "1.5", "10", "11", "49", "50", "99.5", "100"])
+    def test_a_bound_is_taken_where_the_library_takes_it(self, name, bound):
+        try:
+            as_criteria(f"{name}{bound}")
+        except ValueError:
+            with pytest.raises(argparse.ArgumentTypeError):
+                keep_name(f"{name}{bound}")
+        else:
+            assert keep_name(f"{name}{bound}") == f"{name}{bound}"
+
+    def test_networks_of_torchvision_are_known(self):
+        assert networks_of_torchvision() == set(torchvision.models.list_models())
 
     def test_ranges(self):
         assert numbers(number)("20:60:10,75") == [20, 30, 40, 50, 60, 75]
@@ -701,3 +738,52 @@ def test_help_has_an_example_that_parses(command, tmp_path, monkeypatch, capsys)
     words = shlex.split(example[1])[1:]
     assert words[0] == command
     assert _parser().parse_args(words).prepare is not None
+
+
+class TestCompletion:
+    """As bash itself does it, with the script that is printed."""
+
+    @pytest.fixture(scope="class")
+    def complete(self, tmp_path_factory):
+        pytest.importorskip("shtab")
+        script = tmp_path_factory.mktemp("completion") / "foveate.bash"
+        done = subprocess.run([sys.executable, "-m", "foveate", "completion", "bash"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        asked = ['COMP_WORDS=("$@")', "COMP_CWORD=$(($#-1))", "_shtab_foveate", 'printf "%s\\n" "${COMPREPLY[@]}"']
+        script.write_text("\n".join([done.stdout, *asked]))
+
+        def run(*words):
+            done = subprocess.run(
+                ["bash", script, "foveate", *words], capture_output=True, text=True, cwd=script.parent
+            )
+            assert done.returncode == 0, done.stderr
+            return set(done.stdout.split())
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("words", "completed"),
+        [
+            (["comp"], {"compress", "compare", "completion"}),
+            (["compress", "a", "b", "--keep-"], {"--keep-names"}),
+            (["compress", "a", "b", "--codec", "jpeg"], {"jpeg", "jpeg2000"}),
+            (["compress", "a", "b", "--keep", "s"], {"same", "safe"}),
+            (["compress", "a", "b", "--engine", ""], {"local", "ray"}),
+            (["verify", "fov"], {"foveate.bash"}),
+        ],
+    )
+    def test_of_bash(self, complete, words, completed):
+        assert complete(*words) == completed
+
+    @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+    def test_other_shells_have_the_commands(self, capsys, shell):
+        pytest.importorskip("shtab")
+        code, script, _ = run(capsys, "completion", shell)
+        assert code == 0
+        assert all(word in script for word in ("compress", "keep-names", "calibrate"))
+
+    def test_without_the_library(self, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "shtab", None)
+        code, _, complaint = run(capsys, "completion", "bash")
+        assert code == 2
+        assert 'shtab is not installed; pip install "shtab' in complaint

@@ -232,7 +232,7 @@ class TestHuggingFace:
             main(["compress", str(tmp_path / "saved"), str(tmp_path / "out"), "--codec", "webp:60", "--workers", "1"])
             == 0
         )
-        assert "4 compressed" in capsys.readouterr().out
+        assert "4 images compressed" in capsys.readouterr().out
         assert snapshot(tmp_path / "saved") == before
         compress_dataset(data, tmp_path / "python", Compressor("webp:60"), workers=0)
         assert (

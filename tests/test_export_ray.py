@@ -292,8 +292,10 @@ class TestRoom:
         monkeypatch.setattr(engine.tqdm, "write", write)
         late = threading.Timer(60, ray.kill, [other])
         late.start()
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # off where tests run in the background
         with pytest.raises(KeyboardInterrupt):
             compress_dataset(Troubled(2), tmp_path / "out", Compressor("jpeg"), engine="ray", workers=1)
+        signal.signal(signal.SIGINT, handler)
         late.cancel()
         ray.kill(other)
         assert output == ["ray: waits for actors of 1 CPU: 0 of 1 are at work; the cluster has 0 of 3 CPUs free"]
@@ -356,7 +358,7 @@ class TestDriver:
             Troubled(40), target, Compressor("webp:60"), part=2, workers=0, moved=True,
             progress=seen.append,
         )  # fmt: skip
-        assert len(seen[1:]) == 20 - begun
+        assert len({step.done for step in seen}) - 1 == 20 - begun
         compress_dataset(Troubled(40), tmp_path / "local", Compressor("webp:60"), part=2, workers=0)
         assert content(snapshot(target)) == content(snapshot(tmp_path / "local"))
 

@@ -189,7 +189,7 @@ class TestS3:
         assert "10 images have maps" in capsys.readouterr().out
         words = ["compress", f"{bucket}/in", f"{bucket}/out", "--workers", "1", "--cache", str(tmp_path / "maps")]
         assert main([*words, *model]) == 0
-        assert "10 compressed" in capsys.readouterr().out
+        assert "10 images compressed" in capsys.readouterr().out
         assert main(["verify", f"{bucket}/out"]) == 0
         assert main(["verify", f"{bucket}/in"]) == 2
         assert "is its export finished?" in capsys.readouterr().err
@@ -353,7 +353,10 @@ def _one_line(capsys):
 @pytest.mark.parametrize("command", ["compress", "saliency", "verify"])
 @pytest.mark.parametrize(
     ("url", "output"),
-    [("gs://bucket/in", "Please install gcsfs"), ("nosuch://in", "Protocol not known: nosuch")],
+    [
+        ("gs://bucket/in", 'its driver is not installed; pip install "gcsfs>=2024.2"'),
+        ("nosuch://in", "Protocol not known: nosuch"),
+    ],
 )
 def test_drivers_that_are_not_there(command, url, output, tmp_path, capsys):
     words = [command, url] if command == "verify" else [command, url, str(tmp_path / "out")]

@@ -162,7 +162,7 @@ class TestCriteria:
         lead = torch.tensor([0.1, 2.5, -0.2])
         for text, expected in {
             "top1": [True, True, False],
-            **{f"p{r}": (share >= r).tolist() for r in (0.3, 0.7, 0.99, 1.01)},
+            **{f"p{r}": (share >= r).tolist() for r in (0.3, 0.7, 0.99, 1)},
             **{f"kl{b}": (divergence <= b).tolist() for b in (0.01, 0.05, 0.1, 0.5)},
             **{f"margin{m}": (lead >= m).tolist() for m in (0.05, 0.2, 3)},
         }.items():
@@ -181,7 +181,7 @@ class TestCriteria:
         assert RateControl(NET, text).keeps == text
 
     @pytest.mark.parametrize(
-        "text", ["", "robust", "top5", "p", "kl", "p-1", "p0", "kl0.2.1", "0.5", "top11", "pinf", "top1+"]
+        "text", ["", "robust", "top5", "p", "kl", "p-1", "p0", "kl0.2.1", "0.5", "top11", "pinf", "p90", "top1+"]
     )
     def test_what_is_not_a_criterion_s_string(self, text):
         with pytest.raises(ValueError, match="keep"):
@@ -249,7 +249,7 @@ class TestChoice:
 
     def test_the_finest_point_is_the_flagged_fallback(self, scenes):
         for settings in ({}, {"exhaustive": True}, {"tries": 1}):
-            chosen = Compressor("jpeg", control=control("p1000", **settings)).encode(scenes[:3])
+            chosen = Compressor("jpeg", control=control("margin1000", **settings)).encode(scenes[:3])
             assert [encoded.met for encoded in chosen] == [False] * 3
             assert [encoded.data for encoded in chosen] == [
                 encoded.data for encoded in Compressor("jpeg:60").encode(scenes[:3])

@@ -1,5 +1,8 @@
 """The compressor: images to bitstreams of a standard codec, and back to images of source size."""
 
+import base64
+import html
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
@@ -7,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from foveate._checks import check_number
@@ -20,6 +24,9 @@ from foveate.saliency import Saliency, SaliencySpec, as_saliency, check_maps
 from foveate.sweep import Sweep, downscaled
 
 __all__ = ["Compressor", "Control", "Encoded"]
+
+_SHOWN = 512
+"""The longest side of a decoded image in a notebook, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,16 @@ class Encoded:
         parts = [f"{len(self.data):,} bytes of {self.codec}", f"{height}×{width}", f"{self.bpp:.3f} bpp"]
         parts += [f"strength {self.strength:g}"] * (self.strength > 0) + [f"scale {self.scale:g}"] * (self.scale < 1)
         return f"{type(self).__name__}({', '.join(parts + ['not met'] * (not self.met))})"
+
+    def _repr_html_(self) -> str:
+        """What it says, above the decoded image as it is stored, for a notebook."""
+        pixels = self.codec.decode(self.data)
+        image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+        image.thumbnail((_SHOWN, _SHOWN))
+        png = io.BytesIO()
+        image.save(png, "PNG")
+        shown = base64.b64encode(png.getvalue()).decode()
+        return f"<p>{html.escape(repr(self))}</p><img alt='decoded' src='data:image/png;base64,{shown}'>"
 
 
 class Control(ABC):

@@ -24,6 +24,7 @@ from foveate.cli._options import (
     existing_folder,
     model_name,
     numbers,
+    strength,
     witness_name,
 )
 from foveate.cli._output import progress_bars
@@ -53,7 +54,9 @@ def add_parser(commands: Commands) -> None:
         "--model", type=model_name, metavar="M", help="makes the saliency maps (default: the first witness)"
     )
     parser.add_argument("--codec", type=codec_name, default="jpeg", help="short string (default: %(default)s)")
-    parser.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
+    parser.add_argument(
+        "--strength", type=numbers(strength), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5"
+    )
     add_prefilter(parser)
     add_saliency(parser)
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images, spread evenly over the folders")

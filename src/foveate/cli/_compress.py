@@ -27,12 +27,15 @@ from foveate.cli._options import (
     model_name,
     number,
     numbers,
+    share,
+    strength,
     witness_name,
 )
 from foveate.cli._output import EXPECTED, complain, progress_bars
 from foveate.cli._picture import codec_of, is_picture, picture_job
 
 if TYPE_CHECKING:
+    from foveate.codecs import Codec
     from foveate.compressor import Compressor
     from foveate.export import Summary
     from foveate.rate_control import RateControl
@@ -83,11 +86,11 @@ def _add_point(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", type=model_name, metavar="M", help="makes the saliency maps (default: no pre-filter)")
     group.add_argument(
         "--strength",
-        type=numbers(float),
+        type=numbers(strength),
         help="of the pre-filter, 0 to 1; with --keep several to choose from (default: 0.5 with --model or --saliency, "
         "else 0)",
     )
-    group.add_argument("--scale", type=float, default=1.0, help="stored side over source side (default: 1)")
+    group.add_argument("--scale", type=share, default=1.0, help="stored side over source side (default: 1)")
     add_prefilter(parser)
     add_saliency(parser, default=None)
     group.add_argument(
@@ -254,43 +257,49 @@ def _compress(args: argparse.Namespace, compressor: "Compressor", device: str | 
 
 def _compressor(args: argparse.Namespace) -> "Compressor":
     """The compressor of an export, its models by recipe."""
-    from foveate.codecs import as_codec
-    from foveate.compressor import Compressor
-
     guided = args.model is not None or args.saliency is not None
     strengths = args.strength or [0.5 if guided or edits(args) else 0.0]
-    codec = as_codec(args.codec or "webp")
-    if args.quality is not None:
-        if args.keep is not None:
-            raise ValueError("--quality: --keep chooses it")
-        codec = codec.with_quality(args.quality)
+    codec = _codec(args, guided, strengths)  # before torch is imported
+
+    from foveate.compressor import Compressor
+
     saliency = _saliency(args) if guided else None
     prefilter = None
     if max(strengths) > 0:
-        if saliency is None and not edits(args):
-            raise ValueError("--strength: the pre-filter needs --model to make maps")
         prefilter = build_prefilter(args, saliency, max(strengths))
-    if codec.needs_saliency and saliency is None:
-        raise ValueError(f"--codec: {codec} needs maps; give --model to make them")
     codec_saliency = saliency if codec.needs_saliency else None
     if args.keep is not None:
         return Compressor(codec, prefilter, saliency=codec_saliency, control=_control(args, strengths))
-    if len(strengths) > 1:
-        raise ValueError(f"--strength: several are for --keep to choose from, got {strengths}")
     return Compressor(codec, prefilter, scale=args.scale, saliency=codec_saliency)
+
+
+def _codec(args: argparse.Namespace, guided: bool, strengths: list[float]) -> "Codec":
+    """The codec of an export, if the options go together."""
+    from foveate.codecs import as_codec
+
+    codec = as_codec(args.codec or "webp")
+    if args.keep is None:
+        if len(strengths) > 1:
+            raise ValueError(f"--strength: several are for --keep to choose from, got {strengths}")
+    elif args.quality is not None:
+        raise ValueError("--quality: --keep chooses it")
+    elif args.scale != 1:
+        raise ValueError("--scale: --keep chooses it")
+    elif not args.witness and args.model is None:
+        raise ValueError("--keep: whose answer? give --witness or --model")
+    if max(strengths) > 0 and not guided and not edits(args):
+        raise ValueError("--strength: the pre-filter needs --model to make maps")
+    if codec.needs_saliency and not guided:
+        raise ValueError(f"--codec: {codec} needs maps; give --model to make them")
+    return codec if args.quality is None else codec.with_quality(args.quality)
 
 
 def _control(args: argparse.Namespace, strengths: list[float]) -> "RateControl":
     """The rate control of ``--keep``, its witnesses by recipe."""
     from foveate.rate_control import Calibration, RateControl
 
-    if args.scale != 1:
-        raise ValueError("--scale: --keep chooses it")
-    specs = args.witness or [args.model]
-    if specs == [None]:
-        raise ValueError("--keep: whose answer? give --witness or --model")
     return RateControl(
-        [witness_of(spec, args) for spec in specs],
+        [witness_of(spec, args) for spec in args.witness or [args.model]],
         args.keep,
         strengths=sorted({0.0, *strengths}),
         floor=args.floor,

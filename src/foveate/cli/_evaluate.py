@@ -35,6 +35,8 @@ from foveate.cli._options import (
     new_file,
     number,
     numbers,
+    share,
+    strength,
     witness_name,
 )
 from foveate.cli._output import print_where
@@ -128,8 +130,10 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
         help="default: that of the codec's string, or else a few of its own (jpeg: 12,25,50,75), and coarser ones "
         "while those keep 98 %% of the answers",
     )
-    group.add_argument("--strength", type=numbers(float), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5")
-    group.add_argument("--scale", type=numbers(float), default=[1.0], help="stored side over source side, default: 1")
+    group.add_argument(
+        "--strength", type=numbers(strength), default=[0.0, 0.5], help="of the pre-filter, default: 0,0.5"
+    )
+    group.add_argument("--scale", type=numbers(share), default=[1.0], help="stored side over source side, default: 1")
     add_prefilter(parser)
     add_saliency(parser)
     group.add_argument(
@@ -172,15 +176,16 @@ def _add_rate_control(parser: argparse.ArgumentParser) -> None:
 
 def prepare(args: argparse.Namespace) -> Callable[[], None]:
     """Check the options, and build the models; return the job."""
-    from foveate.evaluation import SampleFolder, baselines_for
-
     args.codec = args.codec or ["jpeg"]
     codecs = list(dict.fromkeys(_at_each_quality(args.codec, args.quality)))
     for codec in codecs:
         codec.library()
-    samples = SampleFolder(args.images, args.limit, args.formats)
     if args.resamples < 1:
         raise ValueError(f"--resamples: expected at least 1, got {args.resamples}")
+
+    from foveate.evaluation import SampleFolder, baselines_for  # with torch, which takes seconds
+
+    samples = SampleFolder(args.images, args.limit, args.formats)
     witnesses = (args.witness or [args.model]) if args.keep else []
     judges = _judges(args, [*witnesses, *_edited_for(args)])
     maker = judges[0].classifier
@@ -347,7 +352,7 @@ def _recorded(args: argparse.Namespace, codecs: "Sequence[Codec]", saliency: "Sa
     """The options, for the results."""
     from foveate.saliency import LayerSaliency
 
-    settings = {name: _as_recorded(value) for name, value in vars(args).items() if name != "prepare"}
+    settings = {name: _as_recorded(value) for name, value in vars(args).items() if name not in ("prepare", "root")}
     layer = saliency.layer_name if isinstance(saliency, LayerSaliency) else None
     settings |= {"codec": [str(codec) for codec in codecs], "layer": layer}
     for name in (

@@ -8,11 +8,22 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from foveate import __version__
-from foveate.cli import _calibrate, _codecs, _compare, _compress, _demo, _evaluate, _fit, _saliency, _verify
+from foveate.cli import (
+    _calibrate,
+    _codecs,
+    _compare,
+    _completion,
+    _compress,
+    _demo,
+    _evaluate,
+    _fit,
+    _saliency,
+    _verify,
+)
 from foveate.cli._config import with_config
 from foveate.cli._output import EXPECTED, complain
 
-_COMMANDS = (_demo, _evaluate, _compress, _verify, _saliency, _calibrate, _fit, _compare, _codecs)
+_COMMANDS = (_demo, _evaluate, _compress, _verify, _saliency, _calibrate, _fit, _compare, _codecs, _completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Make images cheap to send and store for the network that will look at them.",
     )
     parser.add_argument("--version", action="version", version=f"foveate {__version__}")
-    parser.set_defaults(prepare=lambda _: parser.print_help)
+    parser.set_defaults(prepare=lambda _: parser.print_help, root=parser)
     commands = parser.add_subparsers(metavar="COMMAND")
     for command in _COMMANDS:
         command.add_parser(commands)

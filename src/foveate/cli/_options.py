@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
 CODEC_NAMES = ("jpeg", "jpeg2000", "webp", "avif", "jxl", "hevc")
 KEEP_NAMES = ("same", "confident", "safe", "top1", "p", "kl", "margin", "robust")
+_BOUNDED = {"p": "p0.9", "kl": "kl0.3", "margin": "margin1", "robust": "robust95"}
 """What Foveate itself has, known without importing it, so that a slip of the pen is told at once."""
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -23,6 +25,22 @@ def number(text: str) -> float:
         return int(text)
     except ValueError:
         return float(text)
+
+
+def share(text: str) -> float:
+    """Read a number above 0, at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, at most 1, got {text}")
+    return value
+
+
+def strength(text: str) -> float:
+    """Read a number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text}")
+    return value
 
 
 def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
@@ -78,12 +96,32 @@ def model_name(text: str) -> str:
         existing_file(match[1])
     elif text.endswith(".py"):
         raise argparse.ArgumentTypeError(f"{text} is a file; name a function in it that returns the model: {text}:NAME")
+    elif re.fullmatch(r"[\w-]+", text) and (names := networks_of_torchvision()) and text not in names:
+        similar = difflib.get_close_matches(text, names, n=2)
+        hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
+        raise argparse.ArgumentTypeError(
+            f"torchvision has no {text!r}{hint} (for your own: FILE.py:FUNCTION or package.module:FUNCTION)"
+        )
     return text
+
+
+def networks_of_torchvision() -> set[str]:
+    """Return the names of the networks that torchvision registers, from its files, as importing it takes seconds.
+
+    None if it is not installed, or keeps them elsewhere: then whoever builds the network tells what there is.
+    """
+    spec = find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return set()
+    registered = re.compile(r'^@register_model\((?:name="(\w+)")?\)$.*?^def (\w+)\(', re.MULTILINE | re.DOTALL)
+    files = (Path(spec.origin).parent / "models").rglob("*.py")
+    return {name or function for file in files for name, function in registered.findall(file.read_text("utf-8"))}
 
 
 def witness_name(text: str) -> str:
     """Read the name of a witness: a model, or one without classes, which may have a model."""
-    model_name(re.sub(r"^(lpips|embedding):", "", text))
+    if text not in ("lpips", "ms-ssim"):
+        model_name(re.sub(r"^(lpips|embedding):", "", text))
     return text
 
 
@@ -93,19 +131,53 @@ def edited_with_name(text: str) -> str:
 
 
 def codec_name(text: str) -> str:
-    """Read the short string of a codec, of which only the name is checked here, without importing any."""
+    """Read the short string of a codec, which is checked here, as that takes no torch."""
     _check_name(text.partition(":")[0], CODEC_NAMES, "foveate.codecs", "codec", text)
+    if text.partition(":")[0] in CODEC_NAMES:  # an other package's may take anything
+        from foveate.codecs import as_codec
+
+        try:
+            as_codec(text)
+        except (ValueError, TypeError) as error:
+            raise argparse.ArgumentTypeError(f"{text!r}: {str(error).removeprefix('codec: ')}") from None
     return text
 
 
 def keep_name(text: str) -> str:
-    """Read criteria joined by ``+``, of which only the names are checked here."""
+    """Read criteria joined by ``+``, of which only names and bounds are checked here, without importing any."""
     for part in text.split("+"):
         name = part.strip()
-        bare = re.sub(r"(\d+\.?\d*|\.\d+)$", "", name)
-        if name not in {*KEEP_NAMES, *(point.name for point in entry_points(group="foveate.criteria"))}:
-            _check_name(bare, KEEP_NAMES, "foveate.criteria", "criterion", text)
+        bound = re.search(r"(\d+\.?\d*|\.\d+)$", name)
+        if name in KEEP_NAMES and name not in _BOUNDED:
+            continue
+        if any(point.name == name for point in entry_points(group="foveate.criteria")):
+            continue
+        bare = name[: bound.start()] if bound else name
+        _check_name(bare, KEEP_NAMES, "foveate.criteria", "criterion", text)
+        if bare in KEEP_NAMES:
+            _check_bound(bare, float(bound[0]) if bound else None, text)
     return text
+
+
+def _check_bound(name: str, bound: float | None, text: str) -> None:
+    if name not in _BOUNDED:
+        if bound is not None:
+            raise argparse.ArgumentTypeError(f"{name} takes no number, got {text!r}")
+        return
+    example = _BOUNDED[name]
+    if bound is None:
+        raise argparse.ArgumentTypeError(f"{name} takes a number, such as {example}, got {text!r}")
+    if name == "robust":
+        fits, wish = (
+            0 < bound <= 10 or 50 <= bound < 100,
+            "a price up to 10, or a share of answers from 50 to below 100",
+        )
+    elif name == "p":
+        fits, wish = 0 < bound <= 1, "a share above 0, up to 1"
+    else:
+        fits, wish = bound > 0, "a number above 0"
+    if not fits:
+        raise argparse.ArgumentTypeError(f"{name} takes {wish}, such as {example}, got {text!r}")
 
 
 def _check_name(name: str, names: Sequence[str], group: str, kind: str, text: str) -> None:

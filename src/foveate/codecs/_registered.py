@@ -1,9 +1,7 @@
 """Codecs by name: short strings to codecs, and files to the codec that reads them."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from foveate._registry import Registry
 from foveate.codecs._codec import Codec
@@ -13,7 +11,10 @@ from foveate.codecs.jpeg import Jpeg
 from foveate.codecs.jpeg2000 import Jpeg2000
 from foveate.codecs.jxl import Jxl
 from foveate.codecs.webp import WebP
-from foveate.images import SUFFIXES, from_array, read
+from foveate.images import SUFFIXES, read
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CodecClass = TypeVar("CodecClass", bound=type[Codec])
 
@@ -121,7 +122,7 @@ def reader_of(suffix: str) -> type[Codec] | None:
 
 def read_image(
     data: bytes, suffix: str, *, gray: bool = False, upright: bool = True, formats: Sequence[str] = ()
-) -> Tensor:
+) -> "Tensor":
     """Read an image file of a usual format, whatever it is called, or one that only a codec of Foveate's reads.
 
     Args:
@@ -147,6 +148,8 @@ def read_image(
     cls = reader_of(suffix)
     if cls is None:
         return read(data, gray=gray, upright=upright, formats=formats)
+    from foveate.images import from_array
+
     try:
         image = from_array(cls.parse("").decode(data))
     except Exception as error:  # a decoder may raise anything on damaged data

@@ -1,6 +1,5 @@
 """The evaluation as one call: measure, compare, and write a report."""
 
-import html
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,21 +32,8 @@ class Evaluation:
         return repr(self.results).replace("Results", "Evaluation", 1)
 
     def _repr_html_(self) -> str:
-        """The answer, the curves and the table, for a notebook."""
-        from foveate.evaluation.plots import rate_accuracy_of_all, to_svg
-        from foveate.evaluation.report import table, text_answer
-
-        heads, rows = table(self.results)
-        head, *body = (
-            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-            for tag, row in [("th", heads), *(("td", row) for row in rows)]
-        )
-        lines = "".join(f"<tr>{row}</tr>" for row in body)
-        svg = to_svg(rate_accuracy_of_all(self.results))
-        return (
-            f"<pre>{html.escape(text_answer(self.results))}</pre><div style='max-width: 36rem'>{svg}</div>"
-            f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
-        )
+        """That of its results."""
+        return self.results._repr_html_()
 
     def cheapest(self, keeping: float = 0.99) -> Compressor | None:
         """Return the compressor of :meth:`foveate.evaluation.Results.cheapest`; None if no point keeps so many."""

@@ -6,6 +6,7 @@ equal text. ``records.jsonl`` beside it has the values of every image.
 """
 
 import csv
+import html
 import io
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -244,6 +245,23 @@ class Results:
     def __repr__(self) -> str:
         curves, n = dict.fromkeys(point.curve for point in self.points), self.points[0].n if self.points else 0
         return f"Results({n} images before {', '.join(self.clean)}: {len(self.points)} points, {'; '.join(curves)})"
+
+    def _repr_html_(self) -> str:
+        """The answer, the curves and the table, for a notebook."""
+        from foveate.evaluation.plots import rate_accuracy_of_all, to_svg
+        from foveate.evaluation.report import table, text_answer
+
+        heads, rows = table(self)
+        head, *body = (
+            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
+            for tag, row in [("th", heads), *(("td", row) for row in rows)]
+        )
+        lines = "".join(f"<tr>{row}</tr>" for row in body)
+        svg = to_svg(rate_accuracy_of_all(self))
+        return (
+            f"<pre>{html.escape(text_answer(self))}</pre><div style='max-width: 36rem'>{svg}</div>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+        )
 
     def cheapest(self, keeping: float = 0.99) -> PointResult | None:
         """Return the point with the fewest bytes that keeps answers.

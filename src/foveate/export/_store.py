@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.parse import quote
 
+from foveate._extras import install_line
 from foveate._files import begin_sync, make_folder, sync, sync_folder
 from foveate.export._driver import Driver
 from foveate.export._layout import STATE
@@ -27,6 +28,9 @@ _SYNCS = 8
 """Files that are synced at once."""
 _STAMPS = 16
 """Files whose stamps are fetched at once."""
+
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""The extras that bring the drivers of URLs."""
 
 _OBJECT_STORES = frozenset(("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "hf", "oss", "memory"))
 """Kinds of URLs where an object appears when all of it is there; on others a file is renamed when it is whole."""
@@ -47,7 +51,7 @@ class Store:
 
     Raises:
         ValueError: if fsspec knows no such kind of URL.
-        ImportError: if its driver is not installed.
+        ImportError: if its driver is not installed, with the line that installs it.
     """
 
     def __init__(self, url: str | Path, follow_links: bool = False) -> None:
@@ -55,7 +59,12 @@ class Store:
         from fsspec.implementations.local import LocalFileSystem
 
         self.url, self.follow_links = str(url), follow_links
-        fs, root = url_to_fs(self.url)
+        try:
+            fs, root = url_to_fs(self.url)
+        except ImportError as error:
+            extra = _EXTRAS.get(self.url.partition("://")[0])
+            cure = f"its driver is not installed; {install_line(extra)}" if extra else str(error)
+            raise ImportError(f"{self.url}: {cure}") from error
         self._driver = Driver(fs, self.url)
         self.root: str = root.rstrip("/") or root[:1]
         self.local = Path(root) if isinstance(fs, LocalFileSystem) else None

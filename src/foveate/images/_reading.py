@@ -6,16 +6,18 @@ import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from foveate.images._decoding import UNREADABLE, guarded_decoding
 from foveate.images._formats import check_formats, open_image
 from foveate.images._limits import TooMuchWorkError, check_bytes, check_parts, check_size
 from foveate.images._render import render
-from foveate.images._tensors import from_array
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NOT_REGULAR = "not a regular file, but a pipe, a socket or a device"
 _ORIENTATION = 0x0112
@@ -32,7 +34,9 @@ _UPRIGHT = {
 """By EXIF's orientation: what makes the image upright."""
 
 
-def read(file: str | Path | bytes, *, gray: bool = False, upright: bool = True, formats: Sequence[str] = ()) -> Tensor:
+def read(
+    file: str | Path | bytes, *, gray: bool = False, upright: bool = True, formats: Sequence[str] = ()
+) -> "Tensor":
     """Read an image file as uint8 RGB (3, H, W), as :func:`render` shows it; the first of several frames or pages.
 
     Args:
@@ -56,6 +60,8 @@ def read(file: str | Path | bytes, *, gray: bool = False, upright: bool = True, 
         >>> read(stream.getvalue()).shape, read(stream.getvalue(), gray=True).shape
         (torch.Size([3, 4, 5]), torch.Size([1, 4, 5]))
     """
+    from foveate.images._tensors import from_array  # with torch, which other users of this module do without
+
     with _opened(file, formats) as image:
         rendered = render(image, gray=gray)
         transpose = _UPRIGHT.get(_orientation(image)) if upright else None

@@ -47,11 +47,13 @@ class CriterionKind:
         least: the minimum value that meets the criterion; if it takes a bound, a function from the bound to that value.
         price: whether the bound is a price, or a share of answers, instead of a limit, see
             :class:`foveate.RateControl`.
+        most: the highest bound that it takes.
     """
 
     measure: Measure
     least: float | Callable[[float], float] = 0.0
     price: bool = False
+    most: float = math.inf
 
     @property
     def bounded(self) -> bool:
@@ -86,7 +88,7 @@ CRITERIA: Registry[CriterionKind] = Registry("criterion", "foveate.criteria", _a
 """Kinds of criteria by name: one is written as its name, with its bound behind it where it has one."""
 
 CRITERIA.add("top1", CriterionKind(_lead, _ABOVE_ZERO), origin=_lead)
-CRITERIA.add("p", CriterionKind(_log_share, math.log), origin=_log_share)
+CRITERIA.add("p", CriterionKind(_log_share, math.log, most=1), origin=_log_share)
 CRITERIA.add("kl", CriterionKind(_closeness, _minus_log), origin=_closeness)
 CRITERIA.add("margin", CriterionKind(_lead, float), origin=_lead)
 CRITERIA.add("robust", CriterionKind(_closeness, _zero, price=True), origin=_closeness)
@@ -177,7 +179,7 @@ class Criterion(Keep):
             classifier; up to 10 a price instead of a limit, from 50 a share of answers in percent, see
             :class:`RateControl`. Or one added by
             :func:`register_criterion`.
-        bound: above 0; None for a kind without one.
+        bound: above 0, of ``"p"`` at most 1; None for a kind without one.
 
     Raises:
         ValueError: if the kind does not exist or the bound does not fit.
@@ -204,7 +206,7 @@ class Criterion(Keep):
             if self.bound is not None:
                 raise ValueError(f"keep: {self.kind!r} takes no bound, got {self.bound!r}")
         else:
-            check_number(f"keep: the bound of {self.kind!r}", self.bound, 0, above=True)
+            check_number(f"keep: the bound of {self.kind!r}", self.bound, 0, definition.most, above=True)
             if definition.price and not (self.bound <= _HIGHEST_PRICE or _LEAST_PERCENT <= self.bound < 100):  # type: ignore[operator]
                 raise ValueError(
                     f"keep: {self.kind!r} takes a price up to {_HIGHEST_PRICE}, or a share of answers from "
