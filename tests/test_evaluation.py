@@ -14,7 +14,7 @@ import torch
 from conftest import RECIPES
 from PIL import Image
 
-from foveate import Compressor, GradCam, Jpeg, Prefilter, Progress, TargetSize
+from foveate import Compressor, GradCam, Jpeg, Prefilter, Progress, RateControl, TargetSize
 from foveate.cli import main
 from foveate.demo import CLASSES, PREPROCESS, Scenes, scene_net
 from foveate.evaluation import (
@@ -822,6 +822,43 @@ class TestReport:
         with pytest.raises(ValueError, match="expected one with keep='robust', got 2"):
             plots.reliability(robust, 2)
 
+    def test_bytes_are_compared_where_as_many_answers_are_kept(self, measured):
+        """Beside the cheapest point of the codec alone that keeps as many, or else the one that keeps the most."""
+        compressors = [Compressor(text) for text in ("webp:10", "webp:40", "webp:80")]
+        compressors.append(Compressor("webp", control=RateControl("foveate.demo:scene_net")))
+        clean = torch.arange(10)[:, None]
+        answers = torch.stack([torch.where(torch.arange(10)[:, None] < k, clean, 11) for k in (5, 9, 10, 9)])
+        made_up = dataclasses.replace(
+            measured,
+            compressors=compressors,
+            judges=[judge for judge in measured.judges if judge.known][:1],
+            labels=clean[:, 0],
+            names=[str(k) for k in range(10)],
+            bytes=torch.tensor([[100], [400], [900], [200]]).expand(4, 10),
+            answers={"scene_net": answers},
+            clean={"scene_net": clean},
+        )
+
+        def legend():
+            return [text.get_text() for text in plots.byte_distribution(made_up, 3)[1].get_legend().get_texts()]
+
+        assert legend() == [
+            "webp alone, quality 40:\n0.4 kB in the mean, 90.0% of answers kept",
+            "webp, keep top1 for scene_net without pre-filter, top1:\n0.2 kB in the mean, 90.0% of answers kept",
+        ]
+        made_up.answers["scene_net"][3] = clean
+        assert legend()[0].startswith("webp alone, quality 80")
+        made_up.answers["scene_net"][2, 9] = 11
+        assert legend()[0].startswith("webp alone, quality 40")
+
+    def test_an_image_can_be_looked_at_in_place_of_its_copies(self, results, measured):
+        shown = choose_exhibits(scenes(12), measured, per_kind=1)
+        html = page(results, measured, shown, title="", lead="", class_names={})
+        assert html.count('class="look" tabindex="0"') == sum(len(exhibit.points) for exhibit in shown)
+        originals = re.findall(r"--original: url\('(data:image/webp;base64,[^']+)'\)", html)
+        assert len(originals) == len(shown)
+        assert all(html.count(original) == 2 for original in originals)  # it is also the first image of the strip
+
     def test_gallery(self, measured):
         exhibit = choose_exhibits(scenes(12), measured)[0]
         figure, ax = plots.gallery(exhibit, dict(enumerate(CLASSES)), most=2)
@@ -842,7 +879,7 @@ class TestReport:
         assert "Lead &amp; more" in html
         assert seen.scripts == 0
         assert all(src.startswith("data:image/") for src in seen.sources)
-        assert not re.search(r"(url\(|@import|<link)", re.sub(r"url\(#", "", html))
+        assert not re.search(r"(url\(|@import|<link)", re.sub(r"url\((#|'data:)", "", html))
         # Three exhibits, each with the original, the map, a filtered image and nine points; two curves, none by class.
         assert len(seen.sources) == 3 * (3 + 9)
         assert seen.tags.count("svg") == 2
@@ -865,7 +902,9 @@ class TestReport:
         html = page(results, measured, shown, title="", lead="", class_names=dict(enumerate(CLASSES)))
         assert "jpeg2000, which" in html
         assert "image/jp2" not in html
-        assert html.count("data:image/webp;base64,") == 3  # the original, the copy, and the WebP bitstream itself
+        assert (
+            html.count("data:image/webp;base64,") == 4
+        )  # the original twice (shown, and to be looked at), the copy, and the WebP bitstream itself
 
 
 class Collector(HTMLParser):

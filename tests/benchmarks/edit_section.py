@@ -46,6 +46,8 @@ CONTROLS = {
     "33 and 28 dB by other image map": "the same by another image's map",
     "33 and 28 dB by center map": "the same by a center-weighted map",
 }
+_LEAST = 40
+"""Photos that an arm of one network alone has at least."""
 BLENDS = {
     "blend by own map": "the blend under Grad-CAM",
     "blend by center map": "the blend under a center-weighted map",
@@ -180,7 +182,13 @@ def _controls(records: Records, codec: str) -> list[str]:
     heads = ["", row([f"Bytes saved by the edit, {point}, at equal KL, against", *records.judges])]
     heads.append("|---|" + "--:|" * len(records.judges))
     lines: list[str] = []
-    for start, words in CONTROLS.items():
+    alone = {
+        start: f"{start.partition(' ')[0]} alone"
+        for arm in records.arms("")
+        if _alone(records, arm) and arm.endswith(point)
+        for start in [arm.partition(", ")[0]]
+    }
+    for start, words in (CONTROLS | alone).items():
         control = f"{start}, {point}"
         if control not in records.by_arm:
             continue
@@ -213,6 +221,11 @@ def _controls(records: Records, codec: str) -> list[str]:
                 ]
                 lines.append(row([f"{words}, the network **left out** of the edit", *cells]))
     return heads + lines if lines else []
+
+
+def _alone(records: Records, start: str) -> bool:
+    """Whether an arm is an edit for one network alone, of photos enough."""
+    return "alone in the loss" in start and len(records.by_arm[start]) >= _LEAST
 
 
 def _kept(records: Records) -> list[str]:

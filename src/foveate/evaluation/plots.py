@@ -240,15 +240,17 @@ def byte_distribution(
     Args:
         measured: the counts.
         point: number of the operating point.
-        reference: number of another; None takes the codec alone at full size whose mean is nearest in bytes.
+        reference: number of another; None takes the codec alone at full size where it keeps as many answers in the
+            fewest bytes, or else where it keeps the most.
         ax: axes to draw on; None creates a figure.
     """
     settings = [Setting.of(c) for c in measured.compressors]
     means = measured.bytes.double().mean(1)
+    kept = _kept(measured)
     if reference is None:
         plain = Setting(measured.compressors[point].codec.plain.family)
         alone = [k for k, setting in enumerate(settings) if setting == plain]
-        reference = min(alone, key=lambda k: abs(float(means[k] - means[point])), default=None)
+        reference = min(alone, key=lambda k: (-min(kept[k], kept[point]), float(means[k])), default=None)
     ax = _axes(ax, (5.6, 3.4))
     numbers = [k for k in (reference, point) if k is not None]
     low, high = float(measured.bytes[numbers].min()), float(measured.bytes[numbers].max())
@@ -256,11 +258,18 @@ def byte_distribution(
     for k, color in zip(numbers, _COLORS[2 - len(numbers) :], strict=False):
         control = measured.compressors[k].control
         level = f"quality {measured.compressors[k].codec.quality:g}" if control is None else control.keeps
-        label = f"{settings[k].name}, {level}: {means[k] / 1000:.1f} kB in the mean"
+        label = f"{settings[k].name}, {level}:\n{means[k] / 1000:.1f} kB in the mean, {kept[k]:.1%} of answers kept"
         ax.hist(measured.bytes[k].numpy() / 1000, bins, color=color, alpha=0.6, label=label)
     finish_rate_axis(ax, "images", len(numbers))
     ax.legend(frameon=False, fontsize=_LEGEND, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return _figure_of(ax), ax
+
+
+def _kept(measured: Measurement) -> list[float]:
+    """The share of answers kept at each point: the least of the judges that are known, or of all if none is."""
+    judges = [judge for judge in measured.judges if judge.known] or measured.judges
+    shares = torch.stack([measured.right(judge.name, Metric.AGREEMENT).double().mean(1) for judge in judges])
+    return [float(share) for share in shares.amin(0)]
 
 
 def chosen_settings(measured: Measurement, point: int, *, ax: "Axes | None" = None) -> "tuple[Figure, Axes]":

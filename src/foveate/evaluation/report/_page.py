@@ -163,7 +163,8 @@ def _exhibit(exhibit: Exhibit, class_names: Mapping[int, str]) -> dict[str, Any]
             for judge, k in classes.items()
         ]
 
-    first = [item("original", _display_copy(image), answers=answers(exhibit.clean))]
+    original = _display_copy(image)
+    first = [item("original", original, answers=answers(exhibit.clean))]
     if exhibit.saliency is not None:
         first.append(item("saliency", _display_copy(plots.overlay(image, exhibit.saliency))))
     first += [item(name, _display_copy(filtered)) for name, filtered in exhibit.filtered.items()]
@@ -182,7 +183,9 @@ def _exhibit(exhibit: Exhibit, class_names: Mapping[int, str]) -> dict[str, Any]
     if all(len(strip) == 1 for strip in strips.values()):  # one quality a curve: side by side
         strips = {"": [strip[0] for strip in strips.values()]}
     label = class_names.get(exhibit.sample.label, f"class {exhibit.sample.label}")
-    return {"kind": exhibit.kind, "title": f"{exhibit.sample.name}: {label}", "strips": [first, *strips.values()]}
+    strips_of_all = [first, *strips.values()]
+    title = f"{exhibit.sample.name}: {label}"
+    return {"kind": exhibit.kind, "title": title, "original": original, "strips": strips_of_all}
 
 
 def _display_copy(image: Tensor) -> str:
