@@ -17,13 +17,14 @@ from foveate.cli import (
     _demo,
     _evaluate,
     _fit,
+    _pack,
     _saliency,
     _verify,
 )
 from foveate.cli._config import with_config
 from foveate.cli._output import EXPECTED, complain
 
-_COMMANDS = (_demo, _evaluate, _compress, _verify, _saliency, _calibrate, _fit, _compare, _codecs, _completion)
+_COMMANDS = (_demo, _evaluate, _compress, _verify, _pack, _saliency, _calibrate, _fit, _compare, _codecs, _completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from foveate.export._choices import Engine, Kind, Others
 from foveate.export._load import is_image, load
 from foveate.export._manifest import Summary, manifest
 from foveate.export._maps import Cached, cache_maps
+from foveate.export._pack import Packed, Packing, pack
 from foveate.export._run import compress_dataset
 from foveate.export._verify import count_files, verify
 from foveate.export._worker import RefusedError
@@ -18,6 +19,8 @@ __all__ = [
     "Engine",
     "Kind",
     "Others",
+    "Packed",
+    "Packing",
     "Problem",
     "RefusedError",
     "Summary",
@@ -27,5 +30,6 @@ __all__ = [
     "is_image",
     "load",
     "manifest",
+    "pack",
     "verify",
 ]
