@@ -3,16 +3,16 @@
 import os
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 
 from foveate.export._plan import Part
 from foveate.export._supervisor import Supervisor
-from foveate.export._work import Batch, Report, Step, Task, Work, pickled
+from foveate.export._work import Batch, Outcomes, Report, Step, Task, Work, pickled
 
 
-def run(work: Work, parts: Iterable[Part], workers: int | None = None) -> "Iterator[Report | Batch | Step]":
+def run(work: Work, parts: Iterable[Part], workers: int | None = None) -> Outcomes:
     """Do parts, and yield the report of each, in the order in which they end; and before that its batches and steps.
 
     Processes are spawned, not forked, so that a model on a GPU does no harm; each does one part at a time.
@@ -34,7 +34,7 @@ def run(work: Work, parts: Iterable[Part], workers: int | None = None) -> "Itera
         yield from _Pool(work, parts, cpus() if workers is None else workers).run()
 
 
-def _run_here(work: Work, parts: Iterable[Part]) -> "Iterator[Report | Batch | Step]":
+def _run_here(work: Work, parts: Iterable[Part]) -> Outcomes:
     threads = torch.get_num_threads()
     try:
         worker = work.worker()
@@ -53,7 +53,7 @@ class _Pool:
         self._outcomes: queue.Queue[Report | Batch | Step | BaseException | None] = queue.Queue(2 * count)
         self._supervisors = [Supervisor(data, work.timeout) for _ in range(count)]
 
-    def run(self) -> "Iterator[Report | Batch | Step]":
+    def run(self) -> Outcomes:
         try:
             for supervisor in self._supervisors:
                 threading.Thread(target=self._supervise, args=(supervisor,), daemon=True).start()

@@ -1,6 +1,7 @@
 """The saliency of a whole dataset, in batches, into a cache."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -136,22 +137,25 @@ def fill(
     new: dict[str, Tensor] = {}
     images = computed = unreadable = done = 0
     parts = (Part(k, tuple(chunk)) for k, chunk in enumerate(_chunks(units, 1 if reading.source.whole else GROUP)))
-    for outcome in _local.run(reading, parts, workers):
-        if isinstance(outcome, Report):
-            done += outcome.units
-            if progress is not None:
-                progress(Progress("saliency", done, len(units), unit=reading.source.unit, images=images + unreadable))
-            continue
-        assert isinstance(outcome, Batch)  # reading yields no steps
-        group = [(key, torch.from_numpy(array)) for key, array in outcome.content[0]]
-        images, unreadable = images + len(group), unreadable + outcome.content[1]
-        missing = {key for key, _ in group if key not in new and maps.get(key) is None}
-        if missing:
-            new |= {key: map_ for key, map_ in _maps_of(group, saliency, batch) if key in missing}
-            computed += len(missing)
-        if len(new) >= _SHARD:
-            maps.add(new)
-            new = {}
+    with closing(_local.run(reading, parts, workers)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, Report):
+                done += outcome.units
+                if progress is not None:
+                    progress(
+                        Progress("saliency", done, len(units), unit=reading.source.unit, images=images + unreadable)
+                    )
+                continue
+            assert isinstance(outcome, Batch)  # reading yields no steps
+            group = [(key, torch.from_numpy(array)) for key, array in outcome.content[0]]
+            images, unreadable = images + len(group), unreadable + outcome.content[1]
+            missing = {key for key, _ in group if key not in new and maps.get(key) is None}
+            if missing:
+                new |= {key: map_ for key, map_ in _maps_of(group, saliency, batch) if key in missing}
+                computed += len(missing)
+            if len(new) >= _SHARD:
+                maps.add(new)
+                new = {}
     maps.add(new)
     return Cached(images, computed, unreadable)
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from foveate._extras import require
 from foveate.export._plan import Part, Unit
 from foveate.export._supervisor import PartLostError, Supervisor
-from foveate.export._work import Report, pickled, portable
+from foveate.export._work import Outcomes, Report, pickled, portable
 from foveate.export._worker import Job
 
 DEATHS = 3
@@ -37,7 +37,7 @@ _INSTALL = (
 )
 
 
-def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float = 0.0) -> Iterator[Report]:
+def run(job: Job, parts: Iterable[Part], workers: int | None = None, gpus: float = 0.0) -> Outcomes:
     """Do parts on a Ray cluster, and yield the report of each, in the order in which they end.
 
     The cluster is the one that this process is connected to, or that of ``RAY_ADDRESS``, or the one that ``ray start``

@@ -3,7 +3,7 @@
 import hashlib
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from foveate.export._source import Source
 from foveate.export._sources import as_source
 from foveate.export._store import Store
 from foveate.export._tars import Shards
-from foveate.export._work import Report, Step
+from foveate.export._work import Outcomes, Report, Step
 from foveate.export._worker import Job
 from foveate.images import check_formats
 from foveate.rate_control import RateControl
@@ -227,16 +227,19 @@ def _work(job: Job, todo: Todo, engine: Engine, workers: int | None, gpus: float
 
     tell()
     parts = todo.parts()
-    outcomes = _local.run(job, parts, workers) if engine == Engine.LOCAL else _ray.run(job, parts, workers, gpus)
-    for outcome in outcomes:
-        if isinstance(outcome, Step):
-            under_way[outcome.number] = outcome.images
-        else:
-            assert isinstance(outcome, Report)  # compressing yields no batches
-            under_way.pop(outcome.number, None)
-            done, images = done + outcome.units, images + outcome.images
-            source_bytes, target_bytes = source_bytes + outcome.source_bytes, target_bytes + outcome.bytes
-        tell()
+    outcomes: Outcomes = (
+        _local.run(job, parts, workers) if engine == Engine.LOCAL else _ray.run(job, parts, workers, gpus)
+    )
+    with closing(outcomes):  # also if someone keeps the error, and all that it refers to: no process is left
+        for outcome in outcomes:
+            if isinstance(outcome, Step):
+                under_way[outcome.number] = outcome.images
+            else:
+                assert isinstance(outcome, Report)  # compressing yields no batches
+                under_way.pop(outcome.number, None)
+                done, images = done + outcome.units, images + outcome.images
+                source_bytes, target_bytes = source_bytes + outcome.source_bytes, target_bytes + outcome.bytes
+            tell()
 
 
 def _check_control(compressor: Compressor) -> None:

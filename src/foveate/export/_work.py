@@ -2,9 +2,9 @@
 
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from foveate.export._choices import Kind
 from foveate.export._plan import Part
@@ -71,6 +71,10 @@ class Step:
 
     number: int
     images: int
+
+
+Outcomes: TypeAlias = Generator[Report | Batch | Step, None, None]
+"""What an engine yields; to be closed, which ends its processes."""
 
 
 class Work(Protocol):
