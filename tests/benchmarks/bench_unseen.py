@@ -345,7 +345,12 @@ def _reached(rates: Floats, accuracies: Floats) -> tuple[Floats, Floats]:
 
 
 def share(values: Floats) -> str:
-    """Return a saving with its interval as text, in percent; bold where all of it is on one side."""
+    """Return a saving with its interval as text, in percent; bold where all of it is on one side.
+
+    A dash stands where the curves have no accuracy in common.
+    """
+    if np.isnan(values[0]):
+        return "–"
     low, high = np.nanpercentile(values[1:], [2.5, 97.5])
     text = f"{100 * values[0]:.0f} % ({100 * low:.0f} to {100 * high:.0f})".replace("-", "−")
     return f"**{text}**" if low > 0 or high < 0 else text
