@@ -191,16 +191,21 @@ class TestEvaluate:
         assert (code, "27 operating points on 8 images" in output) == (0, True)
         code, table, _ = run(
             capsys, "evaluate", tree, "--model", NET, "--judge", SMALL, *witnesses, "--quality", "10,50", "--keep",
-            "robust0.3,robust60", "--calibration", calibration, "--out", out, "--resamples", "20",
+            "robust0.3,robust60", "--calibration", calibration, "--out", out, "--resamples", "20", "--baselines",
         )  # fmt: skip
         assert code == 0
         results = Results.load(out / "results.json")
-        cheap, sure = [p.choices for p in results.points if p.keep]
+        cheap, sure = [p.choices for p in results.points if p.map == "witnesses"]
         assert 0 < cheap.expected < 1
         assert cheap.promised[1] <= cheap.promised[0] <= cheap.promised[2]
         assert sure.promised[0] >= 0.6
         assert max(cheap.tried, sure.tried) <= 8
         assert "expected of a classifier that is not a witness: " in table
+        controls = {"no network", "another image's distances", "least closeness"}
+        assert {p.map for p in results.points if p.keep} == {"witnesses", *controls}
+        assert controls <= {c.baseline for c in results.comparisons if c.curve.startswith("jpeg, keep robust")}
+        assert "the same without any network" in table
+        assert table.count("criterion met on ") == 2
         assert "answers expected to be kept, %" in (out / "report.html").read_text()
 
     def test_interrupted_it_says_how_to_go_on(self, tree, tmp_path, capsys, monkeypatch):

@@ -3,10 +3,12 @@
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.stats
 import torch
 import torchvision
 from conftest import RECIPES
@@ -20,16 +22,19 @@ from torchvision.transforms import v2
 from foveate import Compressor, PreEdit, RateControl, Witness, transforms
 from foveate.demo import PREPROCESS, Scenes
 from foveate.demo.editor import scene_editor
+from foveate.evaluation import baselines_for
 from foveate.images import as_tensor
 from foveate.rate_control import (
     Calibration,
     Criterion,
     Embedding,
+    Evidence,
     Lpips,
     MsSsim,
     as_criteria,
     as_witness,
 )
+from foveate.rate_control._evidence import Reading
 from foveate.rate_control._expectation import LeftOut
 from foveate.rate_control._keep_model import OF_ONE, KeepModel, KeepPrior, Tables, _logistic
 from foveate.rate_control._search import Belief
@@ -387,6 +392,100 @@ class TestControl:
             control(witnesses=(NET, SIMILARITY))
         with pytest.raises(ValueError, match="keep: 'top1' says nothing of classifiers that are not witnesses"):
             control("top1", NET).expectation(Compressor("jpeg"))
+
+
+class TestEvidence:
+    CONTROLS = ("no network", "another image's distances", "least closeness")
+
+    def reading(self, evidence, witnesses=4, distances=1):
+        tables = invented(witnesses=witnesses)
+        shape = (distances, *tables.bits.shape)
+        hidden = torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        tables = replace(tables, distances=0.1 * (-tables.lead.mean(0)).exp() + 0.01 * hidden)
+        return tables, Reading.of(Evidence(evidence), KeepModel.fit(tables), tables, tables)
+
+    def probability(self, tables, reading):
+        """(N, P), where every point was decoded."""
+        slack = reading.slack(
+            torch.arange(tables.bits.shape[1]).repeat(len(tables.bits)), tables.bits.flatten(), tables.answers()
+        )
+        slack = slack.view_as(tables.bits)
+        smooth = slack if reading.belief._noise else reading.belief.smoothed(slack)
+        return reading.probability(smooth, torch.zeros_like(smooth))
+
+    @pytest.mark.parametrize("evidence", CONTROLS)
+    def test_a_control_knows_less(self, evidence):
+        surprise = []
+        for name in ("witnesses", evidence):
+            tables, reading = self.reading(name)
+            seen = (
+                replace(tables, distances=reading.distances.transpose(0, 1))
+                if reading.distances is not None
+                else tables
+            )
+            p = self.probability(seen, reading).clamp(1e-6, 1 - 1e-6)
+            kept = tables.kept.double().mean(0)
+            surprise.append(float(nn.functional.binary_cross_entropy(p, kept)))
+        assert surprise[0] < surprise[1]
+
+    def test_no_network_is_asked(self):
+        tables, reading = self.reading("no network")
+        answers = tables.answers()
+        points, bits = torch.arange(12).repeat(600), tables.bits.flatten()
+        others = type(answers)(-answers.closeness, -answers.lead, answers.clean + 3, answers.distances * 5)
+        assert torch.equal(reading.slack(points, bits, answers), reading.slack(points, bits, others))
+        assert not torch.equal(reading.slack(points, bits, answers), reading.slack(points, bits + 1, answers))
+
+    def test_the_least_closeness_by_hand(self):
+        tables, reading = self.reading("least closeness")
+        least = tables.closeness.amin(0)
+        usual = least.clamp(-6, 6).mean(0)
+        slack = reading.slack(torch.zeros(7200, dtype=torch.long), tables.bits.flatten(), tables.answers()).view_as(
+            least
+        )
+        assert torch.equal(slack, least)
+        expected = scipy.stats.norm.cdf((0.5 * least + 0.5 * usual) / math.sqrt(1.5**2 + 0.25 * 0.4))
+        np.testing.assert_allclose(reading.probability(slack, torch.full_like(slack, 0.4)), expected, atol=1e-12)
+
+    def test_distances_of_another_image_follow_from_the_pixels(self, learned, scenes):
+        alone = encode(learned, scenes[2:3], evidence="another image's distances")
+        among = encode(learned, scenes, evidence="another image's distances")
+        assert alone[0].data == among[2].data
+        assert alone[0].expected == pytest.approx(among[2].expected, abs=1e-6)
+        own = encode(learned, scenes)
+        assert [e.expected for e in own] != [e.expected for e in among]
+
+    @pytest.mark.parametrize("evidence", CONTROLS)
+    def test_an_evaluation_compares_with_it(self, learned, scenes, evidence):
+        compressors = [
+            Compressor("jpeg", control=control(keep, calibration=learned)) for keep in ("robust0.3", "robust1")
+        ]
+        rivals = [c for c in baselines_for(compressors) if c.control.evidence == evidence]
+        assert [c.control.keeps for c in rivals] == ["robust0.3", "robust1"]
+        assert baselines_for(rivals) == []
+        assert len({c.identity for c in (*compressors, *rivals)}) == 4
+        assert pickle.loads(pickle.dumps(rivals[0])).control == rivals[0].control
+        with pytest.raises(ValueError, match="evidence: .* is that of a control"):
+            rivals[0].control.expectation(rivals[0])
+        assert all(e.tried <= 8 for e in rivals[0].encode(scenes))
+
+    def test_without_distances_there_are_none_of_another_image(self, images):
+        learned = control(witnesses=(NET, SMALL)).calibrate(Compressor("jpeg"), images)
+        compressor = Compressor("jpeg", control=control(witnesses=(NET, SMALL), calibration=learned))
+        assert [c.control.evidence for c in baselines_for([compressor])] == ["no network", "least closeness"]
+        assert baselines_for([Compressor("jpeg", control=control("top1", NET))]) == []
+
+    @pytest.mark.parametrize(
+        ("keep", "witnesses", "evidence", "words"),
+        [
+            ("robust0.3", WITNESSES, "tea leaves", "expected one of 'witnesses', 'no network', .*got 'tea leaves'"),
+            ("top1", NET, "no network", "'no network' is for keep='robust', not for 'top1'"),
+            ("robust0.3", (NET, SMALL), "another image's distances", "takes a fidelity witness"),
+        ],
+    )
+    def test_what_is_refused(self, keep, witnesses, evidence, words):
+        with pytest.raises(ValueError, match=f"evidence: .*{words}"):
+            control(keep, witnesses, evidence=evidence)
 
 
 class TestFidelityConformance(FidelityConformance):

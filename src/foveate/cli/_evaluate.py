@@ -140,7 +140,8 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
         "--baselines",
         action="store_true",
         help="measure what saliency must beat too: the same smoothing spread evenly, a center-weighted map, another "
-        "image's map, and plain downscaling",
+        "image's map, and plain downscaling; of --keep robust, the same without any network, with another image's "
+        "distances, and by the witnesses' least closeness",
     )
 
 

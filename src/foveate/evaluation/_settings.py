@@ -8,6 +8,7 @@ from foveate.evaluation._vocabulary import STEERED, MapKind
 from foveate.identity import identity_in_memory
 from foveate.preedit import Objective, PreEdit
 from foveate.prefilter import Prefilter, PrefilterBase
+from foveate.rate_control import RateControl
 from foveate.saliency import Baseline, Center, Shuffled
 
 
@@ -19,8 +20,8 @@ class Setting:
         codec: its name with its knobs, without the quality.
         strength: of the pre-filter, in [0, 1].
         scale: stored side over source side.
-        map: what steers the pre-filter: a :class:`MapKind`, or the name of another class of baseline; None if there is
-            no pre-filter.
+        map: what steers the pre-filter, or the rate control ``robust``: a :class:`MapKind`, or the name of another
+            class of baseline; None if nothing does.
         keep: what a rate control keeps, and by which witnesses; None if there is none.
     """
 
@@ -39,14 +40,16 @@ class Setting:
             kind = f" with {type(prefilter).__name__}"
             if prefilter is None or isinstance(prefilter, Prefilter):
                 kind = " without pre-filter" if prefilter is None else ""
-            return cls(codec, keep=control.family + kind)
+            evidence = control.evidence if isinstance(control, RateControl) and control.robust else None
+            read = None if evidence is None else MapKind(evidence)
+            return cls(codec, map=read, keep=control.family + kind)
         if prefilter is None or not compressor.filters:
             return cls(codec, scale=compressor.scale)
         return cls(codec, prefilter.strength, compressor.scale, _map_kind(prefilter))
 
     @property
     def is_steered(self) -> bool:
-        """Whether saliency or features steer a pre-filter at full size: what the baselines are for."""
+        """Whether saliency, features or witnesses steer it, at full size: what the baselines are for."""
         return self.map in STEERED and self.scale == 1
 
     @property
@@ -55,10 +58,10 @@ class Setting:
         parts = [f"strength {self.strength:g}"] * (self.strength > 0) + [f"scale {self.scale:g}"] * (self.scale < 1)
         if self.map == MapKind.NETWORKS:
             parts.insert(0, "edit")
-        elif self.map is not None and self.map != MapKind.SALIENCY:
-            parts.append(_MAP_NAMES.get(self.map, self.map))
         if self.keep:
             parts.append(f"keep {self.keep}")
+        if self.map is not None and self.map not in STEERED:
+            parts.append(_MAP_NAMES.get(self.map, self.map))
         return ", ".join([self.codec, *parts]) if parts else f"{self.codec} alone"
 
 
@@ -72,6 +75,9 @@ _MAP_NAMES: dict[str, str] = {
     MapKind.PIXELS: "edit for pixels",
     MapKind.MS_SSIM: "edit for MS-SSIM",
     MapKind.EDIT_BY_OTHER_IMAGE: "edit by another image's map",
+    MapKind.NO_NETWORK: "no network asked",
+    MapKind.OTHER_DISTANCES: "another image's distances",
+    MapKind.LEAST_CLOSENESS: "by the least closeness",
 }
 
 

@@ -17,7 +17,7 @@ from foveate.evaluation._settings import Setting
 from foveate.evaluation._vocabulary import HELD_EQUAL, STEERED, BaselineKind, Fidelity, Metric, Verdict
 from foveate.evaluation.curves import NoOverlapError, bd_accuracy, bd_rate, overlap, saved_or_beyond
 from foveate.evaluation.results import Choices, Clean, Comparison, Judgment, PointResult, Results, Saving
-from foveate.rate_control import RateControl
+from foveate.rate_control import Evidence, RateControl
 
 _Groups = dict[Setting, list[int]]
 """The numbers of the points of each curve."""
@@ -188,6 +188,8 @@ def _promised(compressor: Compressor) -> tuple[float, float, float] | None:
     """What a calibration expects of a classifier that is not a witness, with its interval."""
     control = compressor.control
     if not isinstance(control, RateControl) or not control.robust or len(control.classifiers) == 1:
+        return None
+    if control.evidence != Evidence.WITNESSES:
         return None
     expectation = control.expectation(compressor)
     return expectation.agreement, expectation.low, expectation.high

@@ -43,7 +43,10 @@ class Fidelity(StrEnum):
 
 
 class MapKind(StrEnum):
-    """What steers a pre-filter: saliency a smoothing, networks an edit; most others are baselines of one of the two."""
+    """What steers a setting; most are baselines of one of three.
+
+    Those are saliency, which steers a smoothing; networks, an edit; and witnesses, the rate control ``robust``.
+    """
 
     SALIENCY = "saliency"
     NETWORKS = "networks"
@@ -56,11 +59,16 @@ class MapKind(StrEnum):
     PIXELS = "pixels"
     MS_SSIM = "ms_ssim"
     EDIT_BY_OTHER_IMAGE = "networks, other image"
+    WITNESSES = "witnesses"
+    NO_NETWORK = "no network"
+    OTHER_DISTANCES = "another image's distances"
+    LEAST_CLOSENESS = "least closeness"
 
 
 STEERED: dict[str | None, tuple[MapKind, ...]] = {
     MapKind.SALIENCY: (MapKind.EVEN, MapKind.CENTER, MapKind.OTHER_IMAGE),
     MapKind.NETWORKS: (MapKind.UNTRAINED, MapKind.PIXELS, MapKind.MS_SSIM, MapKind.EDIT_BY_OTHER_IMAGE),
+    MapKind.WITNESSES: (MapKind.NO_NETWORK, MapKind.OTHER_DISTANCES, MapKind.LEAST_CLOSENESS),
 }
 """What is not a baseline itself, and what it must beat."""
 
@@ -76,6 +84,9 @@ class BaselineKind(StrEnum):
     PIXELS = "pixels"
     MS_SSIM = "ms_ssim"
     EDIT_BY_OTHER_IMAGE = "networks, other image"
+    NO_NETWORK = "no network"
+    OTHER_DISTANCES = "another image's distances"
+    LEAST_CLOSENESS = "least closeness"
     DOWNSCALING = "downscaling"
 
 

@@ -14,7 +14,7 @@ from foveate.evaluation._bootstrap import wilson
 from foveate.evaluation._exhibits import Exhibit
 from foveate.evaluation._measurement import Measurement
 from foveate.evaluation._settings import Setting
-from foveate.evaluation._vocabulary import STEERED, MapKind, Metric, metric_held_equal
+from foveate.evaluation._vocabulary import MapKind, Metric, metric_held_equal
 from foveate.evaluation.results import PointResult, Results
 from foveate.filters import resize
 from foveate.images import to_array
@@ -43,6 +43,8 @@ _MARKERS = "osD^vP<>"
 """Of curves, so that they can be told apart without color too."""
 _LEGEND = 9
 """Points, of the text in legends."""
+_LABEL = 60
+"""Characters in a line of a legend."""
 _INSIDE = 3
 """At most this many lines have their legend inside the axes."""
 _GOOD, _BAD = "#17a398", "#e4572e"
@@ -80,9 +82,9 @@ def rate_accuracy(
     points = [p for p in results.points if codec in (None, p.codec)]
     if not points:
         raise ValueError(f"codec: expected one of {', '.join({p.codec for p in results.points})}, got {codec!r}")
-    lines = curves(points)
+    lines = _labeled(points)
     codecs = list(dict.fromkeys(p.codec for p in points))
-    ax = _axes(ax, (5.6, _height(len(lines))))
+    ax = _axes(ax, (5.6, _height([*lines])))
     for position, (label, line) in enumerate(lines.items()):
         number = position if len(codecs) == 1 else codecs.index(line[0].codec)
         color, marker = _COLORS[number % len(_COLORS)], _MARKERS[position % len(_MARKERS)]
@@ -101,7 +103,7 @@ def rate_accuracy_of_all(results: Results, metric: str = "agreement") -> "Figure
     """
     from matplotlib.figure import Figure
 
-    height = _height(len(curves(results.points)))
+    height = _height([*_labeled(results.points)])
     figure = Figure((5.6, height * len(results.clean)), layout="constrained")
     axes = figure.subplots(len(results.clean), squeeze=False)[:, 0]
     for judge, ax in zip(results.clean, axes, strict=True):
@@ -123,7 +125,7 @@ def _draw_curve(
     """Draw one curve; ``dotted`` dots the codec alone."""
     first = line[0]
     controlled = first.keep is not None
-    baseline = (first.map is not None and first.map not in STEERED) or first.scale < 1
+    baseline = first.is_baseline or first.scale < 1
     judgments = [point.judges[judge] for point in line]
     kilobytes = [point.bytes / 1000 for point in line]
     ax.plot(
@@ -167,9 +169,14 @@ def finish_rate_axis(ax: "Axes", label: str, lines: int) -> None:
         ax.legend(frameon=False, fontsize=_LEGEND, loc="lower right")
 
 
-def _height(lines: int) -> float:
+def _height(labels: list[str]) -> float:
     """The height of a figure of rate against accuracy, in inches, with room for its legend."""
-    return 3.8 if lines <= _INSIDE else 3.8 + 0.19 * lines
+    return 3.8 if len(labels) <= _INSIDE else 3.8 + 0.19 * sum(label.count("\n") + 1 for label in labels)
+
+
+def _labeled(points: list[PointResult]) -> dict[str, list[PointResult]]:
+    """The curves by their names, in lines that a legend has room for."""
+    return {textwrap.fill(name, _LABEL): line for name, line in curves(points).items()}
 
 
 def class_changes(

@@ -120,7 +120,8 @@ class PointResult:
         strength: of the pre-filter, in [0, 1].
         scale: stored side over source side.
         map: what steers the pre-filter: ``"saliency"``; the baselines ``"even"`` (the same amount of smoothing spread
-            evenly), ``"center"`` and ``"other image"``; None if there is no pre-filter.
+            evenly), ``"center"`` and ``"other image"``; ``"networks"`` for an edit; for a rate control ``robust``
+            ``"witnesses"``, or what a control reads instead; None if nothing does.
         keep: what a rate control keeps, such as ``"top1"`` or ``"kl0.2"``; None if there is none.
         n: number of images.
         bytes: mean per image.
@@ -146,6 +147,11 @@ class PointResult:
     ms_ssim: float | None
     choices: Choices | None
     judges: dict[str, Judgment]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is only there to be compared with: what steers it is a control."""
+        return self.map is not None and self.map not in STEERED
 
     @property
     def is_codec_alone(self) -> bool:
@@ -290,7 +296,7 @@ class Results:
 
     def _offered(self) -> list[PointResult]:
         """The points that are not baselines."""
-        return [point for point in self.points if point.map is None or point.map in STEERED]
+        return [point for point in self.points if not point.is_baseline]
 
     def to_json(self) -> str:
         """Return the text of ``results.json``."""

@@ -10,6 +10,7 @@ from foveate.rate_control._bench import Controlled, Spent, spent
 from foveate.rate_control._calibration import Calibration, OperatingPoint
 from foveate.rate_control._control import RateControl, default_qualities
 from foveate.rate_control._criteria import CRITERIA, Criterion, CriterionKind, Keep, as_criteria, register_criterion
+from foveate.rate_control._evidence import Evidence
 from foveate.rate_control._expectation import Expectation
 from foveate.rate_control._fidelity import Embedding, Fidelity, Lpips, MsSsim
 from foveate.rate_control._keep_model import KeepModel
@@ -22,6 +23,7 @@ __all__ = [
     "Criterion",
     "CriterionKind",
     "Embedding",
+    "Evidence",
     "Expectation",
     "Fidelity",
     "Keep",

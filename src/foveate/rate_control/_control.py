@@ -20,6 +20,7 @@ from foveate.models import Classifier
 from foveate.rate_control._bench import Bench, Controlled
 from foveate.rate_control._calibration import Calibration, OperatingPoint
 from foveate.rate_control._criteria import MEASURES, Keep, KeepSpec, Measure, as_criteria
+from foveate.rate_control._evidence import Evidence
 from foveate.rate_control._expectation import Expectation
 from foveate.rate_control._fidelity import Fidelity
 from foveate.rate_control._keep_model import OF_ONE, Answers, KeepModel
@@ -73,6 +74,9 @@ class RateControl(Control):
         batch: the maximum number of images searched at once and held in memory.
         as_stored: show the witnesses each image at its stored size, as a reader of the file gets it, instead of resized
             to source size as by :meth:`foveate.Compressor.decode`. Only matters for scales below 1.
+        evidence: for ``robust``, what the probability is read from: an :class:`foveate.rate_control.Evidence` or its
+            value; all but ``"witnesses"`` are controls of a comparison, see
+            :func:`foveate.evaluation.baselines_for`.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
@@ -101,6 +105,7 @@ class RateControl(Control):
     exhaustive: bool = False
     batch: int = 64
     as_stored: bool = False
+    evidence: Evidence = Evidence.WITNESSES
 
     if TYPE_CHECKING:  # the constructor accepts more types than the fields hold
 
@@ -119,6 +124,7 @@ class RateControl(Control):
             exhaustive: bool = False,
             batch: int = 64,
             as_stored: bool = False,
+            evidence: Evidence | str = Evidence.WITNESSES,
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -148,6 +154,7 @@ class RateControl(Control):
             raise ValueError(
                 f"keep: {self.keeps!r}: 'robust' weighs bytes against answers and goes with no other criterion"
             )
+        self._set_evidence()
         for name in ("scales", "strengths", "qualities"):
             values = getattr(self, name)
             if values is not None:
@@ -170,6 +177,19 @@ class RateControl(Control):
             self.calibration.slack(self.keep)  # raises if it does not cover a criterion
             if self.robust:
                 self._check_model(self.calibration)
+
+    def _set_evidence(self) -> None:
+        """Convert the evidence, and raise a ValueError if these witnesses or criteria do not go with it."""
+        if self.evidence not in [*Evidence]:
+            values = ", ".join(repr(evidence.value) for evidence in Evidence)
+            raise ValueError(f"evidence: expected one of {values}, got {self.evidence!r}")
+        self._set("evidence", Evidence(self.evidence))
+        if self.evidence != Evidence.WITNESSES and not self.robust:
+            raise ValueError(f"evidence: {self.evidence.value!r} is for keep='robust', not for {self.keeps!r}")
+        if self.evidence == Evidence.OTHER_DISTANCES and not self.fidelities:
+            raise ValueError(
+                f"evidence: {self.evidence.value!r} takes a fidelity witness, such as 'lpips', and there is none"
+            )
 
     def _check_model(self, calibration: Calibration) -> None:
         """Raise a ValueError if a calibration's model is not for these witnesses."""
@@ -229,6 +249,7 @@ class RateControl(Control):
         grid = f"qualities={self.qualities} scales={self.scales} strengths={self.strengths} floor={self.floor}"
         search = f"worth={self.worth:g} tries={self.tries} exhaustive={self.exhaustive} calibration={calibration}"
         search += " as_stored=True" if self.as_stored else ""
+        search += "" if self.evidence == Evidence.WITNESSES else f" evidence={self.evidence.value!r}"
         return f"keep=({keep}) {grid} {search} witnesses=({witnesses})"
 
     def __hash__(self) -> int:
@@ -401,7 +422,7 @@ class RateControl(Control):
             return None
         cache: dict[Any, Robust] = self.__dict__.setdefault("_robust_by_points", {})
         if points not in cache:
-            cache[points] = self._grid(points).priced(self.keep[0])
+            cache[points] = self._grid(points).priced(self.keep[0], self.evidence)
         return cache[points]
 
     def expectation(self, compressor: Compressor) -> Expectation:
@@ -411,9 +432,11 @@ class RateControl(Control):
             compressor: the compressor that will be used.
 
         Raises:
-            ValueError: if ``keep`` is not ``robust``, there is no calibration, or a classifier that was left out keeps
-                fewer answers even at the finest points.
+            ValueError: if ``keep`` is not ``robust``, there is no calibration, a classifier that was left out keeps
+                fewer answers even at the finest points, or the evidence is that of a control.
         """
+        if self.evidence != Evidence.WITNESSES:
+            raise ValueError(f"evidence: {self.evidence.value!r} is that of a control, of which nothing is expected")
         if not self.robust:
             raise ValueError(f"keep: {self.keeps!r} says nothing of classifiers that are not witnesses; 'robust' does")
         self.check(compressor)
@@ -436,6 +459,7 @@ class _Candidates:
         self.robust = control._robust(bench.points)
         self.seen = [Seen() for _ in bench.images]
         self._clean = control._logits(bench.images)
+        self._other_distances = None if self.robust is None else self.robust.other_distances(bench.images)
         self._encoded: list[dict[int, Encoded]] = [{} for _ in bench.images]
         self._final: list[dict[int, tuple[float, ...]]] = [{} for _ in bench.images]
         self._kept: list[dict[int, bool]] = [{} for _ in bench.images]
@@ -459,14 +483,20 @@ class _Candidates:
             slack = torch.stack(slacks).amin(0)
             met = slack >= 0
         else:
-            answers = _answers(clean, logits, control._distances([self.bench.images[i] for i, _ in jobs], decoded))
+            answers = _answers(clean, logits, self._distances(jobs, decoded))
             bits = torch.tensor([self.seen[i].bits[k] for i, k in jobs], dtype=torch.float64)
-            slack = self.robust.prior.log_odds(torch.tensor([k for _, k in jobs]), bits, answers)
+            slack = self.robust.reading.slack(torch.tensor([k for _, k in jobs]), bits, answers)
             met = (answers.lead > 0).all(0)
         for j, (i, k) in enumerate(jobs):
             self.seen[i].slack[k] = slack[j].item()
             self._kept[i][k] = bool(met[j])
             self._final[i][k] = tuple(_confidence(b[j], a[j]) for b, a in zip(clean, logits, strict=True))
+
+    def _distances(self, jobs: list[tuple[int, int]], decoded: Sequence[Tensor]) -> Tensor:
+        """Return (D, N) distances of decoded images, or those that a control takes instead."""
+        if self._other_distances is not None:
+            return torch.stack([self._other_distances[i][:, k] for i, k in jobs], 1)
+        return self.control._distances([self.bench.images[i] for i, _ in jobs], decoded)
 
     def chosen(self, i: int, point: int | None) -> Controlled:
         """Return an image at a point; None stands for the finest."""

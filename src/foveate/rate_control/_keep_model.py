@@ -191,6 +191,14 @@ class KeepModel:
         return cls.learn(features, tables.kept.flatten(0, 1), tables.bits.repeat(tables.classifiers, 1))
 
     @classmethod
+    def fit_without_answers(cls, tables: Tables) -> "KeepModel":
+        """Learn what is usual at a point, and what an image's bits say; what witnesses say gets no weight."""
+        features = Usual.of(tables).features(tables)
+        features[:, 2:] = 0
+        repeated = features.repeat(tables.classifiers, 1)
+        return cls.learn(repeated, tables.kept.flatten(0, 1), tables.bits.repeat(tables.classifiers, 1))
+
+    @classmethod
     def learn(cls, features: Tensor, kept: Tensor, bits: Tensor) -> "KeepModel":
         """Learn from features (N x P, F) whether answers were kept (N, P), with logarithms of bits (N, P)."""
         target = kept.double().flatten()

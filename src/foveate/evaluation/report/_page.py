@@ -12,7 +12,7 @@ from torch import Tensor
 from foveate.evaluation import plots
 from foveate.evaluation._exhibits import Exhibit, focus
 from foveate.evaluation._measurement import Measurement
-from foveate.evaluation._vocabulary import STEERED, metric_held_equal
+from foveate.evaluation._vocabulary import metric_held_equal
 from foveate.evaluation.report._answer import answer
 from foveate.evaluation.report._table import table
 from foveate.evaluation.report._words import headlines, rate_controls, role, verdicts
@@ -83,7 +83,7 @@ def page(
 def _curve_plots(results: Results, metric: str) -> "list[Markup]":
     codecs: list[str | None] = list(dict.fromkeys(p.codec for p in results.points))
     # With baselines a plot of several codecs is unreadable: then each codec has its own.
-    apart = codecs if any(p.map is not None and p.map not in STEERED for p in results.points) else [None]
+    apart = codecs if any(p.is_baseline for p in results.points) else [None]
     figures = [
         plots.rate_accuracy(results, judge, metric, codec=codec)[0] for codec in apart for judge in results.clean
     ]
@@ -109,7 +109,8 @@ def _class_plots(
 
 
 def _rate_controls(results: Results, measured: Measurement, metric: str) -> list[dict[str, Any]]:
-    sections = zip(sorted(measured.chosen), rate_controls(results, metric), strict=True)
+    controlled = [k for k in sorted(measured.chosen) if not results.points[k].is_baseline]
+    sections = zip(controlled, rate_controls(results, metric), strict=True)
     return [
         {
             "title": section.title,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from foveate.evaluation._bootstrap import Interval
-from foveate.evaluation._vocabulary import STEERED, BaselineKind, Metric, Verdict, metric_held_equal
+from foveate.evaluation._vocabulary import BaselineKind, Metric, Verdict, metric_held_equal
 from foveate.evaluation.results import Comparison, PointResult, Results, Saving
 
 _BASELINES = {
@@ -17,6 +17,9 @@ _BASELINES = {
     BaselineKind.PIXELS: "an edit for pixels",
     BaselineKind.MS_SSIM: "an edit for MS-SSIM",
     BaselineKind.EDIT_BY_OTHER_IMAGE: "an edit by another image's map",
+    BaselineKind.NO_NETWORK: "the same without any network",
+    BaselineKind.OTHER_DISTANCES: "the same with another image's distances",
+    BaselineKind.LEAST_CLOSENESS: "the least closeness of the witnesses",
     BaselineKind.DOWNSCALING: "plain downscaling at its best scale",
 }
 
@@ -65,7 +68,7 @@ def headlines(results: Results, metric: str = "agreement") -> list[Card]:
     """
     metric = metric_held_equal(metric)
     # At full size a curve differs from the codec alone by saliency, before the codec or in it, or it is a baseline.
-    steered = {p.curve for p in results.points if (p.map is None or p.map in STEERED) and p.scale == 1}
+    steered = {p.curve for p in results.points if not p.is_baseline and p.scale == 1}
     mapped = {p.curve for p in results.points if p.map}
     against = [c for c in results.comparisons if c.metric == metric and c.baseline == BaselineKind.CODEC_ALONE]
     # Scaled curves are a headline only if nothing uses saliency.
@@ -111,7 +114,7 @@ def rate_controls(results: Results, metric: str = "agreement") -> list[Section]:
     metric = metric_held_equal(metric)
     sections = []
     for point in results.points:
-        if point.choices is None:
+        if point.choices is None or point.is_baseline:
             continue
         lines = [_rate_control_line(results, point, judge, metric) for judge in point.judges]
         cost = point.choices
