@@ -124,8 +124,8 @@ def _draw_curve(
 ) -> None:
     """Draw one curve; ``dotted`` dots the codec alone."""
     first = line[0]
-    controlled = first.keep is not None
     baseline = first.is_baseline or first.scale < 1
+    controlled = first.keep is not None and not baseline
     judgments = [point.judges[judge] for point in line]
     kilobytes = [point.bytes / 1000 for point in line]
     ax.plot(

@@ -153,6 +153,7 @@ def saved_share(saving: Saving | None) -> str:
 def verdicts(results: Results, metric: str = "agreement") -> list[Section]:
     """Return, for each judge and each setting that uses saliency, whether it beats each baseline."""
     compared = {c.curve for c in results.comparisons if c.baseline != BaselineKind.CODEC_ALONE}
+    compared -= {p.curve for p in results.points if p.is_baseline}
     lines: dict[str, list[Line]] = {}
     for c in results.comparisons:
         if c.metric == metric and c.curve in compared:
