@@ -599,7 +599,8 @@ def test_two_processes_are_as_one(tmp_path):
                 trainer.callbacks += callbacks
                 trainer.validate(Colors(), loader(16), verbose=False)
                 values = {{k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("robustness/")}}
-                Path({str(tmp_path)!r}, f"values-{{devices}}-{{trainer.global_rank}}.json").write_text(json.dumps(values))
+                name = f"values-{{devices}}-{{trainer.global_rank}}.json"
+                Path({str(tmp_path)!r}, name).write_text(json.dumps(values))
             """
         )
     )
