@@ -543,20 +543,6 @@ class TestFindingTheStage:
         assert cam.layer_name == STAGES[name]
         assert f"took layer '{STAGES[name]}'" in caplog.text
 
-    @pytest.mark.parametrize("name", ["vit_b_16", "swin_t"])
-    def test_transformers_are_refused_with_a_cure(self, name):
-        model = torchvision.models.get_model(name, weights=None)
-        with pytest.raises(ValueError, match="as transformers do.*name a layer.*tokens"):
-            ActivationMap(model)(torch.rand(1, 3, 224, 224))
-
-    def test_a_transformer_s_block_is_refused_with_a_cure(self):
-        model = torchvision.models.vit_b_16()
-        with pytest.raises(ValueError, match="no spatial map.*wrap the block"):
-            GradCam(model, layer="encoder.layers.encoder_layer_11.ln_1")(torch.rand(1, 3, 224, 224))
-        model = torchvision.models.swin_t()
-        with pytest.raises(ValueError, match="no spatial map"):
-            ActivationMap(model, layer="features.7")(torch.rand(1, 3, 224, 224))
-
     def test_no_convolution(self):
         model = nn.Sequential(nn.Flatten(), nn.LazyLinear(5))
         with pytest.raises(ValueError, match="no convolution with a spatial map"):

@@ -3,7 +3,15 @@
 from foveate.models._classifier import Classifier, LazyClassifier, load_classifier
 from foveate.models._preprocess import IMAGENET_MEAN, IMAGENET_STD, PictureTransform, Preprocess
 from foveate.models._recipes import LazyModel, ModelSource, build_model, import_object, preprocess_of
-from foveate.models._running import check_logits, eager, first_weight, refuse_cuda_in_worker, undisturbed
+from foveate.models._running import (
+    answering_logits,
+    check_logits,
+    eager,
+    first_weight,
+    logits_in,
+    refuse_cuda_in_worker,
+    undisturbed,
+)
 from foveate.models._tracing import Call, trace
 from foveate.models._transforms import as_preprocess
 
@@ -17,6 +25,7 @@ __all__ = [
     "ModelSource",
     "PictureTransform",
     "Preprocess",
+    "answering_logits",
     "as_preprocess",
     "build_model",
     "check_logits",
@@ -24,6 +33,7 @@ __all__ = [
     "first_weight",
     "import_object",
     "load_classifier",
+    "logits_in",
     "preprocess_of",
     "refuse_cuda_in_worker",
     "trace",

@@ -2,9 +2,10 @@
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +24,45 @@ def first_weight(model: nn.Module) -> Tensor | None:
     return next((t for t in chain(model.parameters(), model.buffers()) if t.is_floating_point()), None)
 
 
+def logits_in(output: Any) -> Any:
+    """Return the logits that a model's output holds as ``logits``, by attribute or key, or as a tuple's only matrix.
+
+    Anything else is returned as it is.
+
+    Example:
+        >>> logits_in({"logits": torch.zeros(1, 5), "loss": None}).shape, logits_in((torch.zeros(1, 5),)).shape
+        (torch.Size([1, 5]), torch.Size([1, 5]))
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if named is not None:
+        return named
+    matrices = [x for x in output if isinstance(x, Tensor) and x.ndim == 2] if isinstance(output, tuple | list) else []
+    return matrices[0] if len(matrices) == 1 else output
+
+
 def check_logits(output: object) -> Tensor:
-    """Return ``output`` if it is logits (B, classes).
+    """Return the logits (B, classes) that a model returned, see :func:`logits_in`.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if there are none, or it is not certain which they are.
     """
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        got = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+    logits = logits_in(output)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        got = f"a tensor {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"model: expected logits (B, classes), got {got}; wrap the model so that it returns them")
-    return output
+    return logits
+
+
+@contextmanager
+def answering_logits(model: nn.Module) -> Iterator[None]:
+    """Let a model return the logits that its output holds, see :func:`logits_in`, in every forward pass meanwhile."""
+    handle = model.register_forward_hook(lambda _module, _args, output: logits_in(output))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def refuse_cuda_in_worker(device: torch.device, task: str = "saliency") -> None:

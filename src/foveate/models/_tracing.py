@@ -6,14 +6,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.models._running import logits_in
+
 
 @dataclass
 class Call:
-    """A finished call of a submodule: its dotted name, and the shape of its output if that is one tensor."""
+    """A finished call of a submodule.
+
+    Attributes:
+        name: dotted.
+        module: that was called.
+        shape: of its output if that is one tensor, or of the logits in it, else empty.
+        first: of the first tensor of its output, if that is a tuple; else ``shape``.
+    """
 
     name: str
     module: nn.Module
     shape: tuple[int, ...]
+    first: tuple[int, ...]
 
     @property
     def spatial(self) -> bool:
@@ -33,7 +43,10 @@ def trace(model: nn.Module, x: Tensor) -> list[Call]:
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, _args: Any, output: Any) -> None:
-            calls.append(Call(name, module, tuple(output.shape) if isinstance(output, Tensor) else ()))
+            answer = output if name else logits_in(output)  # the model's own may be a dictionary
+            shape = tuple(answer.shape) if isinstance(answer, Tensor) else ()
+            first = output[0] if isinstance(output, tuple) and output else None
+            calls.append(Call(name, module, shape, tuple(first.shape) if isinstance(first, Tensor) else shape))
 
         return hook
 

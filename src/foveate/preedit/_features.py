@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from foveate.models import Call, Classifier, first_weight, trace
+from foveate.models import Call, Classifier, first_weight, logits_in, trace
 
 _WHOLE = 15 / 16
 _SHALLOWEST, _DEEPEST = 0.5, 1.5
@@ -104,7 +104,7 @@ class Features:
 
         handles = [module.register_forward_hook(watch) for module in self._modules]
         try:
-            answer = self.classifier.model(self._input(images))
+            answer = logits_in(self.classifier.model(self._input(images)))
         finally:
             for handle in handles:
                 handle.remove()

@@ -49,6 +49,7 @@ class CaptumAttribution(LayerSaliency):
             (root mean square), or a function. None keeps a single channel as it is, so that Grad-CAM shows the evidence
             for the class, and uses ``"abs"`` for several, whose sign means little.
         grid: the maximum number of cells along a map's short side; None for one cell per pixel.
+        tokens: see :class:`LayerSaliency`; only for layer methods.
         preprocess: see :class:`LayerSaliency`.
 
     Raises:
@@ -74,6 +75,7 @@ class CaptumAttribution(LayerSaliency):
         arguments: "Arguments | None" = None,
         reduce: str | Callable[[Tensor], Tensor] | None = None,
         grid: int | None = 14,
+        tokens: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.method = method
@@ -90,7 +92,7 @@ class CaptumAttribution(LayerSaliency):
             model = method.forward_func
         elif model is None:
             raise TypeError(f"model: {_name(method)} needs one, or its recipe")
-        super().__init__(model, layer, preprocess=preprocess)
+        super().__init__(model, layer, tokens=tokens, preprocess=preprocess)
         self._layered = kinds is not None and "layer" in inspect.signature(kinds[-1]).parameters
         if layer is not None and not self._layered:
             raise ValueError(f"layer: {_name(method)} takes none here; leave it out")

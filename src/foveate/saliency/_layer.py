@@ -1,8 +1,10 @@
-"""Saliency from one layer of a convolutional classifier, using Captum."""
+"""Saliency from one layer of a classifier, using Captum."""
 
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -15,6 +17,7 @@ from foveate.models import (
     LazyModel,
     ModelSource,
     Preprocess,
+    answering_logits,
     check_logits,
     eager,
     first_weight,
@@ -23,7 +26,8 @@ from foveate.models import (
 )
 from foveate.saliency._head import class_activation_map, linear_head
 from foveate.saliency._protocol import Saliency, normalize
-from foveate.saliency._stage import check_channels_first, last_convolutional_stage
+from foveate.saliency._stage import find_layer, find_layout, only_side
+from foveate.saliency._tokens import TokenLayout, as_maps
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +44,29 @@ class LayerSaliency(Saliency):
         model: a classifier (B, 3, h, w) -> logits (B, classes), or its recipe: a torchvision name,
             ``"package.module:function"``, ``"file.py:function:argument"`` or a function without arguments. A recipe is
             built once per process and pickled in place of the model, so use one with DataLoader workers.
-        layer: the dotted name of a submodule, or the submodule, whose output is (B, C, h, w); None takes the last
-            convolutional stage, found by tracing a forward pass of a 224x224 image (or one of another size if the model
-            requires it), so that it depends only on the model. ``layer_name`` is the result.
+        layer: the dotted name of a submodule, or the submodule, whose output is (B, C, h, w), or the tokens of a
+            transformer: (B, N, C), or (B, h, w, C). None takes the last convolutional stage, or, of a transformer, the
+            last layer whose tokens of positions have a part in the answer: found by tracing a forward pass of a 224x224
+            image (or one of another size if the model requires it), so that it depends only on the model.
+            ``layer_name`` is the result. Where tokens lie in the image is not guessed: their number must be that of a
+            grid and of the tokens that the model has before them, and they must follow one another row by row, as
+            gradients show; else the layer is refused.
+        tokens: how many tokens come before those of positions in (B, N, C): class, distillation and register tokens;
+            None takes as many as the model has.
         preprocess: the model's preprocessing of (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
-            the whole image in view. None takes what the model or its recipe brings (see
-            :attr:`foveate.models.LazyModel.brought`), without its crop, and else normalizes with ImageNet's mean and
-            std. For images larger than those the
-            model was trained on, ``foveate.models.Preprocess(resize=256)`` saves time and shows objects at a familiar
-            size.
+            the whole image in view. None takes what the model or its recipe brings, or timm knows of it (see
+            :attr:`foveate.models.LazyModel.preprocess`), without its crop, and else normalizes with ImageNet's mean and
+            std. For images larger than those the model was trained on, ``foveate.models.Preprocess(resize=256)`` saves
+            time and shows objects at a familiar size. If a model does not take images of a size, as transformers with
+            a table of positions do not, a :class:`foveate.models.Preprocess` or None resizes all of the image to the
+            square that it takes; the map still covers the whole image.
 
     Raises:
         TypeError: if an argument is of the wrong kind.
         ValueError: if the model does not have the layer.
     """
 
-    _derived: ClassVar[frozenset[str]] = frozenset({"layer_name", "_checked_layer"})
+    _derived: ClassVar[frozenset[str]] = frozenset({"layer_name", "_checked_layer", "_layout", "_sides"})
     """Attributes that follow from the others, or from what was met on the way: no part of the identity."""
 
     def __init__(
@@ -63,10 +74,14 @@ class LayerSaliency(Saliency):
         model: ModelSource,
         layer: str | nn.Module | None = None,
         *,
+        tokens: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._model = LazyModel(model)
         self._preprocess = preprocess
+        self.tokens = None if tokens is None else check_count("tokens", tokens, 0)
+        self._layout: TokenLayout | None = None  # of the layer's output, once it was met
+        self._sides: dict[tuple[int, int], int] = {}  # of the squares to which images are resized, by size
         if preprocess is not None and not callable(preprocess):
             raise TypeError(f"preprocess: expected a function of a batch, got {type(preprocess).__name__}")
         self.layer_name: str | None = _layer_name(layer, model)
@@ -94,11 +109,14 @@ class LayerSaliency(Saliency):
         """Return the preprocessing: what was given, what the model brings, or ImageNet's normalization."""
         if self._preprocess is not None:
             return self._preprocess
-        brought = self._model.brought
-        return Preprocess() if brought is None else brought.without_crop()
+        own = self._model.preprocess
+        return Preprocess() if own is None else own.without_crop()
 
     def _settings(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in self._derived}
+        settings = {name: value for name, value in vars(self).items() if name not in self._derived}
+        if self.tokens is None:
+            del settings["tokens"]  # maps that were made before there was this setting are still found
+        return settings
 
     def __eq__(self, other: object) -> bool:
         """Whether both give the same maps, as far as their settings tell; the models are not run."""
@@ -143,24 +161,49 @@ class LayerSaliency(Saliency):
         weight = first_weight(model)
         if weight is not None:
             refuse_cuda_in_worker(weight.device)
-        with undisturbed(model), torch.inference_mode(False), torch.no_grad():
+        with undisturbed(model), answering_logits(model), torch.inference_mode(False), torch.no_grad():
             # A copy outside inference mode: Captum marks its input, and a model may write into it.
             x = to_float(images).clone() if images.is_floating_point() else to_float(images)
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-            x = self._prepares()(x if weight is None else x.to(weight.device))
-            x = x if weight is None else x.to(weight.dtype)
-            with torch.autocast(x.device.type, enabled=False):
-                maps = self._attribute(model, self._find(model, x), x)
+            maps = self._attributed(model, x if weight is None else x.to(weight.device))
         self._check_maps(maps, len(x))
         return normalize(maps).to(images.device)
 
+    def _attributed(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Return raw attributions of images, which are resized to a square if the model does not take their size."""
+        prepare = self._prepares()
+        x = prepare(images)
+        if not isinstance(prepare, Preprocess):  # of which not all is known
+            return self._attribute_at_layer(model, x)
+        size = (x.shape[-2], x.shape[-1])
+        if size not in self._sides:
+            try:
+                return self._attribute_at_layer(model, x)
+            except Exception as error:  # whatever a model raises for images of a size that it does not take
+                side = only_side(model, x)
+                if side is None:
+                    raise
+                logger.info("saliency: images are resized to %dx%d, as the model says: %s", side, side, error)
+                self._sides[size] = side
+        square = (self._sides[size], self._sides[size])
+        return self._attribute_at_layer(model, replace(prepare, resize=square)(images))
+
+    def _attribute_at_layer(self, model: nn.Module, x: Tensor) -> Tensor:
+        weight = first_weight(model)
+        x = x if weight is None else x.to(weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            layer = self._find(model, x)
+            with nullcontext(layer) if self._layout is None else as_maps(model, layer, self._layout) as seen:
+                return self._attribute(model, seen, x)
+
     def _find(self, model: nn.Module, x: Tensor) -> nn.Module:
         if self.layer_name is None:
-            self.layer_name = self._checked_layer = last_convolutional_stage(model, x)
+            self.layer_name, self._layout = find_layer(model, x, self.tokens)
+            self._checked_layer = self.layer_name
             logger.info("saliency: took layer %r of %s", self.layer_name, type(model).__name__)
         layer = _submodule(model, self.layer_name)
         if self._checked_layer != self.layer_name:
-            check_channels_first(model, self.layer_name, x)
+            self._layout = find_layout(model, self.layer_name, x, self.tokens)
             self._checked_layer = self.layer_name
         return layer
 
@@ -174,8 +217,7 @@ class LayerSaliency(Saliency):
             where = "layer: it" if self.layer_name is None else f"layer: {self.layer_name!r}"
             raise ValueError(
                 f"{where} has no spatial map (its attributions are {shape}, expected (B, 1, h, w)); "
-                "name a convolutional layer by layer=, or, for a transformer, wrap the block in a module that returns "
-                "its tokens as (B, C, h, w)"
+                "name another by layer="
             )
         if maps.shape[2] * maps.shape[3] == 1:
             logger.warning(
@@ -199,6 +241,7 @@ class GradCam(LayerSaliency):
         model: see :class:`LayerSaliency`.
         layer: see :class:`LayerSaliency`.
         target: the class index to explain; None takes the model's prediction for each image. Do not pass labels.
+        tokens: see :class:`LayerSaliency`.
         preprocess: see :class:`LayerSaliency`.
 
     Example:
@@ -219,9 +262,10 @@ class GradCam(LayerSaliency):
         layer: str | nn.Module | None = None,
         *,
         target: int | None = None,
+        tokens: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(model, layer, preprocess=preprocess)
+        super().__init__(model, layer, tokens=tokens, preprocess=preprocess)
         self.target = check_target(target)
         self._head: str | None = ""  # the linear layer's name or None; "" until the first call
 
@@ -277,6 +321,7 @@ class ActivationMap(LayerSaliency):
         layer: see :class:`LayerSaliency`.
         reduce: (B, C, h, w) to (B, 1, h, w): ``"mean"``, ``"abs"`` (mean of absolute values), ``"max"``, ``"l2"``
             (root mean square), or a function.
+        tokens: see :class:`LayerSaliency`.
         preprocess: see :class:`LayerSaliency`.
 
     Example:
@@ -292,9 +337,10 @@ class ActivationMap(LayerSaliency):
         layer: str | nn.Module | None = None,
         *,
         reduce: str | Callable[[Tensor], Tensor] = "mean",
+        tokens: int | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(model, layer, preprocess=preprocess)
+        super().__init__(model, layer, tokens=tokens, preprocess=preprocess)
         if not callable(reduce) and reduce not in REDUCTIONS:
             raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
         self.reduce = reduce
