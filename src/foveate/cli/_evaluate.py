@@ -55,7 +55,8 @@ def add_parser(commands: Commands) -> None:
         "evaluate",
         help="rate and accuracy on your images, for your classifiers",
         description="Compress whole images, decode them, and ask classifiers again. A model is a torchvision name (its "
-        "default pretrained weights), FILE.py:FUNCTION[:ARGUMENT] or package.module:FUNCTION[:ARGUMENT].",
+        "default pretrained weights), timm:NAME, hf:ORG/NAME, FILE.py:FUNCTION[:ARGUMENT] or "
+        "package.module:FUNCTION[:ARGUMENT].",
         epilog="example: foveate evaluate PHOTOS --model resnet18 --codec webp --strength 0 --keep same --limit 200",
     )
     parser.add_argument(
@@ -198,10 +199,7 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
         compressors += _controlled(args, codecs, witnesses, saliency)
     if args.baselines:
         compressors += baselines_for(compressors)
-    outputs = {judge.classifier.num_classes() for judge in judges}
-    if len(outputs) > 1:
-        raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
-    samples.number_classes(outputs.pop())
+    _number_classes(samples, judges)
     first = first_readable(samples)
     if any(args.strength) or any(codec.needs_saliency for codec in codecs):
         saliency(first.image[None])  # a model or a layer without a map is noticed now, not midway
@@ -214,6 +212,23 @@ def prepare(args: argparse.Namespace) -> Callable[[], None]:
         _report(args, samples, judges, compressors, settings, lead)
 
     return job
+
+
+def _number_classes(samples: "SampleFolder", judges: "Sequence[Judge]") -> None:
+    """Give each class folder its number among the judges' outputs.
+
+    Raises:
+        ValueError: if the judges do not have the same classes.
+    """
+    outputs = {judge.classifier.num_classes() for judge in judges}
+    if len(outputs) > 1:
+        raise ValueError(f"--judge: the judges have different numbers of classes: {sorted(outputs)}")
+    numbers = []
+    for names in dict.fromkeys(judge.classifier.class_names for judge in reversed(judges)):
+        samples.number_classes(max(outputs), names)
+        numbers.append(samples.labels)
+    if any(labels != numbers[0] for labels in numbers):
+        raise ValueError("--judge: the judges' classes come in different orders")
 
 
 def _report(

@@ -60,12 +60,12 @@ def source_of_preprocessing(spec: str, args: argparse.Namespace) -> str:
 
 def say_preprocessing(args: argparse.Namespace) -> None:
     """Print how each classifier is fed that makes maps or is a witness."""
+    from foveate.models import short_name
     from foveate.rate_control import Witness, as_witness
 
     specs = [args.model, *(spec for spec in args.witness if isinstance(as_witness(spec), Witness))]
     for spec in dict.fromkeys(spec for spec in specs if spec is not None):
-        name = spec.replace("/", ":").rpartition(":")[2]
-        complain(f"{name}: {preprocess_of_spec(spec, args)}, {source_of_preprocessing(spec, args)}")
+        complain(f"{short_name(spec)}: {preprocess_of_spec(spec, args)}, {source_of_preprocessing(spec, args)}")
 
 
 def build_classifier(spec: str, args: argparse.Namespace) -> "Classifier":

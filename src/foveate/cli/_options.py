@@ -100,7 +100,8 @@ def model_name(text: str) -> str:
         similar = difflib.get_close_matches(text, names, n=2)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
         raise argparse.ArgumentTypeError(
-            f"torchvision has no {text!r}{hint} (for your own: FILE.py:FUNCTION or package.module:FUNCTION)"
+            f"torchvision has no {text!r}{hint} (of others: timm:NAME, hf:ORG/NAME; for your own: FILE.py:FUNCTION or "
+            "package.module:FUNCTION)"
         )
     return text
 

@@ -160,6 +160,7 @@ class SampleFolder:
         root: the folder.
         classes: the names of the class folders, sorted.
         paths: of the images.
+        labels: the number of each class folder.
 
     Raises:
         ValueError: if there is no such folder, no class folder or no file in one, the limit is not an integer of at
@@ -183,21 +184,29 @@ class SampleFolder:
             raise ValueError(f"root: the class folders of {self.root} are empty")
         count = len(paths) if limit is None else min(limit, len(paths))
         self.paths = [paths[k * len(paths) // count] for k in range(count)]
-        self._labels = {name: k for k, name in enumerate(self.classes)}
+        self.labels = {name: k for k, name in enumerate(self.classes)}
         self._outputs = len(self.classes)
+        self._names: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"SampleFolder({str(self.root)!r}: {len(self.paths)} images, {len(self.classes)} classes)"
 
-    def number_classes(self, outputs: int) -> None:
+    def number_classes(self, outputs: int, names: Sequence[str] = ()) -> None:
         """Give each class folder its number among a classifier's outputs.
 
-        Folders named by ImageNet wnids (``n01440764``) take the usual 1000-class index, even if only some are present.
-        Other folders are numbered in sorted order, and there must be as many of them as outputs.
+        Folders named by ImageNet wnids (``n01440764``) take the usual 1000-class index, even if only some are present;
+        folders named as the classifier's classes take those. Others are numbered in sorted order, and there must be as
+        many of them as outputs.
+
+        Args:
+            outputs: how many classes the classifier has.
+            names: of its classes in order, if they are known.
 
         Raises:
-            ValueError: if neither fits.
+            ValueError: if none of these fits, or some folders are named as classes and others are not.
         """
+        numbers = {name: k for k, name in enumerate(names)}
+        own = [c for c in self.classes if c in numbers]
         if outputs == 1000 and all(re.fullmatch(r"n\d{8}", c) for c in self.classes):
             index = {wnid: k for k, wnid in enumerate(wnids())}
             unknown = [c for c in self.classes if c not in index]
@@ -205,23 +214,33 @@ class SampleFolder:
                 raise ValueError(
                     f"root: folder {unknown[0]!r} is not a class of ImageNet-1k ({len(unknown)} such folders)"
                 )
-            self._labels = {c: index[c] for c in self.classes}
+            self.labels = {c: index[c] for c in self.classes}
+        elif own:
+            others = [c for c in self.classes if c not in numbers]
+            if others:
+                raise ValueError(
+                    f"root: folder {own[0]!r} is named as a class of the model, and {others[0]!r} is not "
+                    f"({len(others)} such folders); its classes are {', '.join(names[:10])}{', …' * (len(names) > 10)}"
+                )
+            self.labels = {c: numbers[c] for c in self.classes}
         elif len(self.classes) == outputs:
-            self._labels = {c: k for k, c in enumerate(self.classes)}
+            self.labels = {c: k for k, c in enumerate(self.classes)}
         else:
             raise ValueError(
                 f"root: {self.root} has {len(self.classes)} class folders and the model has {outputs} outputs; "
-                "expected as many folders as outputs, or folders named by ImageNet wnids and 1000 outputs"
+                "expected as many folders as outputs, folders named as the model's classes, or by ImageNet wnids and "
+                "1000 outputs"
             )
-        self._outputs = outputs
+        self._outputs, self._names = outputs, tuple(names)
 
     def class_names(self) -> dict[int, str]:
-        """Return a name for each class number: the folder's, or for ImageNet's 1000 classes the English one."""
-        if self._outputs == 1000 and wnids()[self._labels[self.classes[0]]] == self.classes[0]:
+        """Return a name for each class number: the classifier's, or the folder's; for ImageNet the English one."""
+        if self._outputs == 1000 and wnids()[self.labels[self.classes[0]]] == self.classes[0]:
             from torchvision.models import ResNet18_Weights  # any ImageNet weights know the names
 
             return dict(enumerate(ResNet18_Weights.DEFAULT.meta["categories"]))
-        return {number: printable(name) for name, number in self._labels.items()}
+        named = {number: printable(name) for name, number in self.labels.items()}
+        return {number: printable(name) for number, name in enumerate(self._names)} | named
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -239,7 +258,7 @@ class SampleFolder:
         try:
             data = read_bytes(path)
             image = read_image(data, path.suffix, formats=self.formats)
-            return Sample(image, self._labels[relative.parts[0]], name, len(data))
+            return Sample(image, self.labels[relative.parts[0]], name, len(data))
         except Exception as error:
             raise UnreadableError(name, printable(str(error)) or type(error).__name__) from error
 

@@ -1,6 +1,5 @@
 """A classifier: a model with its name and its preprocessing."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from foveate.identity import identity, refuse_subclass
 from foveate.models._preprocess import Preprocess
-from foveate.models._recipes import DEFAULT_PREPROCESS, LazyModel, ModelSource, preprocess_of
+from foveate.models._recipes import DEFAULT_PREPROCESS, LazyModel, ModelSource, preprocess_of, short_name
 from foveate.models._running import check_logits, first_weight, undisturbed
 from foveate.models._transforms import as_preprocess
 
@@ -19,6 +18,12 @@ from foveate.models._transforms import as_preprocess
 @dataclass(frozen=True)
 class Classifier:
     """A model with a name for reports and the preprocessing that belongs to it.
+
+    Attributes:
+        name: shown in reports.
+        model: from preprocessed images (N, 3, h, w) to logits (N, classes), or what holds them as ``logits``.
+        preprocess: of images of any size.
+        class_names: in the order of the logits; empty if they are not known.
 
     Example:
         >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -29,6 +34,7 @@ class Classifier:
     name: str
     model: nn.Module
     preprocess: Preprocess
+    class_names: tuple[str, ...] = ()
 
     def logits(self, images: Sequence[Tensor]) -> Tensor:
         """Return the logits (N, classes) of N images (3, H, W) of any sizes, uint8 or float in [0, 1].
@@ -86,10 +92,10 @@ def load_classifier(spec: str, preprocess: Preprocess | None = None) -> Classifi
         >>> load_classifier("torchvision.models:squeezenet1_1").name
         'squeezenet1_1'
     """
-    model = LazyModel(spec).get()
+    source = LazyModel(spec)
     if preprocess is None:
         preprocess = preprocess_of(spec)
-    return Classifier(re.split(r"[:/]", spec)[-1], model, preprocess)
+    return Classifier(short_name(spec), source.get(), preprocess, source.class_names)
 
 
 @dataclass(frozen=True)
@@ -124,9 +130,7 @@ class LazyClassifier:
     @property
     def name(self) -> str:
         """The name used in reports."""
-        if isinstance(self.model, str):
-            return self.model.replace("/", ":").rpartition(":")[2]
-        return getattr(self.model, "__name__", type(self.model).__name__)
+        return short_name(self.model)
 
     @cached_property
     def classifier(self) -> Classifier:

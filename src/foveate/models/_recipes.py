@@ -10,6 +10,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeAlias
@@ -19,6 +20,7 @@ from torch import nn
 
 from foveate._checks import is_hashable
 from foveate.identity import identity
+from foveate.models._hubs import BuiltModel, is_hub_name, load_from_hub
 from foveate.models._preprocess import PictureTransform, Preprocess
 from foveate.models._running import eager
 from foveate.models._transforms import as_preprocess
@@ -50,7 +52,7 @@ class LazyModel:
         False
     """
 
-    _built: dict[Any, tuple[nn.Module, Preprocess | None, ModelSource]] = {}  # noqa: RUF012  (shared by the whole process on purpose)
+    _built: dict[Any, tuple[BuiltModel, ModelSource]] = {}  # noqa: RUF012  (shared by the whole process on purpose)
     _lock = threading.RLock()
 
     def __init__(self, source: ModelSource) -> None:
@@ -66,7 +68,7 @@ class LazyModel:
         Raises:
             ValueError: if the recipe does not give a model.
         """
-        return self.source if isinstance(self.source, nn.Module) else self._build()[0]
+        return self.source if isinstance(self.source, nn.Module) else self._build().model
 
     @property
     def brought(self) -> Preprocess | None:
@@ -78,7 +80,7 @@ class LazyModel:
         Raises:
             TypeError, ValueError: if what it brings is not a preprocessing; see :func:`as_preprocess`.
         """
-        return _attribute_of(self.source) if isinstance(self.source, nn.Module) else self._build()[1]
+        return _attribute_of(self.source) if isinstance(self.source, nn.Module) else self._build().preprocess
 
     @property
     def preprocess(self) -> Preprocess | None:
@@ -89,7 +91,12 @@ class LazyModel:
         """
         return self.brought or _timm_preprocess(self.get())
 
-    def _build(self) -> tuple[nn.Module, Preprocess | None]:
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes that a model from a hub has, in the order of its outputs; empty if it has none."""
+        return () if isinstance(self.source, nn.Module) else self._build().class_names
+
+    def _build(self) -> BuiltModel:
         source = self.source
         with LazyModel._lock:
             # By its id if it cannot be hashed; the source is kept beside the model, so that the id stays its own.
@@ -97,10 +104,11 @@ class LazyModel:
             if key not in LazyModel._built:
                 # Outside inference mode, since gradients could not pass its tensors later.
                 with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-                    model, transforms = _build(source)
-                preprocess = _attribute_of(model) if transforms is None else as_preprocess(transforms)
-                LazyModel._built[key] = eager(model).eval().requires_grad_(False), preprocess, source
-            return LazyModel._built[key][:2]
+                    built = _build(source)
+                preprocess = _attribute_of(built.model) if built.preprocess is None else built.preprocess
+                model = eager(built.model).eval().requires_grad_(False)
+                LazyModel._built[key] = replace(built, model=model, preprocess=preprocess), source
+            return LazyModel._built[key][0]
 
     @property
     def identity(self) -> str:
@@ -130,11 +138,24 @@ class LazyModel:
         return type(self.source).__name__ if isinstance(self.source, nn.Module) else repr(self.source)
 
 
+def short_name(source: ModelSource) -> str:
+    """Return the name of a model for reports: the last part of its short string, or its function's or class's name.
+
+    Example:
+        >>> short_name("timm:resnet18.a1_in1k"), short_name("hf:models/vit/"), short_name(nn.ReLU())
+        ('resnet18.a1_in1k', 'vit', 'ReLU')
+    """
+    if isinstance(source, str):
+        return re.split(r"[:/]", source.rstrip("/"))[-1]
+    return str(getattr(source, "__name__", type(source).__name__))
+
+
 def build_model(spec: str) -> nn.Module:
     """Build a model from a short string.
 
     Args:
-        spec: a torchvision model name (``"resnet18"``, with its default pretrained weights), or
+        spec: a torchvision model name (``"resnet18"``, with its default pretrained weights); ``"timm:NAME"`` or
+            ``"hf:ORG/NAME"``, pretrained too, see :func:`foveate.models.load_from_hub`; or
             ``"package.module:function"`` or ``"path/to/file.py:function"``, followed by ``":argument"`` if the function
             takes one string. Naming a function runs its code.
 
@@ -148,17 +169,19 @@ def build_model(spec: str) -> nn.Module:
         >>> build_model("torchvision.models:squeezenet1_1").training
         True
     """
-    return _build(spec)[0]
+    return _build(spec).model
 
 
-def _build(source: "str | Callable[[], Any]") -> tuple[nn.Module, Any]:
-    """Return the model of a recipe, and the preprocessing that the recipe has for it, if any."""
+def _build(source: "str | Callable[[], Any]") -> BuiltModel:
+    """Return the model of a recipe, and what the recipe has beside it."""
+    if isinstance(source, str) and is_hub_name(source):
+        return load_from_hub(source)
     if isinstance(source, str) and _is_torchvision(source):
         from torchvision.models import get_model
 
         _weights_preprocess(source)  # so that a wrong name is reported before anything is downloaded
         try:
-            return get_model(source, weights="DEFAULT"), None
+            return BuiltModel(get_model(source, weights="DEFAULT"))
         except OSError as error:
             raise ValueError(f"model: the pretrained weights of {source!r} could not be fetched: {error}") from error
     if not isinstance(source, str):
@@ -172,14 +195,18 @@ def _build(source: "str | Callable[[], Any]") -> tuple[nn.Module, Any]:
     model, transforms = built if isinstance(built, tuple) and len(built) == 2 else (built, None)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model: {source!r} gave a {type(model).__name__}, not a torch.nn.Module")
-    return model, getattr(function, "preprocess", None) if transforms is None else transforms
+    transforms = getattr(function, "preprocess", None) if transforms is None else transforms
+    return BuiltModel(model, None if transforms is None else as_preprocess(transforms))
 
 
 def _function_of(spec: str) -> tuple[Callable[..., Any], str | None]:
     """Return the function that a short string names, and its argument."""
     match = re.fullmatch(r"(?P<home>.+?\.py|[^:]+):(?P<function>[^:]+)(?::(?P<argument>.*))?", spec)
     if match is None:
-        raise ValueError(f"model: cannot read {spec!r}; expected NAME, FILE.py:FUNCTION or package.module:FUNCTION")
+        raise ValueError(
+            f"model: cannot read {spec!r}; expected NAME, timm:NAME, hf:ORG/NAME, FILE.py:FUNCTION or "
+            "package.module:FUNCTION"
+        )
     function = getattr(_import_module(match["home"]), match["function"], None)
     if not callable(function):
         raise ValueError(f"model: {match['home']} has no function {match['function']!r}")
@@ -226,8 +253,8 @@ def import_object(spec: str) -> Any:
 def preprocess_of(spec: str) -> Preprocess:
     """Return the preprocessing of a model, by its short string: that of the weights for torchvision's models.
 
-    Of others, what the model brings (see :attr:`LazyModel.preprocess`), for which it is built; if it brings none,
-    resize 256, crop 224 and ImageNet's mean and std.
+    Of others, what the model brings, as those of timm and Hugging Face do (see :attr:`LazyModel.preprocess`), for which
+    it is built; if it brings none, resize 256, crop 224 and ImageNet's mean and std.
 
     Raises:
         ValueError: if there is no such model, or what it brings cannot be read.
@@ -253,7 +280,8 @@ def _weights_preprocess(name: str) -> Preprocess:
         similar = difflib.get_close_matches(name, list_models(), n=3)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
         raise ValueError(
-            f"model: torchvision has no {name!r}{hint} (for your own: FILE.py:FUNCTION or package.module:FUNCTION)"
+            f"model: torchvision has no {name!r}{hint} (of others: timm:NAME, hf:ORG/NAME; for your own: "
+            "FILE.py:FUNCTION or package.module:FUNCTION)"
         ) from None
     preprocess = as_preprocess(weights.transforms())
     if isinstance(preprocess, PictureTransform):  # of images for other tasks

@@ -1,4 +1,4 @@
-"""Preprocessing as users have it: torchvision's transforms, timm's data configuration, a function."""
+"""Preprocessing as users have it: of torchvision, timm and transformers, or a function."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from foveate.models._preprocess import INTERPOLATIONS, PictureTransform, Preprocess
+from foveate.models._processors import is_image_processor, of_image_processor
 
 _CONVERSIONS = {"ToTensor", "MaybeToTensor", "PILToTensor", "MaybePILToTensor", "ToImage", "ToPureTensor", "RGB"}
 _TO_DTYPE = {"ToDtype", "ConvertImageDtype"}
@@ -25,6 +26,7 @@ def as_preprocess(transforms: object) -> Preprocess:
               ``nn.Sequential`` of a resize, a center crop, conversions and a normalization, in this order;
             - timm's data configuration, a mapping with ``input_size``, ``mean``, ``std``, ``interpolation``,
               ``crop_pct`` and ``crop_mode``;
+            - an image processor of transformers, as ``AutoImageProcessor`` loads it;
             - any other function from a ``PIL.Image`` to a tensor (3, h, w): see :class:`PictureTransform`.
 
     Raises:
@@ -42,6 +44,8 @@ def as_preprocess(transforms: object) -> Preprocess:
         return transforms
     if isinstance(transforms, Mapping):
         return _of_timm(transforms)
+    if is_image_processor(transforms):
+        return of_image_processor(transforms)
     if not callable(transforms):
         raise TypeError(
             f"preprocess: expected a foveate.models.Preprocess, transforms or a function from a picture to a tensor, "

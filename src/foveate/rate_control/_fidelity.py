@@ -18,6 +18,7 @@ from foveate.models import (
     Preprocess,
     first_weight,
     refuse_cuda_in_worker,
+    short_name,
     undisturbed,
 )
 
@@ -267,9 +268,7 @@ class Embedding(_Network):
     @property
     def name(self) -> str:
         """The name of the model."""
-        if isinstance(self.model, str):
-            return self.model.replace("/", ":").rpartition(":")[2]
-        return getattr(self.model, "__name__", type(self.model).__name__)
+        return short_name(self.model)
 
     @property
     def identity(self) -> str:
