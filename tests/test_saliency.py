@@ -13,7 +13,18 @@ from recipes import tiny
 from torch import nn
 
 from foveate.models import LazyModel, Preprocess, refuse_cuda_in_worker
-from foveate.saliency import ActivationMap, CaptumAttribution, Center, GradCam, Shuffled, as_saliency, normalize
+from foveate.prefilter import strength_map
+from foveate.saliency import (
+    ActivationMap,
+    CaptumAttribution,
+    Center,
+    EigenCam,
+    GradCam,
+    Shuffled,
+    Union,
+    as_saliency,
+    normalize,
+)
 from foveate.testing import SaliencyConformance
 
 
@@ -30,6 +41,8 @@ def by_captum(method, **settings):
 LAYERED = {
     "GradCam": GradCam,
     "ActivationMap": ActivationMap,
+    "EigenCam": EigenCam,
+    "by rank": functools.partial(GradCam, normalise="rank"),
     "captum LayerGradCam": by_captum("LayerGradCam"),
     "captum GuidedGradCam": by_captum(captum.attr.GuidedGradCam),
 }
@@ -599,3 +612,95 @@ class TestControls:
             kind(3)
         control = kind(lambda images: images)
         assert as_saliency(control) is control
+
+
+class TestEigenCam:
+    def test_it_is_the_first_principal_component(self):
+        model, images = tiny(), torch.rand(3, 3, 40, 56)
+        outputs = []
+        handle = model[3].register_forward_hook(lambda _m, _a, output: outputs.append(output))
+        with torch.no_grad():
+            model.eval()(Preprocess()(images))
+        handle.remove()
+        for activations, ours in zip(outputs[0], EigenCam(model, "3")(images), strict=True):
+            values = activations.flatten(1).T.double().numpy()
+            _, vectors = np.linalg.eigh(values.T @ values)
+            along = values @ vectors[:, -1]
+            wanted = np.clip(along * np.sign(along.sum()), 0, None)
+            np.testing.assert_allclose(ours.flatten().numpy(), wanted / wanted.max(), atol=1e-5)
+
+    def test_values_that_are_not_finite_are_told(self):
+        model = tiny()
+        nn.init.constant_(model[3].bias, torch.inf)
+        with pytest.raises(ValueError, match="not finite"):
+            EigenCam(model, "3")(torch.rand(1, 3, 32, 32))
+
+    def test_by_name(self):
+        assert as_saliency({"method": "EigenCam", "layer": "3"}, model=f"{RECIPES}:tiny").layer_name == "3"
+
+
+class TestRanks:
+    @pytest.mark.parametrize("strength", [0.2, 0.5, 0.8])
+    @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "vit_b_16"])
+    def test_strength_is_the_share_of_pixels_touched(self, name, strength):
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(name, weights=None)
+        if name == "vit_b_16":  # whose head starts with zeros
+            nn.init.normal_(model.heads.head.weight)
+        images = torch.rand(2, 3, 224, 224)
+        maps = GradCam(model, normalise="rank")(images)
+        touched = (strength_map(maps, (224, 224), strength) > 0).float().mean((1, 2, 3))
+        assert (touched - strength).abs().max() < 0.1  # between cells, interpolation draws values together
+
+    def test_ranks(self):
+        maps = torch.tensor([[[[5.0, -2.0, 0.5, 0.5, -7.0]]]])
+        assert normalize(maps, "rank").flatten().tolist() == [1, 0.0625, 0.625**2, 0.625**2, 0]
+        assert torch.equal(normalize(maps.exp(), "rank"), normalize(maps, "rank"))
+        assert bool((normalize(torch.zeros(2, 1, 3, 3), "rank") == 1).all())
+        assert normalize(torch.rand(2, 1, 1, 1), "rank").flatten().tolist() == [1, 1]
+        with pytest.raises(ValueError, match="not finite"):
+            normalize(torch.tensor([[[[torch.nan, 1.0]]]]), "rank")
+        with pytest.raises(ValueError, match="normalise: expected peak or rank, got 'max'"):
+            GradCam(tiny(), normalise="max")
+
+    def test_identity(self):
+        model = tiny()
+        assert GradCam(model).identity == GradCam(model, normalise="peak").identity
+        assert GradCam(model).identity != GradCam(model, normalise="rank").identity
+        assert GradCam(model) != GradCam(model, normalise="rank")
+
+
+class TestUnion:
+    images = torch.rand(2, 3, 64, 96)
+
+    def test_maximum_and_mean_on_the_finest_grid(self):
+        coarse, fine = torch.rand(2, 1, 2, 3), torch.rand(2, 1, 8, 6)
+        saliencies = [lambda _images: coarse, lambda _images: fine]
+        upsampled = nn.functional.interpolate(coarse, (8, 6), mode="bilinear")
+        assert torch.equal(Union(saliencies)(self.images), torch.maximum(upsampled, fine))
+        mean = (upsampled + fine) / 2
+        assert torch.allclose(Union(saliencies, "mean")(self.images), mean / mean.amax((2, 3), keepdim=True))
+
+    def test_of_models_by_recipe(self, tmp_path):
+        union = as_saliency({"method": "Union", "saliencies": [{"model": f"{RECIPES}:tiny"}, f"{RECIPES}:tiny"]})
+        assert torch.equal(union(self.images), GradCam(f"{RECIPES}:tiny")(self.images))
+        restored = pickle.loads(pickle.dumps(union))
+        assert restored == union == Union([f"{RECIPES}:tiny"] * 2)
+        assert hash(restored) == hash(union)
+        assert restored.identity == union.identity != Union([f"{RECIPES}:tiny"]).identity
+        assert not union.uses_labels
+        assert Union([GradCam(f"{RECIPES}:tiny", target=1)]).uses_labels
+        assert union != Union([f"{RECIPES}:tiny"] * 2, "mean")
+
+    @pytest.mark.parametrize(
+        ("saliencies", "combine", "error", "words"),
+        [
+            ("resnet18", "max", TypeError, "saliencies: expected a list"),
+            ([], "max", ValueError, "at least one"),
+            (["resnet18"], "min", ValueError, "combine: expected 'max' or 'mean', got 'min'"),
+            ([3], "max", TypeError, "saliency: expected"),
+        ],
+    )
+    def test_wrong_arguments(self, saliencies, combine, error, words):
+        with pytest.raises(error, match=words):
+            Union(saliencies, combine)

@@ -8,9 +8,11 @@ from foveate.saliency._baselines import Baseline, Center, Shuffled
 from foveate.saliency._cache import MapCache
 from foveate.saliency._cached import CachedSaliency, MissingMapError
 from foveate.saliency._captum import CaptumAttribution
+from foveate.saliency._eigen import EigenCam
 from foveate.saliency._layer import ActivationMap, GradCam, LayerSaliency
 from foveate.saliency._protocol import Saliency, check_maps, normalize, saliency_maps
 from foveate.saliency._spec import SALIENCIES, SaliencySpec, as_saliency, register_saliency
+from foveate.saliency._union import Union
 
 __all__ = [
     "SALIENCIES",
@@ -19,6 +21,7 @@ __all__ = [
     "CachedSaliency",
     "CaptumAttribution",
     "Center",
+    "EigenCam",
     "GradCam",
     "LayerSaliency",
     "MapCache",
@@ -26,6 +29,7 @@ __all__ = [
     "Saliency",
     "SaliencySpec",
     "Shuffled",
+    "Union",
     "as_saliency",
     "check_maps",
     "normalize",

@@ -50,6 +50,7 @@ class CaptumAttribution(LayerSaliency):
             for the class, and uses ``"abs"`` for several, whose sign means little.
         grid: the maximum number of cells along a map's short side; None for one cell per pixel.
         tokens: see :class:`LayerSaliency`; only for layer methods.
+        normalise: see :class:`LayerSaliency`.
         preprocess: see :class:`LayerSaliency`.
 
     Raises:
@@ -76,6 +77,7 @@ class CaptumAttribution(LayerSaliency):
         reduce: str | Callable[[Tensor], Tensor] | None = None,
         grid: int | None = 14,
         tokens: int | None = None,
+        normalise: str = "peak",
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.method = method
@@ -92,7 +94,7 @@ class CaptumAttribution(LayerSaliency):
             model = method.forward_func
         elif model is None:
             raise TypeError(f"model: {_name(method)} needs one, or its recipe")
-        super().__init__(model, layer, tokens=tokens, preprocess=preprocess)
+        super().__init__(model, layer, tokens=tokens, normalise=normalise, preprocess=preprocess)
         self._layered = kinds is not None and "layer" in inspect.signature(kinds[-1]).parameters
         if layer is not None and not self._layered:
             raise ValueError(f"layer: {_name(method)} takes none here; leave it out")

@@ -61,7 +61,7 @@ def linear_head(model: nn.Module, layer: nn.Module, x: Tensor) -> str | None:
 def class_activation_map(
     model: nn.Module, layer: nn.Module, head: str, x: Tensor, choose: Callable[[Any], Tensor]
 ) -> Tensor | None:
-    """Return the rectified Grad-CAM (B, 1, h, w) of a network with a :func:`linear_head`, in one forward pass.
+    """Return the Grad-CAM (B, 1, h, w), not rectified, of a network with a :func:`linear_head`, in one pass.
 
     Args:
         model: in eval mode, without gradients.
@@ -80,7 +80,7 @@ def class_activation_map(
     maps: Tensor = seen.layer[0]
     linear = model.get_submodule(head)
     weights = linear.weight[classes] / (maps.shape[2] * maps.shape[3])  # type: ignore[index]
-    return torch.einsum("bk,bkhw->bhw", weights, maps)[:, None].relu()
+    return torch.einsum("bk,bkhw->bhw", weights, maps)[:, None]
 
 
 def _watch(

@@ -25,7 +25,7 @@ from foveate.models import (
     undisturbed,
 )
 from foveate.saliency._head import class_activation_map, linear_head
-from foveate.saliency._protocol import Saliency, normalize
+from foveate.saliency._protocol import Saliency, check_normalization, normalize
 from foveate.saliency._stage import find_layer, find_layout, only_side
 from foveate.saliency._tokens import TokenLayout, as_maps
 
@@ -53,6 +53,9 @@ class LayerSaliency(Saliency):
             gradients show; else the layer is refused.
         tokens: how many tokens come before those of positions in (B, N, C): class, distillation and register tokens;
             None takes as many as the model has.
+        normalise: how attributions become maps: ``"peak"`` divides by the maximum; ``"rank"`` takes how many are below,
+            so that a pre-filter's ``strength`` touches as much of an image for every network; see
+            :func:`foveate.saliency.normalize`.
         preprocess: the model's preprocessing of (B, 3, H, W) float images in [0, 1]: any picklable function that keeps
             the whole image in view. None takes what the model or its recipe brings, or timm knows of it (see
             :attr:`foveate.models.LazyModel.preprocess`), without its crop, and else normalizes with ImageNet's mean and
@@ -75,11 +78,13 @@ class LayerSaliency(Saliency):
         layer: str | nn.Module | None = None,
         *,
         tokens: int | None = None,
+        normalise: str = "peak",
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self._model = LazyModel(model)
         self._preprocess = preprocess
         self.tokens = None if tokens is None else check_count("tokens", tokens, 0)
+        self.normalise = check_normalization(normalise)
         self._layout: TokenLayout | None = None  # of the layer's output, once it was met
         self._sides: dict[tuple[int, int], int] = {}  # of the squares to which images are resized, by size
         if preprocess is not None and not callable(preprocess):
@@ -114,8 +119,9 @@ class LayerSaliency(Saliency):
 
     def _settings(self) -> dict[str, Any]:
         settings = {name: value for name, value in vars(self).items() if name not in self._derived}
-        if self.tokens is None:
-            del settings["tokens"]  # maps that were made before there was this setting are still found
+        for name, default in (("tokens", None), ("normalise", "peak")):
+            if settings[name] == default:
+                del settings[name]  # maps that were made before there was this setting are still found
         return settings
 
     def __eq__(self, other: object) -> bool:
@@ -167,7 +173,7 @@ class LayerSaliency(Saliency):
             x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
             maps = self._attributed(model, x if weight is None else x.to(weight.device))
         self._check_maps(maps, len(x))
-        return normalize(maps).to(images.device)
+        return normalize(maps, self.normalise).to(images.device)
 
     def _attributed(self, model: nn.Module, images: Tensor) -> Tensor:
         """Return raw attributions of images, which are resized to a square if the model does not take their size."""
@@ -242,6 +248,7 @@ class GradCam(LayerSaliency):
         layer: see :class:`LayerSaliency`.
         target: the class index to explain; None takes the model's prediction for each image. Do not pass labels.
         tokens: see :class:`LayerSaliency`.
+        normalise: see :class:`LayerSaliency`.
         preprocess: see :class:`LayerSaliency`.
 
     Example:
@@ -263,9 +270,10 @@ class GradCam(LayerSaliency):
         *,
         target: int | None = None,
         tokens: int | None = None,
+        normalise: str = "peak",
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(model, layer, tokens=tokens, preprocess=preprocess)
+        super().__init__(model, layer, tokens=tokens, normalise=normalise, preprocess=preprocess)
         self.target = check_target(target)
         self._head: str | None = ""  # the linear layer's name or None; "" until the first call
 
@@ -297,7 +305,7 @@ class GradCam(LayerSaliency):
         # Registered before Captum's own hook, this one runs first, and Captum then makes the layer's output a leaf.
         handle = layer.register_forward_hook(start_gradients)
         try:
-            maps: Tensor = LayerGradCam(score, layer).attribute(x, relu_attributions=True)
+            maps: Tensor = LayerGradCam(score, layer).attribute(x, relu_attributions=False)
         finally:
             handle.remove()
         return maps
@@ -322,6 +330,7 @@ class ActivationMap(LayerSaliency):
         reduce: (B, C, h, w) to (B, 1, h, w): ``"mean"``, ``"abs"`` (mean of absolute values), ``"max"``, ``"l2"``
             (root mean square), or a function.
         tokens: see :class:`LayerSaliency`.
+        normalise: see :class:`LayerSaliency`.
         preprocess: see :class:`LayerSaliency`.
 
     Example:
@@ -338,9 +347,10 @@ class ActivationMap(LayerSaliency):
         *,
         reduce: str | Callable[[Tensor], Tensor] = "mean",
         tokens: int | None = None,
+        normalise: str = "peak",
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(model, layer, tokens=tokens, preprocess=preprocess)
+        super().__init__(model, layer, tokens=tokens, normalise=normalise, preprocess=preprocess)
         if not callable(reduce) and reduce not in REDUCTIONS:
             raise ValueError(f"reduce: expected {', '.join(REDUCTIONS)} or a function, got {reduce!r}")
         self.reduce = reduce

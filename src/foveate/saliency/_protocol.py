@@ -155,29 +155,60 @@ def saliency_maps(saliency: Callable[[Tensor], Tensor], images: Tensor) -> Tenso
     return check_maps(saliency(rgb), len(images)).to(images.device)
 
 
-def normalize(maps: Tensor) -> Tensor:
-    """Scale raw attributions to maps: set negative values to 0, then divide each map by its maximum.
+NORMALIZATIONS = ("peak", "rank")
+"""The ways from raw attributions to maps."""
+
+
+def normalize(maps: Tensor, by: str = "peak") -> Tensor:
+    """Scale raw attributions to maps.
+
+    By ``"peak"`` negative values become 0, and each map is divided by its maximum. By ``"rank"`` each value becomes the
+    square of the share of the map's values that are below it (of equal ones, their mean): then a
+    :class:`foveate.Prefilter` of strength s touches about the share s of the pixels, whatever the network.
 
     A map in which nothing stands out (no positive value, or the same everywhere) becomes 1 everywhere, so that the
     whole image is kept.
 
     Args:
         maps: (B, 1, h, w), any floating dtype.
+        by: ``"peak"`` or ``"rank"``.
 
     Returns:
         (B, 1, h, w) float32 in [0, 1], detached.
 
     Raises:
-        ValueError: if a value is not finite.
+        ValueError: if a value is not finite, or there is no such way.
 
     Example:
+        >>> normalize(torch.tensor([[[[-1.0, 2.0, 4.0]]]]), "rank").flatten()
+        tensor([0.0000, 0.2500, 1.0000])
         >>> normalize(torch.tensor([[[[-1.0, 2.0, 4.0]]], [[[0.0, 0.0, 0.0]]]])).squeeze().tolist()
         [[0.0, 0.5, 1.0], [1.0, 1.0, 1.0]]
     """
     maps = maps.detach().float()
     if not bool(torch.isfinite(maps).all()):
         raise ValueError("saliency: the model gave values that are not finite; check its weights and its input's scale")
+    if check_normalization(by) == "rank":
+        return _ranked(maps)
     maps = maps.clamp_min(0)
     peak = maps.amax(dim=(-2, -1), keepdim=True)
     # Dividing by a subnormal peak would overflow, and such a map is meaningless.
     return torch.where(peak > torch.finfo(torch.float32).tiny, maps / peak, torch.ones_like(maps)).clamp_(0, 1)
+
+
+def check_normalization(normalise: str) -> str:
+    """Return the name of a normalization if there is such a one; raise a ValueError otherwise."""
+    if normalise not in NORMALIZATIONS:
+        raise ValueError(f"normalise: expected {' or '.join(NORMALIZATIONS)}, got {normalise!r}")
+    return normalise
+
+
+def _ranked(maps: Tensor) -> Tensor:
+    values = maps.flatten(1).contiguous()
+    if values.shape[1] < 2:
+        return torch.ones_like(maps)
+    in_order = values.sort(1).values
+    below, through = (torch.searchsorted(in_order, values, right=right) for right in (False, True))
+    ranks = (below + through - 1) / (2 * (values.shape[1] - 1))
+    stands_out = in_order[:, -1:] > in_order[:, :1]
+    return torch.where(stands_out, ranks.square(), torch.ones_like(ranks)).view_as(maps)
