@@ -206,7 +206,7 @@ class SampleFolder:
             ValueError: if none of these fits, or some folders are named as classes and others are not.
         """
         numbers = {name: k for k, name in enumerate(names)}
-        own = [c for c in self.classes if c in numbers]
+        named = [c for c in self.classes if c in numbers]
         if outputs == 1000 and all(re.fullmatch(r"n\d{8}", c) for c in self.classes):
             index = {wnid: k for k, wnid in enumerate(wnids())}
             unknown = [c for c in self.classes if c not in index]
@@ -215,11 +215,11 @@ class SampleFolder:
                     f"root: folder {unknown[0]!r} is not a class of ImageNet-1k ({len(unknown)} such folders)"
                 )
             self.labels = {c: index[c] for c in self.classes}
-        elif own:
+        elif named:
             others = [c for c in self.classes if c not in numbers]
             if others:
                 raise ValueError(
-                    f"root: folder {own[0]!r} is named as a class of the model, and {others[0]!r} is not "
+                    f"root: folder {named[0]!r} is named as a class of the model, and {others[0]!r} is not "
                     f"({len(others)} such folders); its classes are {', '.join(names[:10])}{', …' * (len(names) > 10)}"
                 )
             self.labels = {c: numbers[c] for c in self.classes}

@@ -59,19 +59,19 @@ def load_from_hub(spec: str) -> BuiltModel:
     loader = _load_timm if library == "timm" else _load_transformers
     folder = Path(name).expanduser()
     try:
-        return loader(str(folder) if folder.is_dir() else name, folder.is_dir())
+        return loader(str(folder) if folder.is_dir() else name)
     except Exception as error:  # whatever the library or its network raises, the message should say which model it was
         if isinstance(error, ImportError) or str(error).startswith("model: "):
             raise
         raise ValueError(f"model: {spec!r} could not be loaded: {type(error).__name__}: {error}") from error
 
 
-def _load_timm(name: str, is_folder: bool) -> BuiltModel:
+def _load_timm(name: str) -> BuiltModel:
     timm = require("timm", "timm")
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     try:
-        model = timm.create_model(f"local-dir:{name}" if is_folder else name, pretrained=True)
+        model = timm.create_model(f"local-dir:{name}" if Path(name).is_dir() else name, pretrained=True)
     except RuntimeError as error:
         similar = difflib.get_close_matches(name, timm.list_models(pretrained=True), n=3)
         hint = f"; did you mean {' or '.join(similar)}?" if similar else ""
@@ -83,7 +83,7 @@ def _load_timm(name: str, is_folder: bool) -> BuiltModel:
     return BuiltModel(model, None, tuple(names))  # what timm knows of its preprocessing is found by the model
 
 
-def _load_transformers(name: str, _is_folder: bool) -> BuiltModel:
+def _load_transformers(name: str) -> BuiltModel:
     transformers = require("transformers", "transformers")
     with _quiet(transformers):
         config = transformers.AutoConfig.from_pretrained(name)

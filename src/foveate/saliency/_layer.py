@@ -50,7 +50,7 @@ class LayerSaliency(Saliency):
             image (or one of another size if the model requires it), so that it depends only on the model.
             ``layer_name`` is the result. Where tokens lie in the image is not guessed: their number must be that of a
             grid and of the tokens that the model has before them, and they must follow one another row by row, as
-            gradients show; else the layer is refused.
+            changes to parts of an image show; else the layer is refused.
         tokens: how many tokens come before those of positions in (B, N, C): class, distillation and register tokens;
             None takes as many as the model has.
         normalise: how attributions become maps: ``"peak"`` divides by the maximum; ``"rank"`` takes how many are below,
@@ -114,8 +114,8 @@ class LayerSaliency(Saliency):
         """Return the preprocessing: what was given, what the model brings, or ImageNet's normalization."""
         if self._preprocess is not None:
             return self._preprocess
-        own = self._model.preprocess
-        return Preprocess() if own is None else own.without_crop()
+        preprocess = self._model.preprocess
+        return Preprocess() if preprocess is None else preprocess.without_crop()
 
     def _settings(self) -> dict[str, Any]:
         settings = {name: value for name, value in vars(self).items() if name not in self._derived}

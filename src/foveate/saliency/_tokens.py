@@ -168,11 +168,11 @@ def layout_of(call: Call, calls: Sequence[Call], model: nn.Module, tokens: int |
             if call.first[1:3] in grids:
                 return None if call.first[2:] in grids else TokenLayout(c.name, channels_last=True)
         return None
-    own = _own_tokens(model) if tokens is None else tokens
+    own_tokens = _own_tokens(model) if tokens is None else tokens
     layouts = {
         (prefix, grid): TokenLayout(c.name, prefix)
         for c in reversed(patches)  # the nearest is kept
-        for prefix in ({0, own} if tokens is None else {own})
+        for prefix in ({0, own_tokens} if tokens is None else {own_tokens})
         if (grid := _grid(c.shape[-2], c.shape[-1], call.first[1] - prefix)) is not None
     }
     return next(iter(layouts.values())) if len(layouts) == 1 else None
